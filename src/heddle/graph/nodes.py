@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph-level IR on one page.
+
+A `Function` is a list of bindings in A-normal form: every argument of a call is a variable or a
+constant, every variable is bound once, and the body is evaluated in order.
+
+    Function ::= params Var*, bindings Binding*, result Expr
+    Binding  ::= Var = Expr
+    Expr     ::= Var | Constant | Tuple | TupleGetItem | Call | CallDPS | If
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from heddle.ir.dtype import DType
+from heddle.ir.expr import IntImm
+from heddle.ir.module import BaseFunc, GlobalVar
+from heddle.ir.node import Node, binder, derived, field, node
+from heddle.ir.types import TensorType, TupleType, Type
+
+NO_ATTRS: Final[Mapping[str, object]] = {}
+
+
+class GraphExpr(Node):
+    """Base of graph-level expressions; every one knows its `type`."""
+
+    __slots__ = ()
+
+    type: Type
+
+
+@node
+class Var(GraphExpr):
+    """A named value of the graph; identity is the object, not the name."""
+
+    IDENTITY = True
+
+    name: str
+    type: Type
+
+
+@node
+class Constant(GraphExpr):
+    """A tensor known at compile time. `data` is never written to."""
+
+    data: np.ndarray
+    type: Type = derived()
+
+    def _derive(self) -> None:
+        shape = tuple(IntImm(int(dim)) for dim in self.data.shape)
+        self.type = TensorType(shape, DType.of(self.data.dtype))
+
+
+@node
+class Tuple(GraphExpr):
+    """Several values as one."""
+
+    fields: tuple[GraphExpr, ...]
+    type: Type = derived()
+
+    def _derive(self) -> None:
+        self.type = TupleType(tuple(item.type for item in self.fields))
+
+
+@node
+class TupleGetItem(GraphExpr):
+    """One field of a tuple value."""
+
+    value: GraphExpr
+    index: int
+    type: Type = derived()
+
+    def _derive(self) -> None:
+        assert isinstance(self.value.type, TupleType)
+        self.type = self.value.type.fields[self.index]
+
+
+@node
+class Call(GraphExpr):
+    """A call of an operator (`heddle.op.Op`) or of a graph function of the module (`GlobalVar`).
+
+    Tensors are `args`; everything else (axes, pads, ...) is in `attrs`, by name. Build calls with
+    the operator itself (`op.relu(x)`), which infers `type`.
+    """
+
+    callee: Any
+    args: tuple[GraphExpr, ...]
+    attrs: Mapping[str, object]
+    type: Type
+
+
+@node
+class CallDPS(GraphExpr):
+    """A call of a loop function or extern function in destination-passing style: it is handed
+    `args` and then freshly allocated outputs of `type` (a tensor type, or a tuple of them).
+   """
+
+    callee: GlobalVar
+    args: tuple[GraphExpr, ...]
+    type: Type
+    attrs: Mapping[str, object] = field(default=NO_ATTRS)
+
+
+@node
+class Binding(Node):
+    """`var = value`"""
+
+    value: GraphExpr
+    var: Var = binder()
+
+
+@node
+class Branch(Node):
+    """One arm of an `If`: bindings, then a result."""
+
+    bindings: tuple[Binding, ...]
+    result: GraphExpr
+
+
+@node
+class If(GraphExpr):
+    """`then` when the scalar boolean `condition` holds, else `otherwise`; types must agree."""
+
+    condition: GraphExpr
+    then: Branch
+    otherwise: Branch
+    type: Type
+
+
+@node
+class Function(BaseFunc):
+    """A graph-level function. Symbolic dimensions are bound by the shapes of `params`."""
+
+    params: tuple[Var, ...] = binder()
+    bindings: tuple[Binding, ...]
+    result: GraphExpr
+    attrs: Mapping[str, object] = field(default=NO_ATTRS)
