@@ -121,6 +121,3 @@ def gpt2(
         eos_token_id=0,
     )
     return _Fields(GPT2LMHeadModel(config), ("input_ids",), ("logits",), use_cache=False)
-
-
-
