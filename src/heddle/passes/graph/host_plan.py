@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`HostPlan`: a graph function as a flat list of kernel calls on placed memory.
+
+It is what is left of `main` after fusion, lowering and memory planning, and all that the code
+generator needs to write the native host function:
+
+    for call in plan.calls:
+        call.kernel(*addresses of call.args, *values of call.scalars)
+
+Every size and offset is an int64 expression over `plan.symbols`, a constant when nothing is
+dynamic. All offsets are multiples of `ALIGNMENT`, except those of views into the middle of a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from heddle.ir.expr import Expr, IntImm, Var
+from heddle.ir.types import TensorType
+
+ALIGNMENT: Final = 64
+"""Bytes that the starts of the arena, of the constants and of every value in them align to."""
+
+SYMBOL_MAX: Final = (1 << 31) - 1
+"""Largest value of a symbolic dimension, unless the model says otherwise."""
+
+StorageKind: TypeAlias = Literal["input", "output", "constant", "arena"]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A place in memory: `offset` bytes into input or output number `index`, or into the constants
+    or the arena (whose `index` is 0)."""
+
+    kind: StorageKind
+    index: int
+    offset: Expr
+
+    @staticmethod
+    def input(index: int) -> Storage:
+        """The start of input number `index`."""
+        return Storage("input", index, IntImm(0))
+
+    @staticmethod
+    def output(index: int) -> Storage:
+        """The start of output number `index`."""
+        return Storage("output", index, IntImm(0))
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the address is known to be a multiple of `ALIGNMENT`: the caller of a model
+        hands over inputs and outputs that are aligned to their elements only."""
+        offset = self.offset
+        known = isinstance(offset, IntImm) and offset.value % ALIGNMENT == 0
+        return self.kind in ("constant", "arena") and known
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """One call of a loop function.
+
+    kernel: its name in the module. args: where its buffer parameters lie, in order. scalars: the
+    values (int64 unless the parameter says else) of its scalar parameters in order, then of its
+    `tir.shape_symbols` in order. label: the layers of the model that it computes, for profiles.
+    """
+
+    kernel: str
+    args: tuple[Storage, ...]
+    scalars: tuple[Expr, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTensor:
+    """An input or output of the model."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class PlanConstant:
+    """A constant and the byte offset of its (row-major) data in the constants."""
+
+    offset: int
+    data: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """How good the plan is, in bytes, with symbolic dimensions at a nominal value.
+
+    arena: the size of the arena. live_peak: the largest sum of values that are alive at once, which
+    no plan can go below. unshared: the sum of all intermediate values, what no reuse would need.
+    """
+
+    arena: int
+    live_peak: int
+    unshared: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """A model, ready for code generation.
+
+    symbols: the symbolic dimensions, each a variable in the shape of some input; the first place
+    binds it. symbol_ranges: the smallest and largest legal value of each. Dimensions of outputs
+    are expressions of `symbols`. Outputs never overlap inputs, constants, the arena or each other.
+    """
+
+    name: str
+    inputs: tuple[PlanTensor, ...]
+    outputs: tuple[PlanTensor, ...]
+    symbols: tuple[Var, ...]
+    symbol_ranges: tuple[tuple[int, int], ...]
+    constants: tuple[PlanConstant, ...]
+    constants_size: int
+    arena_size: Expr
+    calls: tuple[KernelCall, ...]
+    report: MemoryReport = field(default=MemoryReport(0, 0, 0))
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of the kernels that are called, each once, in order of first use."""
+        return tuple(dict.fromkeys(call.kernel for call in self.calls))
+
+    def constant_bytes(self) -> np.ndarray:
+        """All constants laid out as one uint8 array of `constants_size` bytes, aligned."""
+        spare = np.zeros(self.constants_size + ALIGNMENT, np.uint8)
+        start = -spare.ctypes.data % ALIGNMENT
+        image = spare[start : start + self.constants_size]
+        for constant in self.constants:
+            raw = np.ascontiguousarray(constant.data).reshape(-1).view(np.uint8)
+            image[constant.offset : constant.offset + raw.size] = raw
+        return image
