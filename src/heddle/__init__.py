@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heddle, a deep learning compiler: models in, fast native code out.
+
+>>> import heddle
+>>> exe = heddle.compile("model.onnx")        # doctest: +SKIP
+>>> y = exe(x)                                # doctest: +SKIP
+>>> exe.export_library("model.so")            # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heddle.driver.api import build, compile, optimize
+    from heddle.ir import IRModule
+    from heddle.runtime import Device, Executable, Tensor, load
+    from heddle.support import HeddleError, InternalError, UserError
+    from heddle.target import Target
+
+__version__ = "0.1.0"
+
+# Names are imported when first used: `import heddle` costs what its user needs of it.
+_HOMES = {
+    "compile": "heddle.driver.api",
+    "build": "heddle.driver.api",
+    "optimize": "heddle.driver.api",
+    "load": "heddle.runtime",
+    "Executable": "heddle.runtime",
+    "Tensor": "heddle.runtime",
+    "Device": "heddle.runtime",
+    "IRModule": "heddle.ir",
+    "Target": "heddle.target",
+    "HeddleError": "heddle.support",
+    "UserError": "heddle.support",
+    "InternalError": "heddle.support",
+}
+
+__all__ = [
+    "Device",
+    "Executable",
+    "HeddleError",
+    "IRModule",
+    "InternalError",
+    "Target",
+    "Tensor",
+    "UserError",
+    "__version__",
+    "build",
+    "compile",
+    "load",
+    "optimize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'heddle' has no attribute '{name}'")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The default schedule of contractions: matrix products and convolutions of every kind.
+
+One scheme serves all. The last output axis becomes vector lanes; a register tile of
+`rows x vectors` accumulators is kept over the whole reduction and handed to the epilogue in
+registers; tiles are walked so that the panel of `w` stays in the second-level cache while the
+rows go by; what is left outside runs on the cores:
+
+    for batch, row chunk, column tile in parallel
+        for remaining rows
+            accumulators = 0
+            for reduction axes
+                for rows of the tile (unrolled)
+                    for vectors of the tile (unrolled)
+                        for lanes (vectorized)
+            epilogue(accumulators)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from heddle.ir.expr import IntImm, as_int
+from heddle.ir.walk import uses_var
+from heddle.schedule.rules.analysis import Contraction, contraction_of
+from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
+from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
+from heddle.target import Target
+from heddle.tir.nodes import BufferLoad
+
+_TASKS_PER_CORE = 8
+"""Chunks of work per core to aim for, so that a late core costs an eighth of its share."""
+
+_PACK_AFTER_TILES = 4
+"""Row tiles that must share a strided panel before copying it together pays."""
+
+
+def schedule_contraction(sch: Schedule, block: BlockRef, epilogue: BlockRef, target: Target) -> None:
+    """Tile `block`, keep its accumulators in registers, and compute `epilogue` from them.
+
+    `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made
+    by `cache_write`. The output buffer of `block` moves to the scope "local".
+    """
+    facts = contraction_of(sch.block(block))
+    assert facts is not None, "the caller checks the kind of the block"
+    plan = _Plan(sch, block, facts, target)
+    tile_loop = plan.tile()
+    sch.reverse_compute_at(epilogue, tile_loop)
+    sch.set_scope(block, 0, "local")
+    _vectorize_epilogue(sch, epilogue, tile_loop, target)
+    init = sch.decompose_reduction(block, plan.first_reduction)
+    plan.annotate_tile(sch.get_loops(block)[-3:])
+    plan.annotate_tile(sch.get_loops(init)[-3:])
+
+
+@dataclass
+class _Plan:
+    """The loops of one contraction while its schedule is made."""
+
+    sch: Schedule
+    block: BlockRef
+    facts: Contraction
+    target: Target
+
+    def __post_init__(self) -> None:
+        self.loops = self.sch.get_loops(self.block)
+        self.lanes = self._lanes()
+
+    def _lanes(self) -> int:
+        bits = self.facts.block.writes[0].buffer.dtype.bits
+        lanes = self.target.vector_lanes(max(bits, 32))
+        extent = self.facts.extent(self.facts.vector)
+        return lanes if extent is None else min(lanes, extent)
+
+    def tile(self) -> LoopRef:
+        """Split and order the loops; returns the loop around one register tile."""
+        sch, facts = self.sch, self.facts
+        row_loops = [self.loops[i] for i in facts.rows]
+        col_loops = [self.loops[i] for i in facts.cols]
+        batch = [self.loops[i] for i in facts.batch]
+        reduce = [self.loops[i] for i in facts.reduce]
+        row_loops = self._fuse_pointwise_rows(row_loops)
+        tile, vector_in_axis = self._choose(row_loops, col_loops)
+        col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
+        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, len(col_outer))
+        if not reduce:
+            reduce = [sch.add_unit_loop(self.block)]
+        self.first_reduction = reduce[0]
+        walked = row_outer or [sch.add_unit_loop(self.block)]
+        outer = [*batch, *chunks, *col_outer]
+        sch.reorder(*outer, *walked, *reduce, row_inner, col_vectors, lane)
+        if outer:
+            task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+        else:
+            task = walked[0]
+        sch.parallel(task)
+        self.task = task
+        return walked[-1]
+
+    def _fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
+        """Neighbouring row axes that `x` and the output index alike (a 1x1 convolution of stride
+        one) are one long axis."""
+        facts = self.facts
+        axes = [facts.block.iters[i] for i in facts.rows]
+        fused: list[LoopRef] = []
+        plain: list[bool] = []
+        for axis, loop in zip(axes, row_loops, strict=True):
+            is_plain = any(index is axis.var for index in facts.x.indices)
+            if fused and is_plain and plain[-1] and self._adjacent(axis, axes):
+                fused[-1] = self.sch.fuse(fused[-1], loop)
+            else:
+                fused.append(loop)
+                plain.append(is_plain)
+        return fused
+
+    def _adjacent(self, axis: object, axes: list) -> bool:
+        """Whether `axis` follows the row axis before it in both `x` and the output, with the
+        same extent as the dimension of `x`, so that fusing them keeps indices linear."""
+        position = axes.index(axis)
+        before = axes[position - 1]
+        x, out = self.facts.x, self.facts.block.writes[0]
+        places = [i for i, index in enumerate(x.indices) if index is axis.var]
+        if len(places) != 1 or places[0] == 0 or x.indices[places[0] - 1] is not before.var:
+            return False
+        dim = as_int(x.buffer.shape[places[0]])
+        starts = [r.min for r in out.ranges]
+        place = next((i for i, start in enumerate(starts) if start is axis.var), 0)
+        return dim == as_int(axis.extent) and place > 0 and starts[place - 1] is before.var
+
+    def _choose(
+        self, row_loops: list[LoopRef], col_loops: list[LoopRef]
+    ) -> tuple[RegisterTile, bool]:
+        """The register tile, and whether its vectors lie along the vector axis itself (else
+        along the last column axis)."""
+        vector_extent = self.facts.extent(self.facts.vector)
+        in_axis = vector_extent is None or vector_extent >= 2 * self.lanes or not col_loops
+        rows = self.sch.extent(row_loops[-1]) if row_loops else 1
+        if self.facts.x_has_vector:
+            return choose_tile(rows, 1, self.target, max_rows=14), True
+        if not in_axis:
+            count = self.sch.extent(col_loops[-1])
+            return choose_tile(rows, count or 1, self.target, whole_vectors=True), False
+        panel = self._panel_vectors()
+        if panel is not None:
+            fixed = choose_tile(rows, panel, self.target, max_rows=MATRIX_ROWS)
+            rows_only = RegisterTile(self._rows_for(rows, panel), panel)
+            return (fixed if fixed.vectors == panel else rows_only), True
+        count = None if vector_extent is None else -(-vector_extent // self.lanes)
+        return choose_tile(rows, count, self.target, max_rows=MATRIX_ROWS), True
+
+    def _panel_vectors(self) -> int | None:
+        """Vectors in a panel of a packed operand, None when it is not packed."""
+        w, var = self.facts.w, self.facts.block.iters[self.facts.vector].var
+        if sum(uses_var(index, var) for index in w.indices) < 2:
+            return None
+        width = as_int(w.buffer.shape[-1])
+        return None if width is None or width % self.lanes else width // self.lanes
+
+    def _rows_for(self, rows: int | None, vectors: int) -> int:
+        """The best number of rows for a tile that must be `vectors` wide."""
+        spare = (self.target.vector_registers - 1 - vectors) // vectors
+        limit = max(1, min(spare, MATRIX_ROWS, rows or MATRIX_ROWS))
+        if rows is None:
+            return limit
+        return min(range(1, limit + 1), key=lambda r: (-(-rows // r) * max(r * vectors, 8), -r))
+
+    def _split_columns(
+        self, col_loops: list[LoopRef], tile: RegisterTile, in_axis: bool
+    ) -> tuple[list[LoopRef], LoopRef, LoopRef]:
+        """(outer column loops, the unrolled loop over vectors, the lanes)."""
+        sch, lane = self.sch, self.loops[self.facts.vector]
+        if in_axis:
+            outer, vectors, lanes = sch.split(lane, [None, tile.vectors, self.lanes])
+            return [*col_loops, outer], vectors, lanes
+        outer, vectors = sch.split(col_loops[-1], [None, tile.vectors])
+        extent = self.facts.extent(self.facts.vector)
+        if extent == self.lanes:
+            return [*col_loops[:-1], outer], vectors, lane
+        more, lanes = sch.split(lane, [None, self.lanes])
+        return [*col_loops[:-1], outer, more], vectors, lanes
+
+    def _split_rows(
+        self, row_loops: list[LoopRef], tile: RegisterTile, _columns: int
+    ) -> tuple[list[LoopRef], list[LoopRef], LoopRef]:
+        """(loops that become tasks, loops walked inside a task, the unrolled rows of a tile)."""
+        sch = self.sch
+        if not row_loops:
+            return [], [], sch.add_unit_loop(self.block)
+        *outer, last = row_loops
+        tiles, inner = sch.split(last, [None, tile.rows])
+        chunks: list[LoopRef] = []
+        walked = [*outer, tiles]
+        if self._tasks() >= _TASKS_PER_CORE * self.target.cores:
+            return chunks, walked, inner
+        whole = (sch.extent(last) or 0) % tile.rows == 0
+        wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / max(1, self._tasks()))
+        for position, loop in enumerate(walked):
+            if wanted <= 1 or (loop is tiles and not whole):
+                break
+            extent = sch.extent(loop)
+            if extent is None or extent <= wanted:
+                chunks.append(loop)
+                wanted = math.ceil(wanted / (extent or wanted))
+                walked[position] = None
+                continue
+            parts = min(d for d in range(wanted, extent + 1) if extent % d == 0)
+            chunk, walked[position] = sch.split(loop, [parts, None])
+            chunks.append(chunk)
+            wanted = 1
+        return chunks, [loop for loop in walked if loop is not None], inner
+
+    def _tasks(self) -> int:
+        """Independent pieces of work from the batch and column loops alone."""
+        facts = self.facts
+        count = 1
+        for axis in (*facts.batch, *facts.cols):
+            count *= facts.extent(axis) or _TASKS_PER_CORE
+        return count
+
+    def annotate_tile(self, loops: list[LoopRef]) -> None:
+        """Unroll the rows and vectors of a tile, vectorize its lanes."""
+        rows, vectors, lanes = loops
+        self.sch.unroll(rows)
+        self.sch.unroll(vectors)
+        self.sch.vectorize(lanes)
+
+
+def _vectorize_epilogue(
+    sch: Schedule, epilogue: BlockRef, tile_loop: LoopRef, target: Target
+) -> None:
+    """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
+    loops = sch.get_loops(epilogue)
+    inner = loops[loops.index(tile_loop) + 1 :]
+    *outer, last = inner
+    lanes = target.vector_lanes(32)
+    extent = sch.extent(last)
+    if extent is not None and extent > lanes and extent % lanes == 0:
+        vectors, last = sch.split(last, [None, lanes])
+        outer.append(vectors)
+    for loop in outer:
+        sch.unroll(loop)
+    sch.vectorize(last)

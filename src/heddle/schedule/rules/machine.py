@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of the core: which register tile a contraction should use.
+
+Per step of the reduction, a tile of `rows` x `vectors` accumulators loads `vectors` vectors of one
+operand, broadcasts `rows` scalars of the other, and issues `rows * vectors` multiply-adds. The
+core starts `fma_per_cycle` of these and as many loads a cycle, and a new multiply-add of the same
+accumulator only `fma_latency` cycles after the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heddle.target import Target
+
+_LOADS_PER_CYCLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterTile:
+    """`rows` x `vectors` vector accumulators."""
+
+    rows: int
+    vectors: int
+
+
+def _cycles(rows: int, vectors: int, target: Target) -> float:
+    """Cycles of one reduction step of a tile."""
+    issue = rows * vectors / target.fma_per_cycle
+    loads = (rows + vectors) / _LOADS_PER_CYCLE
+    return max(issue, loads, float(target.fma_latency)) + 0.25
+
+
+def tile_cycles(row_count: int, vector_count: int, tile: RegisterTile, target: Target) -> float:
+    """Cycles per reduction step over the whole output: full tiles and the remainders."""
+    total = 0.0
+    for rows, row_times in _parts(row_count, tile.rows):
+        for vectors, vector_times in _parts(vector_count, tile.vectors):
+            total += row_times * vector_times * _cycles(rows, vectors, target)
+    return total
+
+
+def _parts(count: int, size: int) -> list[tuple[int, int]]:
+    parts = [(min(size, count), count // size)] if count >= size else []
+    rest = count % size
+    return parts + ([(rest, 1)] if rest else [])
+
+
+def choose_tile(
+    row_count: int | None,
+    vector_count: int | None,
+    target: Target,
+    *,
+    whole_vectors: bool = False,
+    max_rows: int = 32,
+) -> RegisterTile:
+    """The fastest tile for an output of `row_count` rows by `vector_count` vectors.
+
+    None stands for a symbolic count, which is taken as large. With `whole_vectors` the tile's
+    vectors must divide the count. Accumulators, the loaded vectors and one broadcast must fit in
+    the registers. Ties go to the larger tile, which loads less.
+    """
+    rows_known = row_count or 1 << 10
+    vectors_known = vector_count or 1 << 10
+    best, best_cost = RegisterTile(1, 1), float("inf")
+    for vectors in range(1, min(8, vectors_known) + 1):
+        if whole_vectors and vectors_known % vectors:
+            continue
+        for rows in range(1, min(rows_known, max_rows) + 1):
+            if rows * vectors + vectors + 1 > target.vector_registers:
+                break
+            tile = RegisterTile(rows, vectors)
+            cost = tile_cycles(rows_known, vectors_known, tile, target)
+            cost *= 1 + 0.02 * (rows + vectors) / (rows * vectors)
+            if cost < best_cost * 0.999:
+                best, best_cost = tile, cost
+    return best
+
+
+def panel_width(rows: int | None, columns: int | None, target: Target, bits: int = 32) -> int:
+    """Columns per panel when the right operand of a product is packed for `target`.
+
+    >>> from heddle.target import parse_target
+    >>> panel_width(128, 768, parse_target("llvm -mcpu=skylake-avx512"))
+    48
+    """
+    lanes = target.vector_lanes(bits)
+    vectors = None if columns is None else -(-columns // lanes)
+    return choose_tile(rows, vectors, target, max_rows=MATRIX_ROWS).vectors * lanes
+
+
+MATRIX_ROWS = 12
+"""Most rows of a row-major operand that one tile walks: with a power-of-two row pitch they fall
+into one set of the first-level cache, which has 8 to 12 ways."""
