@@ -110,8 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
-    for name in ("HEDDLE", "OMP", "OPENBLAS", "MKL"):  # numpy has read its own at import
-        os.environ[f"{name}_NUM_THREADS"] = str(options.threads)
+    names = [f"{name}_NUM_THREADS" for name in ("HEDDLE", "OMP", "OPENBLAS", "MKL")]
+    wanted = dict.fromkeys(names, str(options.threads))
+    if not wanted.items() <= os.environ.items():  # numpy read them when it was imported: start anew
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        command = [sys.executable, "-m", "benchmarks.gemm", *given]
+        os.execve(sys.executable, command, os.environ | wanted)
 
     size = options.size
     rng = np.random.default_rng(0)
