@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model says about itself: inputs, outputs, symbols, kernels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from heddle.runtime.abi import ArgDesc, Model, numpy_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output. A dimension is a number, or the name of a symbol."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every dimension is a number."""
+        return all(isinstance(dim, int) for dim in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Everything a library declares."""
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    symbols: dict[str, tuple[int, int]]
+    """The range of each symbol, both ends included."""
+    kernels: tuple[str, ...]
+    constants_size: int
+    metadata: dict[str, Any]
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _tensor_info(desc: ArgDesc, symbols: list[str]) -> TensorInfo:
+    dtype = numpy_dtype(desc.code, desc.bits, desc.lanes)
+    shape: list[int | str] = []
+    for axis in range(desc.ndim):
+        dim = desc.dims[axis]
+        known = dim >= 0 or -1 - dim < len(symbols)
+        shape.append(dim if dim >= 0 else symbols[-1 - dim] if known else "?")
+    name = np.dtype(dtype).name if dtype is not None else f"code{desc.code}_{desc.bits}"
+    return TensorInfo(_text(desc.name), name, tuple(shape))
+
+
+def read_model(model: Model) -> ModelInfo:
+    """Copies a model's description out of its library."""
+    symbols = [_text(model.symbol_names[k]) for k in range(model.num_symbols)]
+    metadata = json.loads(_text(model.metadata_json) or "{}")
+    return ModelInfo(
+        name=_text(model.name),
+        inputs=tuple(_tensor_info(model.inputs[i], symbols) for i in range(model.num_inputs)),
+        outputs=tuple(_tensor_info(model.outputs[i], symbols) for i in range(model.num_outputs)),
+        symbols={
+            name: (model.symbol_min[k], model.symbol_max[k]) for k, name in enumerate(symbols)
+        },
+        kernels=tuple(_text(model.kernel_names[k]) for k in range(model.num_kernels)),
+        constants_size=model.constants_size,
+        metadata=metadata if isinstance(metadata, dict) else {},
+    )
