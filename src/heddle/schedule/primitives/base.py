@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`@primitive`: what every schedule primitive shares.
+
+It binds and checks the arguments (and says which one is wrong), turns names into handles, makes
+the call all or nothing, and records it in the trace.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from heddle.schedule.errors import ScheduleError
+from heddle.schedule.refs import BlockRef, LoopRef
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """A schedule primitive: its function and how its arguments print in a trace."""
+
+    name: str
+    call: Callable[..., Any]
+    positional: frozenset[str]
+    variadic: str | None
+    returns_list: bool
+
+
+PRIMITIVES: dict[str, Primitive] = {}
+
+
+def fail(sch: Schedule, name: str, message: str) -> ScheduleError:
+    """The error of primitive `name` on the present function."""
+    return ScheduleError(f"{name}: {message}", func=sch.func)
+
+
+def primitive(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a schedule primitive of `function(sch, ...)`. See the module's documentation."""
+    name = function.__name__
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    checks = {p.name: _check_for(name, p) for p in parameters}
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(sch: Schedule, *args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(sch, *args, **kwargs).arguments
+        except TypeError as error:
+            raise fail(sch, name, f"{error}; the signature is {name}{signature}") from None
+        given: dict[str, Any] = {}
+        for parameter, value in list(bound.items())[1:]:
+            if parameter == variadic:
+                given[parameter] = tuple(checks[parameter](sch, item) for item in value)
+            else:
+                given[parameter] = checks[parameter](sch, value)
+        before = sch.func
+        sch.name_loops_of(given)
+        try:
+            rest = {key: value for key, value in given.items() if key != variadic}
+            result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[call-arg,arg-type]
+        except Exception:
+            sch.set_func(before)
+            raise
+        recorded = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
+        sch.trace.add(name, recorded, _loops_of(result))
+        return result
+
+    returns_list = str(function.__annotations__.get("return", "")).startswith("list")
+    names = frozenset(p.name for p in positional if not str(p.annotation).startswith("Sequence"))
+    PRIMITIVES[name] = Primitive(name, call, names, variadic, returns_list)
+    return cast("Callable[P, R]", call)
+
+
+def _loops_of(result: Any) -> list[LoopRef]:
+    if isinstance(result, LoopRef):
+        return [result]
+    items = result if isinstance(result, list) else []
+    return [item for item in items if isinstance(item, LoopRef)]
+
+
+# -- one check per kind of argument, found by its annotation ----------------------------------
+
+
+def _check_for(name: str, parameter: inspect.Parameter) -> Callable[[Schedule, Any], Any]:
+    where = f"argument `{parameter.name}`"
+    check = _CHECKS[str(parameter.annotation)]
+    return lambda sch, value: check(sch, name, where, value)
+
+
+def _wrong(sch: Schedule, name: str, where: str, expected: str, value: Any) -> ScheduleError:
+    return fail(
+        sch, name, f"{where} must be {expected}, got {type(value).__name__} `{value!r}`"
+    )
+
+
+def _loop(sch: Schedule, name: str, where: str, value: Any) -> LoopRef:
+    if not isinstance(value, LoopRef):
+        raise _wrong(sch, name, where, "a loop (from get_loops, split, ...)", value)
+    if value.var not in sch.state.loop_links:
+        consumer = sch.trace.consumer_of(value.var)
+        why = f"`{consumer}` consumed it" if consumer else "it is not a loop of this function"
+        raise fail(sch, name, f"{where}: loop `{value.name}` does not exist: {why}")
+    return value
+
+
+def _block(sch: Schedule, name: str, where: str, value: Any) -> BlockRef:
+    if isinstance(value, str):
+        value = BlockRef(value)
+    if not isinstance(value, BlockRef):
+        raise _wrong(sch, name, where, "a block or the name of one", value)
+    if value.name not in sch.state.block_links or value.name == sch.state.root.name:
+        known = ", ".join(f"`{key}`" for key in list(sch.state.block_links)[1:])
+        raise fail(sch, name, f"{where}: there is no block `{value.name}`; there are {known}")
+    return value
+
+
+def _loop_or_block(sch: Schedule, name: str, where: str, value: Any) -> LoopRef | BlockRef:
+    return (
+        _loop(sch, name, where, value)
+        if isinstance(value, LoopRef)
+        else _block(sch, name, where, value)
+    )
+
+
+def _integer(sch: Schedule, name: str, where: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise _wrong(sch, name, where, "an integer", value)
+    return int(value)
+
+
+def _factors(sch: Schedule, name: str, where: str, value: Any) -> list[int | None]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _wrong(sch, name, where, "a list of integers with at most one None", value)
+    result: list[int | None] = []
+    for item in value:
+        if item is not None and (isinstance(item, bool) or not hasattr(item, "__index__")):
+            raise _wrong(sch, name, where, "a list of integers with at most one None", value)
+        result.append(None if item is None else int(item))
+    if result.count(None) > 1:
+        raise _wrong(sch, name, where, "a list of integers with at most one None", value)
+    for factor in result:
+        if factor is not None and factor <= 0:
+            raise fail(sch, name, f"{where}: a factor must be positive, got {factor}")
+    return result
+
+
+def _string(sch: Schedule, name: str, where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(sch, name, where, "a string", value)
+    return value
+
+
+def _boolean(sch: Schedule, name: str, where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(sch, name, where, "True or False", value)
+    return value
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_data, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_data(item) for key, item in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _data(sch: Schedule, name: str, where: str, value: Any) -> Any:
+    if not _is_data(value):
+        raise _wrong(sch, name, where, "plain data (numbers, strings, lists, dicts)", value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+_CHECKS: dict[str, Callable[[Any, str, str, Any], Any]] = {
+    "LoopRef": _loop,
+    "BlockLike": _block,
+    "LoopRef | BlockLike": _loop_or_block,
+    "int": _integer,
+    "Sequence[int | None]": _factors,
+    "str": _string,
+    "bool": _boolean,
+    "object": _data,
+}

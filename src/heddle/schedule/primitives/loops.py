@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Primitives that change loops: split, fuse, reorder, and how their iterations run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from heddle.ir.expr import Expr, Var, as_int, const, logical_and
+from heddle.ir.walk import substitute, uses_var
+from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.primitives.peel import peel_tail
+from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
+from heddle.schedule.simplify import simplify_bindings
+from heddle.schedule.state import blocks_below, with_body
+from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Seq, Stmt
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+
+def rebind(stmt: Stmt, values: Mapping[Var, Expr], predicate: Expr | None = None) -> Stmt:
+    """`stmt` with loop variables replaced in the loops and block bindings below it.
+
+    Blocks see loop variables only through their bindings and predicate, so their insides are
+    kept. `predicate`, if any, is added to every block.
+    """
+    if type(stmt) is Block:
+        iters = tuple(
+            bound
+            if (binding := substitute(bound.binding, values)) is bound.binding
+            else IterVar(bound.extent, bound.kind, binding, bound.var, span=bound.span)
+            for bound in stmt.iters
+        )
+        guard: Expr = substitute(stmt.predicate, values)
+        if predicate is not None:
+            guard = logical_and(guard, predicate)
+        return stmt.replace(iters=iters, predicate=guard)  # type: ignore[no-any-return]
+    if type(stmt) is For:
+        return For(
+            substitute(stmt.min, values),
+            substitute(stmt.extent, values),
+            stmt.kind,
+            stmt.var,
+            rebind(stmt.body, values, predicate),
+            stmt.annotations,
+            span=stmt.span,
+        )
+    if type(stmt) is Seq:
+        return Seq(tuple(rebind(child, values, predicate) for child in stmt.stmts))
+    if isinstance(stmt, Stmt):
+        rebuilt: Stmt = stmt.map(
+            lambda child: (
+                rebind(child, values, predicate)
+                if isinstance(child, Stmt)
+                else substitute(child, values)
+            )
+        )
+        return rebuilt
+    return stmt
+
+
+def nest(loops: Sequence[tuple[Var, Expr]], body: Stmt) -> Stmt:
+    """Serial loops from 0 around `body`, the first outermost."""
+    for var, extent in reversed(loops):
+        body = For(const(0), extent, ForKind.SERIAL, var, body)
+    return body
+
+
+@primitive
+def split(
+    sch: Schedule, loop: LoopRef, factors: Sequence[int | None], *, tail: str = "predicate"
+) -> list[LoopRef]:
+    """Split a loop into nested loops with the given extents; one factor may be None: what is left.
+
+        for i in range(128):          for i_0 in range(32):
+            C[i] = A[i]         ->        for i_1 in range(4):
+                                              C[i_0 * 4 + i_1] = A[i_0 * 4 + i_1]
+
+    When the factors do not divide the extent, `tail="predicate"` guards the blocks inside, and
+    `tail="peel"` leaves them clean and runs the remainder in a loop of its own after them (copies
+    of the blocks, named `<block>_tail`). Extents may be symbolic.
+
+    Returns the new loops, outermost first (not those of a peeled tail).
+    """
+    old = sch.state.loop(loop.var)
+    if tail not in ("predicate", "peel"):
+        raise fail(sch, "split", f'`tail` must be "predicate" or "peel", got "{tail}"')
+    if old.kind is not ForKind.SERIAL:
+        raise fail(sch, "split", f"{loop} is {old.kind.value}; split it before annotating it")
+    inner = 1
+    for factor in factors:
+        inner *= 1 if factor is None else factor
+    extents = _split_extents(sch, loop, old.extent, factors, inner, tail)
+    variables = [Var(f"{loop.name}_{n}", loop.var.dtype) for n in range(len(factors))]
+    value: Expr = const(0, loop.var.dtype)
+    for var, extent in zip(variables, extents, strict=True):
+        value = value * extent + var
+    exact = _covers_exactly(old.extent, factors, inner)
+    if tail == "peel" and not exact:
+        peel_tail(sch, old, inner, variables, extents, value)
+        return [LoopRef(var) for var in variables]
+    guard = None if exact else value < old.extent
+    body = rebind(old.body, {loop.var: old.min + value}, guard)
+    sch.change({old: nest(list(zip(variables, extents, strict=True)), body)})
+    return [LoopRef(var) for var in variables]
+
+
+def _split_extents(
+    sch: Schedule,
+    loop: LoopRef,
+    extent: Expr,
+    factors: Sequence[int | None],
+    inner: int,
+    tail: str,
+) -> list[Expr]:
+    """The extents of the new loops; checks that they cover the old one."""
+    if None not in factors:
+        static = as_int(extent)
+        if tail == "peel":
+            raise fail(sch, "split", 'tail="peel" needs one factor None')
+        if static is None or inner < static:
+            raise fail(
+                sch,
+                "split",
+                f"factors {list(factors)} of {loop} cover {inner} iterations of "
+                f"{'a symbolic extent' if static is None else static}; make one factor None",
+            )
+        return [const(factor) for factor in factors if factor is not None]
+    if tail == "peel":
+        outer = extent // inner
+        if as_int(outer) == 0:
+            raise fail(
+                sch,
+                "split",
+                f'tail="peel" of {loop}: its extent {as_int(extent)} is below the factor {inner}, '
+                'so that there is no main loop; use tail="predicate" or a smaller factor',
+            )
+    else:
+        static = as_int(extent)
+        exact = static is not None and static % inner == 0
+        outer = extent // inner if exact else (extent + (inner - 1)) // inner
+    return [outer if factor is None else const(factor) for factor in factors]
+
+
+def _covers_exactly(extent: Expr, factors: Sequence[int | None], inner: int) -> bool:
+    static = as_int(extent)
+    if static is None:
+        return inner == 1 and None in factors
+    return static % inner == 0 if None in factors else static == inner
+
+
+@primitive
+def fuse(sch: Schedule, *loops: LoopRef) -> LoopRef:
+    """Make one loop of directly nested loops, given outermost first.
+
+        for i in range(4):            for i_j_fused in range(32):
+            for j in range(8):  ->        C[i_j_fused // 8, i_j_fused % 8] = ...
+                C[i, j] = ...
+
+    Returns the fused loop.
+    """
+    if not loops:
+        raise fail(sch, "fuse", "needs at least one loop")
+    nodes = [sch.state.loop(ref.var) for ref in loops]
+    for ref, node in zip(loops, nodes, strict=True):
+        if node.kind is not ForKind.SERIAL:
+            raise fail(sch, "fuse", f"{ref} is {node.kind.value}; fuse before annotating loops")
+    for (outer, above), (inner, below) in zip(
+        zip(loops, nodes, strict=True), list(zip(loops, nodes, strict=True))[1:], strict=False
+    ):
+        if above.body is not below:
+            raise fail(
+                sch,
+                "fuse",
+                f"{inner} must be the only statement of {outer}; reorder the loops first",
+            )
+    variables = {ref.var for ref in loops}
+    for ref, node in zip(loops, nodes, strict=True):
+        if uses_var(node.extent, variables) or uses_var(node.min, variables):
+            raise fail(sch, "fuse", f"the bounds of {ref} depend on another of the loops")
+    if len(loops) == 1:
+        return loops[0]
+    fused = Var("_".join([*(ref.name for ref in loops), "fused"]), loops[0].var.dtype)
+    total: Expr = const(1)
+    values: dict[Var, Expr] = {}
+    for position in range(len(nodes) - 1, -1, -1):
+        node = nodes[position]
+        part = fused // total
+        if position:
+            part = part % node.extent
+        values[node.var] = node.min + part
+        total = node.extent * total
+    body = rebind(nodes[-1].body, values)
+    body = simplify_bindings(body, sch.state, nodes[0], [(fused, total)])
+    sch.change({nodes[0]: nest([(fused, total)], body)})
+    return LoopRef(fused)
+
+
+@primitive
+def reorder(sch: Schedule, *loops: LoopRef) -> None:
+    """Put loops of one nest into the given order; other loops between them stay where they are.
+
+        for i, j, k in grid(4, 8, 16):   ->   for k, j, i in grid(16, 8, 4):    # reorder(k, i)
+    """
+    if len({ref.var for ref in loops}) != len(loops):
+        raise fail(sch, "reorder", "a loop is given twice")
+    if len(loops) < 2:
+        return
+    wanted = {ref.var for ref in loops}
+    chain = _chain(sch, loops, wanted)
+    replacement = iter(sch.state.loop(ref.var) for ref in loops)
+    order = [next(replacement) if node.var in wanted else node for node in chain]
+    outside: set[Var] = {node.var for node in chain}
+    for node in order:
+        for bound in (node.min, node.extent):
+            if uses_var(bound, outside):
+                raise fail(
+                    sch, "reorder", f"the bounds of loop `{node.var.name}` depend on an inner loop"
+                )
+        outside.discard(node.var)
+    _check_ordered_iters(sch, chain, order)
+    body = chain[-1].body
+    for node in reversed(order):
+        body = with_body(node, body)
+    sch.change({chain[0]: body})
+
+
+def _chain(sch: Schedule, loops: Sequence[LoopRef], wanted: set[Var]) -> list[For]:
+    """The loops from the outermost to the innermost of `wanted`, each the only child above it."""
+    start = min((sch.state.loop(ref.var) for ref in loops), key=lambda n: len(sch.state.path(n)))
+    chain: list[For] = []
+    missing = set(wanted)
+    node: Any = start
+    while type(node) is For:
+        chain.append(node)
+        missing.discard(node.var)
+        if not missing:
+            return chain
+        node = node.body
+    names = ", ".join(f"`{var.name}`" for var in missing)
+    below = "several statements" if type(node) is Seq else f"a {type(node).__name__}"
+    raise fail(
+        sch,
+        "reorder",
+        f"loop {names} is not in the same nest as `{start.var.name}`: below "
+        f"`{chain[-1].var.name}` there is {below}",
+    )
+
+
+def _check_ordered_iters(sch: Schedule, chain: list[For], order: list[For]) -> None:
+    for block in blocks_below(chain[-1]):
+        ordered = [bound for bound in block.iters if bound.kind is IterKind.ORDERED]
+        if not ordered:
+            continue
+        used = [n.var for n in chain if any(uses_var(b.binding, n.var) for b in ordered)]
+        after = [n.var for n in order if n.var in used]
+        if used != after:
+            raise fail(
+                sch,
+                "reorder",
+                f"block `{block.name}` runs in the order of {[v.name for v in used]}: "
+                "loops of ordered iteration variables keep their order",
+            )
+
+
+# -- how iterations run ------------------------------------------------------------------------
+
+
+def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
+    """Raise unless the iterations of `loop` may run in any order and at once."""
+    node = sch.state.loop(loop.var)
+    inside = {id(block) for block in blocks_below(node)}
+    for block in blocks_below(node):
+        depends = False
+        for bound in block.iters:
+            if not uses_var(bound.binding, loop.var):
+                continue
+            depends = True
+            if bound.kind is not IterKind.SPATIAL:
+                raise fail(
+                    sch,
+                    name,
+                    f"{loop} carries the {bound.kind.value} variable `{bound.var.name}` of block "
+                    f"`{block.name}`: its iterations update the same elements of "
+                    f"{_names(block)}; only loops of spatial variables can be {_PARTICIPLE[name]}",
+                )
+        if depends:
+            continue
+        for region in block.writes:
+            users = [*sch.state.readers.get(region.buffer, ())]
+            if sch.state.is_parameter(region.buffer) or any(id(u) not in inside for u in users):
+                raise fail(
+                    sch,
+                    name,
+                    f"every iteration of {loop} runs block `{block.name}` on the same elements of "
+                    f"`{region.buffer.name}`; move the block out of the loop first",
+                )
+
+
+_PARTICIPLE = {"parallel": "run in parallel", "vectorize": "vectorised"}
+
+
+def _names(block: Block) -> str:
+    return ", ".join(f"`{region.buffer.name}`" for region in block.writes)
+
+
+def _with_kind(sch: Schedule, loop: LoopRef, kind: ForKind) -> None:
+    node = sch.state.loop(loop.var)
+    sch.change({node: node.replace(kind=kind)})
+
+
+@primitive
+def parallel(sch: Schedule, loop: LoopRef) -> None:
+    """Run the iterations of a loop on the thread pool.
+
+        for i in range(64): ...   ->   for i in parallel(64): ...
+    """
+    _check_independent(sch, "parallel", loop)
+    _with_kind(sch, loop, ForKind.PARALLEL)
+
+
+@primitive
+def vectorize(sch: Schedule, loop: LoopRef) -> None:
+    """Run the iterations of a loop as the lanes of vectors. The extent must be a constant.
+
+        for j in range(16): ...   ->   for j in vectorized(16): ...
+    """
+    node = sch.state.loop(loop.var)
+    if as_int(node.extent) is None:
+        raise fail(
+            sch, "vectorize", f"the extent of {loop} is not a constant; split it by a constant"
+        )
+    _check_independent(sch, "vectorize", loop)
+    _with_kind(sch, loop, ForKind.VECTORIZED)
+
+
+@primitive
+def unroll(sch: Schedule, loop: LoopRef) -> None:
+    """Replace a loop by copies of its body when code is generated. The extent must be a constant.
+
+        for i in range(4): ...   ->   for i in unrolled(4): ...
+    """
+    node = sch.state.loop(loop.var)
+    if as_int(node.extent) is None:
+        raise fail(sch, "unroll", f"the extent of {loop} is not a constant; split it by a constant")
+    _with_kind(sch, loop, ForKind.UNROLLED)
+
+
+@primitive
+def serial(sch: Schedule, loop: LoopRef) -> None:
+    """Run the iterations of a loop in order again: undoes parallel, vectorize and unroll."""
+    _with_kind(sch, loop, ForKind.SERIAL)
+
+
+# -- annotations -------------------------------------------------------------------------------
+
+
+@primitive
+def annotate(sch: Schedule, target: LoopRef | BlockLike, key: str, value: object) -> None:
+    """Attach plain data to a loop or block, for passes and code generators to read."""
+    node = sch.node(target)
+    sch.change({node: node.replace(annotations={**node.annotations, key: value})})
+
+
+@primitive
+def unannotate(sch: Schedule, target: LoopRef | BlockLike, key: str) -> None:
+    """Remove an annotation."""
+    node = sch.node(target)
+    if key not in node.annotations:
+        has = ", ".join(f"`{name}`" for name in node.annotations) or "none"
+        what = target if not isinstance(target, str) else BlockRef(target)
+        raise fail(sch, "unannotate", f"{what} has no annotation `{key}`; it has {has}")
+    rest = {name: item for name, item in node.annotations.items() if name != key}
+    sch.change({node: node.replace(annotations=rest)})

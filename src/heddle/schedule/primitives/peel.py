@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`split(..., tail="peel")`: a main loop nest without predicates, then one for the remainder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from heddle.ir.expr import Expr, Var, const
+from heddle.ir.walk import uses_var
+from heddle.schedule.state import State, blocks_below, walk
+from heddle.tir.build import replace_buffers, seq
+from heddle.tir.nodes import Block, Buffer, For, ForKind, IterKind, Stmt
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+
+def peel_tail(
+    sch: Schedule,
+    old: For,
+    inner: int,
+    variables: Sequence[Var],
+    extents: Sequence[Expr],
+    value: Expr,
+) -> None:
+    """Replace `old` by a nest over `variables` that covers the whole multiples of `inner`, and a
+    loop over the rest around copies of the blocks."""
+    from heddle.schedule.primitives.loops import nest, rebind  # loops.split calls this function
+
+    done = (old.extent // inner) * inner
+    rest = old.extent % inner
+    main = rebind(old.body, {old.var: old.min + value})
+    tail_var = Var(f"{old.var.name}_tail", old.var.dtype)
+    private = _private_buffers(sch.state, old)
+    copies = {
+        buffer: buffer.replace(name=f"{buffer.name}_tail") for buffer in private
+    }
+    copy = copy_statement(sch.state, replace_buffers(old.body, copies), "_tail")
+    copy = rebind(copy, {old.var: old.min + done + tail_var})
+    tail = For(const(0), rest, ForKind.SERIAL, tail_var, copy, old.annotations)
+    main_nest = nest(list(zip(variables, extents, strict=True)), main)
+    sch.change({old: seq(main_nest, tail)})
+    if copies:
+        root = sch.state.root
+        sch.set_func(
+            sch.func.replace(
+                body=root.replace(alloc_buffers=(*root.alloc_buffers, *copies.values()))
+            )
+        )
+
+
+def _private_buffers(state: State, loop: For) -> list[Buffer]:
+    """Intermediate buffers that only the blocks below `loop` use, and that carry nothing from one
+    iteration to the next: the tail gets its own, so that each can be shrunk to its tile."""
+    inside = blocks_below(loop)
+    names = {block.name for block in inside}
+    found: list[Buffer] = []
+    for buffer in state.root.alloc_buffers:
+        writers = state.writers.get(buffer, [])
+        users = [*writers, *state.readers.get(buffer, [])]
+        if not users or any(user.name not in names for user in users):
+            continue
+        carried = any(
+            bound.kind is not IterKind.SPATIAL and uses_var(bound.binding, loop.var)
+            for writer in writers
+            for bound in writer.iters
+        )
+        if not carried:
+            found.append(buffer)
+    return found
+
+
+def copy_statement(state: State, stmt: Stmt, suffix: str) -> Stmt:
+    """A copy of `stmt` with fresh loop and iteration variables and fresh block names."""
+    from heddle.ir.walk import rewrite
+
+    memo: dict[object, object] = {}
+    names: dict[str, str] = {}
+    for found in walk(stmt):
+        if type(found) is For:
+            memo[found.var] = Var(found.var.name, found.var.dtype)
+        elif type(found) is Block:
+            names[found.name] = state.fresh_block_name(found.name + suffix)
+            for bound in found.iters:
+                memo[bound.var] = Var(bound.var.name, bound.var.dtype)
+    renamed = {Block: lambda block: block.replace(name=names[block.name])}
+    result: Stmt = rewrite(stmt, renamed, memo=memo)  # type: ignore[arg-type]
+    return result

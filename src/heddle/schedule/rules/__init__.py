@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Default schedules: computed from the kernel and the target, with nothing tuned.
+
+`default_schedule` inlines what is cheap, finds what each block does (`analysis`) and applies the
+rule for it. The rules use the primitives that users have, so a schedule can be printed, changed
+and kept.
+"""
+
+from heddle.schedule.rules.default import default_schedule
+from heddle.schedule.rules.machine import panel_width
+
+__all__ = ["default_schedule", "panel_width"]

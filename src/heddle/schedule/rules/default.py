@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The strategy of the default schedule: inline, group, and hand each group to its rule."""
+
+from __future__ import annotations
+
+from heddle.ir.expr import Call
+from heddle.ir.walk import post_order
+from heddle.schedule.rules.analysis import BlockKind, block_kind
+from heddle.schedule.rules.contraction import schedule_contraction
+from heddle.schedule.rules.elementwise import schedule_elementwise
+from heddle.schedule.rules.reduction import schedule_reduction
+from heddle.schedule.schedule import BlockRef, Schedule
+from heddle.support import InternalError
+from heddle.target import Target
+from heddle.tir.nodes import Block, BufferStore, IterKind, PrimFunc
+
+_CHEAP_CALLS = frozenset({"if_then_else", "fabs", "floor", "ceil", "trunc", "round", "sqrt", "fma"})
+
+
+def default_schedule(func: PrimFunc, target: Target) -> Schedule:
+    """A schedule of `func` for `target`, from analytic rules alone."""
+    sch = Schedule(func)
+    _inline_cheap(sch)
+    for group in _groups(sch):
+        _schedule_group(sch, group, target)
+    return sch
+
+
+def _inline_cheap(sch: Schedule) -> None:
+    """Inline each elementwise block into its consumers, unless it feeds a contraction (which reads
+    every element many times) or would repeat costly work."""
+    for block in sch.get_blocks():
+        node = sch.block(block)
+        if block_kind(node) is not BlockKind.ELEMENTWISE or _is_output(sch, node):
+            continue
+        consumers = [sch.block(c) for c in sch.consumers(block)]
+        if not consumers or any(type(c.body) is not BufferStore for c in consumers):
+            continue
+        if any(block_kind(c) is BlockKind.CONTRACTION for c in consumers):
+            continue
+        reduces = any(_has_reduction(c) for c in consumers)
+        if _is_costly(node) and (len(consumers) > 1 or (reduces and not _read_once(consumers[0]))):
+            continue
+        sch.compute_inline(block)
+
+
+def _is_output(sch: Schedule, block: Block) -> bool:
+    return any(region.buffer in sch.func.params for region in block.writes)
+
+
+def _has_reduction(block: Block) -> bool:
+    return any(axis.kind is IterKind.REDUCTION for axis in block.iters)
+
+
+def _read_once(consumer: Block) -> bool:
+    """Whether a reduction reads each element of its operand once (a row sum does, a pooling
+    window does not: the same element falls into several windows)."""
+    return all(
+        any(index is axis.var for region in consumer.reads for index in _starts(region))
+        for axis in consumer.iters
+    )
+
+
+def _starts(region: object) -> list:
+    return [r.min for r in region.ranges]  # type: ignore[attr-defined]
+
+
+def _is_costly(block: Block) -> bool:
+    return any(
+        isinstance(found, Call) and found.name not in _CHEAP_CALLS for found in post_order(block.body)
+    )
+
+
+def _groups(sch: Schedule) -> list[list[BlockRef]]:
+    """Blocks that are scheduled together, in program order.
+
+    A contraction goes with its epilogue; reductions go with the blocks they feed, up to the block
+    that writes an output or feeds a contraction; any other block is alone.
+    """
+    groups: list[list[BlockRef]] = []
+    pending: list[BlockRef] = []
+    for block in sch.get_blocks():
+        kind = block_kind(sch.block(block))
+        if kind is BlockKind.CONTRACTION:
+            groups.append([block])
+        elif groups and _is_epilogue(sch, groups[-1], block):
+            groups[-1].append(block)
+        else:
+            pending.append(block)
+            if _ends_group(sch, block):
+                groups.append(pending)
+                pending = []
+    if pending:
+        groups.append(pending)
+    return groups
+
+
+def _ends_group(sch: Schedule, block: BlockRef) -> bool:
+    if _is_output(sch, sch.block(block)):
+        return True
+    consumers = sch.consumers(block)
+    return any(block_kind(sch.block(c)) is BlockKind.CONTRACTION for c in consumers)
+
+
+def _is_epilogue(sch: Schedule, group: list[BlockRef], block: BlockRef) -> bool:
+    """Whether `block` is the elementwise consumer of the contraction that `group` holds."""
+    head = sch.block(group[0])
+    if len(group) != 1 or block_kind(head) is not BlockKind.CONTRACTION or _is_output(sch, head):
+        return False
+    elementwise = block_kind(sch.block(block)) is BlockKind.ELEMENTWISE
+    return elementwise and sch.consumers(group[0]) == [block]
+
+
+def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> None:
+    kinds = [block_kind(sch.block(block)) for block in group]
+    if kinds[0] is BlockKind.CONTRACTION:
+        epilogue = group[1] if len(group) > 1 else sch.cache_write(group[0], 0, "local")
+        schedule_contraction(sch, group[0], epilogue, target)
+        return
+    if BlockKind.OPAQUE in kinds:
+        return
+    if BlockKind.REDUCTION not in kinds:
+        for block in group:
+            schedule_elementwise(sch, block, target)
+        return
+    final = group[-1]
+    if kinds[-1] is not BlockKind.ELEMENTWISE:
+        copy = sch.cache_write(final, 0, "local")
+        group = [*group, copy]
+    if group[-1] not in sch.get_blocks():
+        raise InternalError(f"cache_write of `{final}` made no block")
+    schedule_reduction(sch, group[:-1], group[-1], target)

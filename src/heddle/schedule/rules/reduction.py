@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The default schedule of reductions and of what is computed from them (softmax, layer norm).
+
+`final` is the last block of the kernel; its loops that index every reduced value are the rows.
+Rows run on the cores; each row computes its reductions and then itself, so that intermediate
+values stay in the first-level cache. Where the reduced axis is the contiguous one, it is split
+into runs of vectors, each combined lane by lane and then across; else the contiguous axis is one of
+the rows, and it becomes the lanes.
+"""
+
+from __future__ import annotations
+
+from heddle.ir.walk import uses_var
+from heddle.schedule.rules.analysis import BlockKind, block_kind, step_loads
+from heddle.schedule.rules.elementwise import parallelize, vector_width, vectorize_loop
+from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
+from heddle.target import Target
+from heddle.tir.nodes import Block, IterKind
+
+_RUN_VECTORS = 16
+"""Vectors that a row reduction combines lane by lane before it combines the lanes."""
+
+
+def schedule_reduction(
+    sch: Schedule, producers: list[BlockRef], final: BlockRef, target: Target
+) -> None:
+    """Compute `producers` (in program order) per row of `final`."""
+    reductions = [p for p in producers if block_kind(sch.block(p)) is BlockKind.REDUCTION]
+    rows, inner = _row_loops(sch, reductions, final)
+    by_columns = not any(_reduces_contiguous(sch.block(block)) for block in reductions)
+    lanes = min(vector_width(sch, block, target) for block in (*producers, final))
+    if by_columns and not inner:
+        _by_columns(sch, producers, final, rows, lanes)
+        return
+    sch.reorder(*rows, *inner)
+    task = parallelize(sch, rows or [sch.add_unit_loop(final)])
+    assert task is not None
+    for producer in reversed(producers):
+        sch.compute_at(producer, task)
+        sch.set_scope(producer, 0, "local")
+    for block in (*producers, final):
+        loops = _loops_below(sch, block, task)
+        if block in reductions:
+            _reduce_row(sch, block, lanes)
+        elif loops:
+            last = sch.fuse(*loops) if len(loops) > 1 and block == final else loops[-1]
+            vectorize_loop(sch, last, lanes)
+
+
+def _row_loops(
+    sch: Schedule, reductions: list[BlockRef], final: BlockRef
+) -> tuple[list[LoopRef], list[LoopRef]]:
+    """The loops of `final` that index reduced values, and the others."""
+    block = sch.block(final)
+    reduced = {sch.block(r).writes[0].buffer for r in reductions}
+    loads = [load for load in step_loads(block) if load.buffer in reduced]
+    rows, inner = [], []
+    for axis, loop in zip(block.iters, sch.get_loops(final), strict=True):
+        used = [any(uses_var(index, axis.var) for index in load.indices) for load in loads]
+        (rows if used and all(used) else inner).append(loop)
+    return rows, inner
+
+
+def _reduces_contiguous(block: Block) -> bool:
+    """Whether the contiguous axis of some operand is reduced."""
+    reduced = {axis.var for axis in block.iters if axis.kind is IterKind.REDUCTION}
+    return any(
+        load.indices and uses_var(load.indices[-1], reduced)
+        for load in step_loads(block)
+        if load.buffer.ndim > 0
+    )
+
+
+def _by_columns(
+    sch: Schedule, producers: list[BlockRef], final: BlockRef, rows: list[LoopRef], lanes: int
+) -> None:
+    """Lanes along the last row axis; the reduction runs inside each vector."""
+    *outer, last = rows
+    extent = sch.extent(last)
+    inner = last
+    if extent is None or extent > lanes:
+        split_outer, inner = sch.split(last, [None, lanes])
+        outer.append(split_outer)
+    task = parallelize(sch, outer or [sch.add_unit_loop(final)])
+    assert task is not None
+    for producer in reversed(producers):
+        sch.compute_at(producer, task)
+        sch.set_scope(producer, 0, "local")
+    sch.vectorize(inner)
+    for producer in producers:
+        node = sch.block(producer)
+        loops = _loops_below(sch, producer, task)
+        reduce_loops = [
+            loop
+            for loop, axis in zip(loops[-len(node.iters) :], node.iters, strict=False)
+            if axis.kind is IterKind.REDUCTION
+        ]
+        spatial = [loop for loop in loops if loop not in reduce_loops]
+        if spatial and reduce_loops:
+            sch.reorder(*spatial[:-1], *reduce_loops, spatial[-1])
+            init = sch.decompose_reduction(producer, reduce_loops[0])
+            sch.vectorize(sch.get_loops(init)[-1])
+        if spatial:
+            sch.vectorize(spatial[-1])
+
+
+def _reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
+    """Let vectors accumulate along the reduced axis; each run of vectors is summed once."""
+    node = sch.block(block)
+    count = sum(axis.kind is IterKind.REDUCTION for axis in node.iters)
+    loops = sch.get_loops(block)[-count:]
+    axis = sch.fuse(*loops) if count > 1 else loops[0]
+    extent = sch.extent(axis)
+    run = lanes * _RUN_VECTORS
+    if extent is None or extent > run:
+        axis, inner = sch.split(axis, [None, run])
+    else:
+        inner = axis
+    sch.decompose_reduction(block, axis)
+    sch.vectorize(inner)
+
+
+def _loops_below(sch: Schedule, block: BlockRef, loop: LoopRef) -> list[LoopRef]:
+    loops = sch.get_loops(block)
+    return loops[loops.index(loop) + 1 :] if loop in loops else loops

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Schedule`: a function, and the primitives that reshape its loops without changing its values.
+
+    sch = Schedule(func)
+    i, j, k = sch.get_loops("C")
+    i_0, i_1 = sch.split(i, factors=[None, 6])
+    sch.reorder(i_0, j, k, i_1)
+    sch.parallel(i_0)
+    func = sch.func
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from heddle.schedule import primitives
+from heddle.schedule.errors import ScheduleError
+from heddle.schedule.primitives.base import PRIMITIVES
+from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
+from heddle.schedule.state import State, blocks_below
+from heddle.schedule.trace import LoopName, Trace
+from heddle.support import UserError
+from heddle.tir.nodes import Block, For, PrimFunc, Stmt
+
+
+class Schedule:
+    """A `PrimFunc` under transformation. `func` is the present one; each primitive replaces it.
+
+    Loops are named by `LoopRef`, blocks by `BlockRef` or simply their name; both stay valid while
+    what they name exists. A primitive that cannot be applied raises `ScheduleError` and changes
+    nothing. `trace` holds what was done.
+    """
+
+    def __init__(self, func: PrimFunc) -> None:
+        if not isinstance(func, PrimFunc) or not isinstance(func.body, Block):
+            raise UserError(f"Schedule needs a PrimFunc with a root block, got {func!r}")
+        self._func = func
+        self._state: State | None = None
+        self.trace = Trace()
+
+    @property
+    def func(self) -> PrimFunc:
+        """The function as it is now."""
+        return self._func
+
+    @property
+    def state(self) -> State:
+        """The index of the present function."""
+        if self._state is None:
+            self._state = State(self._func)
+        return self._state
+
+    # -- looking around ----------------------------------------------------------------------
+
+    def get_block(self, name: str) -> BlockRef:
+        """The block called `name`; `ScheduleError` when there is none."""
+        if name not in self.state.block_links:
+            known = ", ".join(f"`{block.name}`" for block in self.get_blocks())
+            raise ScheduleError(f"get_block: there is no block `{name}`; there are {known}")
+        return BlockRef(name)
+
+    def get_blocks(self) -> list[BlockRef]:
+        """All blocks but the root, in program order."""
+        root = self.state.root.name
+        return [BlockRef(name) for name in self.state.block_links if name != root]
+
+    def get_loops(self, block: BlockLike) -> list[LoopRef]:
+        """The loops around a block, outermost first."""
+        return [LoopRef(loop.var) for loop in self.state.loops(self._named(block))]
+
+    def producers(self, block: BlockLike) -> list[BlockRef]:
+        """The blocks that write what `block` reads."""
+        state, node = self.state, self._named(block)
+        found = {
+            writer.name: None
+            for region in node.reads
+            for writer in state.writers.get(region.buffer, ())
+            if writer.name != node.name
+        }
+        return [BlockRef(name) for name in found]
+
+    def consumers(self, block: BlockLike) -> list[BlockRef]:
+        """The blocks that read what `block` writes."""
+        state, node = self.state, self._named(block)
+        found = {
+            reader.name: None
+            for region in node.writes
+            for reader in state.readers.get(region.buffer, ())
+            if reader.name != node.name
+        }
+        return [BlockRef(name) for name in found]
+
+    def blocks_below(self, loop: LoopRef) -> list[BlockRef]:
+        """The blocks inside a loop, in program order."""
+        return [BlockRef(block.name) for block in blocks_below(self.loop(loop))]
+
+    def loop(self, loop: LoopRef) -> For:
+        """The loop node itself (its `extent`, `kind`, `annotations`)."""
+        if loop.var not in self.state.loop_links:
+            raise ScheduleError(f"loop `{loop.name}` does not exist (any more)")
+        return self.state.loop(loop.var)
+
+    def block(self, block: BlockLike) -> Block:
+        """The block node itself (its `iters`, `reads`, `writes`, `annotations`)."""
+        return self._named(block)
+
+    def node(self, target: LoopRef | BlockLike) -> For | Block:
+        """The node of a handle."""
+        return self.loop(target) if isinstance(target, LoopRef) else self._named(target)
+
+    def _named(self, block: BlockLike) -> Block:
+        name = block if isinstance(block, str) else block.name
+        return self.state.block(self.get_block(name).name)
+
+    # -- for the primitives ------------------------------------------------------------------
+
+    def set_func(self, func: PrimFunc) -> None:
+        """Go on with `func` (primitives only: nothing is recorded)."""
+        if func is not self._func:
+            self._func = func
+            self._state = None
+
+    def change(self, changes: Mapping[Stmt, Stmt | None]) -> None:
+        """Replace statements of the function (primitives only)."""
+        self.set_func(self.state.edited(changes))
+
+    def name_loops_of(self, arguments: Mapping[str, Any]) -> None:
+        """Record where the loops among `arguments` come from, unless the trace knows them."""
+        for value in arguments.values():
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(item, LoopRef) and item.var not in self.trace.names:
+                    block = blocks_below(self.state.loop(item.var))[0]
+                    loops = [LoopRef(node.var) for node in self.state.loops(block)]
+                    self.trace.add("get_loops", {"block": block.name}, loops)
+
+    # -- the primitives ----------------------------------------------------------------------
+
+    split = primitives.split
+    fuse = primitives.fuse
+    reorder = primitives.reorder
+    parallel = primitives.parallel
+    vectorize = primitives.vectorize
+    unroll = primitives.unroll
+    serial = primitives.serial
+    annotate = primitives.annotate
+    unannotate = primitives.unannotate
+
+
+def replay(trace: Trace, func: PrimFunc) -> Schedule:
+    """Apply the steps of a trace to a function like the one it was recorded on.
+
+    Raises `ScheduleError` when a step does not apply, `UserError` when the trace names a primitive
+    or loop that does not exist.
+    """
+    sch = Schedule(func)
+    loops: dict[str, LoopRef] = {}
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, LoopName):
+            if value.name not in loops:
+                raise UserError(f"trace: no earlier step names a loop `{value.name}`")
+            return loops[value.name]
+        if isinstance(value, list):
+            return [decode(item) for item in value]
+        return value
+
+    for step in trace:
+        arguments = {name: decode(value) for name, value in step.arguments.items()}
+        if step.primitive == "get_loops":
+            result: Any = sch.get_loops(arguments["block"])
+        else:
+            known = PRIMITIVES.get(step.primitive)
+            if known is None:
+                raise UserError(f"trace: there is no primitive `{step.primitive}`")
+            variadic = [decode(item) for item in arguments.pop(known.variadic or "", ())]
+            result = known.call(sch, *variadic, **arguments)
+        results = [result] if isinstance(result, LoopRef) else result or []
+        found = [item for item in results if isinstance(item, LoopRef)] if step.results else []
+        loops.update(zip(step.results, found, strict=False))
+    return sch

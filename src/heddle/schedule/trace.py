@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trace of a schedule: what was done, as data that prints as Python, travels as JSON, replays.
+
+    >>> print(sch.trace)                                    # doctest: +SKIP
+    i, j, k = sch.get_loops("C")
+    i_0, i_1 = sch.split(i, factors=[None, 6])
+    sch.parallel(i_0)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from heddle.ir.expr import Var
+from heddle.schedule.refs import BlockRef, LoopRef
+from heddle.schedule.state import fresh_name
+from heddle.support import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class LoopName:
+    """A loop inside a trace: the name that an earlier step gave it."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call: `arguments` by parameter name (loops as `LoopName`, blocks as their names), and the
+    names given to the loops that it returned."""
+
+    primitive: str
+    arguments: Mapping[str, Any]
+    results: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        from heddle.schedule.primitives.base import PRIMITIVES  # the table imports this module
+
+        known = PRIMITIVES.get(self.primitive)
+        positional = {"block"} if known is None else known.positional
+        parts: list[str] = []
+        for name, value in self.arguments.items():
+            if isinstance(value, tuple):
+                parts.extend(map(repr, value))
+            else:
+                parts.append(_source(value) if name in positional else f"{name}={_source(value)}")
+        call = f"sch.{self.primitive}({', '.join(parts)})"
+        if not self.results:
+            return call
+        tail = "," if len(self.results) == 1 and known is not None and known.returns_list else ""
+        return f"{', '.join(self.results)}{tail} = {call}"
+
+
+def _source(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_source, value))}]"
+    if isinstance(value, Mapping) and value.keys() == {"map"}:
+        return str(value["map"])
+    return repr(value)
+
+
+@dataclass(slots=True)
+class Trace:
+    """The steps of a schedule, in order."""
+
+    steps: list[Step] = field(default_factory=list)
+    names: dict[Var, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.steps))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def name_loop(self, var: Var) -> str:
+        """The name of a loop in this trace; a new one the first time."""
+        name = self.names.get(var)
+        if name is None:
+            stem = var.name if var.name.isidentifier() else "loop"
+            name = self.names[var] = fresh_name(stem, self.taken)
+            self.taken.add(name)
+        return name
+
+    def add(self, primitive: str, arguments: Mapping[str, Any], loops: list[LoopRef]) -> None:
+        """Record a call that returned `loops`."""
+        encoded = {name: self._encode(value) for name, value in arguments.items()}
+        results = tuple(self.name_loop(loop.var) for loop in loops)
+        self.steps.append(Step(primitive, encoded, results))
+
+    def _encode(self, value: Any) -> Any:
+        if isinstance(value, LoopRef):
+            return LoopName(self.names[value.var])
+        if isinstance(value, BlockRef):
+            return value.name
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._encode(item) for item in value)
+        return value
+
+    def consumer_of(self, var: Var) -> str | None:
+        """The last step that was given the loop over `var`."""
+        name = LoopName(self.names.get(var, ""))
+        for step in reversed(self.steps):
+            for value in step.arguments.values():
+                if value == name or (isinstance(value, (tuple, list)) and name in value):
+                    return step.primitive
+        return None
+
+    def to_json(self) -> str:
+        """The trace as JSON text; `Trace.from_json` reads it back."""
+        rows = [
+            {"primitive": s.primitive, "arguments": s.arguments, "results": s.results}
+            for s in self.steps
+        ]
+        return json.dumps(rows, default=lambda loop: {"loop": loop.name})
+
+    @staticmethod
+    def from_json(text: str) -> Trace:
+        """The trace that `to_json` wrote. Raises `UserError` when the text is no trace."""
+        try:
+            rows = json.loads(text)
+            steps = [
+                Step(
+                    row["primitive"],
+                    {name: _decode(value) for name, value in row["arguments"].items()},
+                    tuple(row["results"]),
+                )
+                for row in rows
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"not a schedule trace: {error}") from error
+        return Trace(steps)
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"loop"}:
+        return LoopName(value["loop"])
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return value
