@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from heddle.support.version import VERSION
+
 if TYPE_CHECKING:
     from heddle.driver.api import build, compile, optimize
     from heddle.ir import IRModule
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from heddle.support import HeddleError, InternalError, UserError
     from heddle.target import Target
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # Names are imported when first used: `import heddle` costs what its user needs of it.
 _HOMES = {
