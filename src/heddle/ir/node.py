@@ -24,6 +24,7 @@ construction; `HEDDLE_FREEZE_NODES=1` makes Python enforce it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
@@ -103,9 +104,51 @@ class Node:
                 raise InternalError(f"{type(self).__name__} has no field `{name}`")
         return type(self)(**{**values, "span": self.span, **changes})
 
+    def __str__(self) -> str:
+        """The node as script text (see `heddle.script`)."""
+        return _print(self)
+
+    def __repr__(self) -> str:
+        """One short line for debuggers and test reports; it never fails."""
+        try:
+            lines = [line for line in str(self).splitlines() if not line.startswith("@")]
+        except Exception as error:
+            lines = [f"not printable: {error!r}"]
+        head = lines[0].strip() if lines else ""
+        shown = head if len(lines) < 2 and len(head) <= 80 else f"{head[:80]} ..."
+        return f"<{type(self).__name__} {shown}>"
+
+    def show(self) -> None:
+        """Print the node as script text, in colour on a terminal."""
+        _show(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         cls = type(self)
         return _rebuild, (cls, tuple(getattr(self, s.name) for s in init_fields(cls)), self.span)
+
+
+_PRINTER: Final = "heddle.script"
+
+
+def _print_first(root: Node) -> str:
+    # Text is an extra of this floor: the printer lies above, and is loaded by the first who asks.
+    importlib.import_module(_PRINTER)
+    return _print(root)
+
+
+def _show_first(root: Node) -> None:
+    importlib.import_module(_PRINTER)
+    _show(root)
+
+
+_print: Callable[[Node], str] = _print_first
+_show: Callable[[Node], None] = _show_first
+
+
+def set_printer(text: Callable[[Node], str], show: Callable[[Node], None]) -> None:
+    """Let `str(node)` and `node.show()` use these; `heddle.script` calls it when imported."""
+    global _print, _show
+    _print, _show = text, show
 
 
 def _rebuild(cls: type[Node], values: tuple[Any, ...], span: Span | None) -> Node:
