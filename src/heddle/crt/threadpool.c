@@ -25,9 +25,11 @@
 
 #define MAX_THREADS 256
 #define CHUNKS_PER_THREAD 8
-#define SPIN_COLD_NS 30000
+#define SPIN_COLD_NS 50000
 #define SPIN_HOT_NS 200000 /* while a model runs: longer than most serial stretches between loops */
 #define SPIN_JOIN_NS 20000
+#define WAKE_WORTH_NS 60000 /* waking a parked thread can cost the caller 30 us on virtual machines */
+#define PROBE_FROM_CHUNKS 8 /* loops of fewer, perhaps long, chunks wake the workers at once */
 #define WORKER_STACK ((size_t)8 << 20)
 
 /* The job word: generation << 16 | OPEN | WAITING | number of workers inside. */
@@ -128,10 +130,11 @@ int32_t hd_set_num_threads(int32_t count) {
 
 /* ---- running a job --------------------------------------------------------------------------- */
 
-static void drain_share(share *from) {
+/* Runs at most `limit` chunks of a share. */
+static void drain_share(share *from, int64_t limit) {
   const int64_t chunk = THE_POOL.chunk, end = from->end;
   /* The plain load keeps thieves from pushing `next` ever further. */
-  while (atomic_load_explicit(&from->next, memory_order_relaxed) < end) {
+  while (limit-- > 0 && atomic_load_explicit(&from->next, memory_order_relaxed) < end) {
     int64_t begin = atomic_fetch_add_explicit(&from->next, chunk, memory_order_relaxed);
     if (begin >= end) return;
     if (atomic_load_explicit(&THE_POOL.status, memory_order_relaxed) != 0) return;
@@ -147,7 +150,9 @@ static void drain_share(share *from) {
 
 static void take_part(int32_t index) {
   const int32_t count = atomic_load_explicit(&THE_POOL.num_shares, memory_order_relaxed);
-  for (int32_t i = 0; i < count; ++i) drain_share(&THE_POOL.shares[(index + i) % count]);
+  for (int32_t i = 0; i < count; ++i) {
+    drain_share(&THE_POOL.shares[(index + i) % count], INT64_MAX);
+  }
 }
 
 /* Enters the job if it is open, has a share for this worker, and is not the one it was in last.
@@ -282,7 +287,20 @@ static void publish_job(int32_t (*body)(int64_t, int64_t, void *), void *env, in
   uint32_t opened = (word & ~(GENERATION - 1)) + GENERATION;
   atomic_store_explicit(&THE_POOL.job, opened | OPEN, memory_order_release);
   atomic_fetch_add(&THE_POOL.epoch, 1);
-  if (atomic_load(&THE_POOL.parked) > 0) hd_unpark(&THE_POOL.epoch, MAX_THREADS);
+}
+
+/* Spinning workers have seen the job already. Parked ones are woken when it is worth the system
+ * call: after the caller has timed one chunk of many, so that a small loop costs what it costs
+ * serially. */
+static void wake_workers(int64_t extent) {
+  if (atomic_load(&THE_POOL.parked) == 0) return;
+  const int64_t chunks = (extent + THE_POOL.chunk - 1) / THE_POOL.chunk;
+  if (chunks >= PROBE_FROM_CHUNKS) {
+    const int64_t start = hd_now_ns();
+    drain_share(&THE_POOL.shares[0], 1);
+    if ((hd_now_ns() - start) * (chunks - 1) < WAKE_WORTH_NS) return;
+  }
+  hd_unpark(&THE_POOL.epoch, MAX_THREADS);
 }
 
 /* Closes the job and waits for the workers inside. */
@@ -338,6 +356,7 @@ int32_t hd_parallel_for(int32_t (*body)(int64_t, int64_t, void *), void *env, in
   carried.env = env;
   atomic_init(&carried.failed, 0);
   publish_job(carry_error, &carried, extent, (int32_t)(extent < threads ? extent : threads));
+  wake_workers(extent);
   take_part(0);
   join_job();
   int32_t status = atomic_load_explicit(&THE_POOL.status, memory_order_relaxed);

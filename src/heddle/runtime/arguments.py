@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_void_p
 from typing import Any
 
@@ -55,14 +56,13 @@ def _from_number(value: Any, info: TensorInfo) -> np.ndarray | None:
 
 
 class ArgumentFrame:
-    """The C structures of one call, made once and used again.
+    """The C structures of the inputs or outputs of one call, made once and used again.
 
-    Static shapes cost one store per argument: the structure that describes the declared shape is
-    reused when the array has it, and every other array gets a structure of its own, whose
-    mismatches the library then names.
+    An array with the dtype and shape that the argument had in the call before costs one store; any
+    other array gets a new structure. Whether that structure fits the model is for the library to say.
     """
 
-    __slots__ = ("_fast", "_keep", "_model_name", "_structs", "infos", "pointers", "role")
+    __slots__ = ("_borrowed", "_last", "_model_name", "_structs", "infos", "pointers", "role")
 
     def __init__(self, model: ModelInfo, role: str) -> None:
         self.role = role
@@ -70,47 +70,36 @@ class ArgumentFrame:
         self._model_name = model.name
         count = len(self.infos)
         self.pointers = (POINTER(DLTensor) * count)()
-        self._structs: list[DLTensor | None] = []
-        self._fast: list[tuple[np.dtype, tuple[int, ...]] | None] = []
-        self._keep: list[Any] = [None] * count
-        for info in self.infos:
-            if not info.is_static or info.dtype.startswith("code"):
-                self._structs.append(None)
-                self._fast.append(None)
-                continue
-            shape = tuple(int(dim) for dim in info.shape)
-            # A view of one byte has the shape without the memory.
-            dtype = np.dtype(info.dtype)
-            struct = describe(np.empty(shape, dtype) if 0 in shape else _shaped(shape, dtype))
-            self._structs.append(struct)
-            self._fast.append((dtype, shape))
+        self._structs: list[DLTensor | None] = [None] * count
+        self._last: list[tuple[np.dtype, tuple[int, ...]] | None] = [None] * count
+        self._borrowed: list[Any] = []
 
-    def fill(self, values: tuple[Any, ...]) -> None:
-        """Points the structures at the memory of `values`, which the frame keeps until `clear`."""
+    def fill(self, values: Sequence[Any]) -> None:
+        """Points the structures at the memory of `values`, which must live until `clear`."""
         for index, value in enumerate(values):
             array = value._array if type(value) is Tensor else value
-            fast = self._fast[index]
+            last = self._last[index]
             if (
-                fast is not None
+                last is not None
                 and type(array) is np.ndarray
-                and array.dtype == fast[0]
-                and array.shape == fast[1]
-                and array.flags.c_contiguous
+                and array.dtype == last[0]
+                and array.shape == last[1]
+                and (flags := array.flags).c_contiguous
+                and (flags.writeable or self.role == "input")
             ):
-                struct = self._structs[index]
-                struct.data = array.ctypes.data  # type: ignore[union-attr]
-                self._keep[index] = array
+                struct: Any = self._structs[index]
+                struct.data = array.__array_interface__["data"][0]
             else:
-                struct = self._general(index, array)
-            self.pointers[index] = ctypes.pointer(struct)
+                self.pointers[index] = ctypes.pointer(self._describe(index, array))
 
     def clear(self) -> None:
-        """Lets go of the values."""
-        for index in range(len(self._keep)):
-            self._keep[index] = None
+        """Lets go of what was made on behalf of the values."""
+        if self._borrowed:
+            self._borrowed.clear()
 
-    def _general(self, index: int, value: Any) -> DLTensor:
+    def _describe(self, index: int, value: Any) -> DLTensor:
         info = self.infos[index]
+        self._last[index] = None
         if isinstance(value, np.generic):
             value = np.asarray(value)
         elif isinstance(value, (bool, int, float)):
@@ -119,8 +108,10 @@ class ArgumentFrame:
         if isinstance(value, np.ndarray):
             if self.role == "output" and not value.flags.writeable:
                 raise self._error(info, "is read-only")
-            struct = describe(value)
-            self._keep[index] = (value, struct)
+            self._structs[index] = struct = describe(value)
+            self._borrowed.append(value)
+            if type(value) is np.ndarray and value.flags.c_contiguous:
+                self._last[index] = (value.dtype, value.shape)
             return struct
         if not hasattr(value, "__dlpack__"):
             raise self._error(info, f"got {type(value).__name__}, expected {info.dtype} as {_ACCEPTED}")
@@ -128,19 +119,11 @@ class ArgumentFrame:
             capsule, struct = dlpack.capsule_of(value)
         except UserError as error:
             raise self._error(info, error.message) from error
-        self._keep[index] = (value, capsule)
+        self._borrowed.append((value, capsule))
         return struct
 
     def _error(self, info: TensorInfo, text: str) -> UserError:
         return UserError(f"{self._model_name}: {self.role} `{info.name}`: {text}")
-
-
-def _shaped(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array with the strides of a contiguous one of `shape`, over the memory of one element."""
-    strides = [dtype.itemsize] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
-    return np.lib.stride_tricks.as_strided(np.empty(1, dtype), shape, strides)
 
 
 def address(array: ctypes.Array[Any]) -> c_void_p:

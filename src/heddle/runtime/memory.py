@@ -17,7 +17,7 @@ _KEPT_PER_SIZE = 2
 def aligned_bytes(size: int) -> np.ndarray:
     """An uninitialised uint8 array of `size` elements that starts at a multiple of 64 bytes."""
     raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + size]
 
 
@@ -58,7 +58,9 @@ class ResultPool:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
         """An uninitialised array; `size` is its size in bytes."""
         if size < _RECYCLED_FROM:
-            return aligned_bytes(size).view(dtype).reshape(shape)
+            raw = np.empty(size + ALIGNMENT, np.uint8)
+            start = -raw.__array_interface__["data"][0] % ALIGNMENT
+            return np.ndarray(shape, dtype, raw, start)
         with self._lock:
             idle = self._idle[size]
             memory = idle.pop() if idle else None

@@ -71,6 +71,7 @@ class Executable:
         self._results = ResultPool()
         self._num_dims = sum(len(info.shape) for info in self.info.outputs)
         self._static = self._static_outputs()
+        self._counts = (len(self.info.inputs), len(self.info.outputs))
         closer = weakref.finalize(self, _ctypes.dlclose, library._handle)
         closer.atexit = False
 
@@ -139,7 +140,7 @@ class Executable:
         try:
             frame.inputs.fill(values)
             results = self._allocate(frame)
-            frame.outputs.fill(tuple(results))
+            frame.outputs.fill(results)
             self._run(frame)
         finally:
             frame.inputs.clear()
@@ -160,7 +161,7 @@ class Executable:
         frame = self._frames.pop() if self._frames else _Frame(self.info)
         try:
             frame.inputs.fill(values)
-            frame.outputs.fill(tuple(outputs))
+            frame.outputs.fill(outputs)
             self._run(frame)
         finally:
             frame.inputs.clear()
@@ -220,7 +221,8 @@ class Executable:
             raise UserError(f"{self.name}: profile: rounds must be at least 1, got {rounds}")
         frame = _Frame(self.info)
         frame.inputs.fill(self._values(args, named))
-        frame.outputs.fill(tuple(self._allocate(frame)))
+        results = self._allocate(frame)
+        frame.outputs.fill(results)
         kernels = self.info.kernels
         times = np.zeros((rounds, len(kernels)), np.int64)
         counts = np.zeros_like(times)
