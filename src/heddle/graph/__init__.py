@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph level: nodes, the builder, the verifier."""
+
+from heddle.graph.builder import GraphBuilder, is_atom
+from heddle.graph.nodes import (
+    Binding,
+    Branch,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    If,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.graph.registry import resolve_op, set_op_resolver
+
+__all__ = [
+    "Binding",
+    "Branch",
+    "Call",
+    "CallDPS",
+    "Constant",
+    "Function",
+    "GraphBuilder",
+    "GraphExpr",
+    "If",
+    "Tuple",
+    "TupleGetItem",
+    "Var",
+    "is_atom",
+    "resolve_op",
+    "set_op_resolver",
+]

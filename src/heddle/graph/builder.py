@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GraphBuilder`: graph functions in A-normal form, one value after another.
+
+    b = GraphBuilder("main")
+    x = b.param("x", TensorType.of((1, 64), "float32"))
+    y = b.emit(op.relu(op.add(x, 1.0)), name="y")    # nested calls get bindings of their own
+    func = b.finish(y)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from heddle.graph.nodes import (
+    Binding,
+    Branch,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    If,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.ir import TensorType, Type, structural_equal
+from heddle.support import InternalError, UserError
+
+
+def is_atom(value: GraphExpr) -> bool:
+    """Whether a value may stand as an argument: a variable or a constant."""
+    return isinstance(value, (Var, Constant))
+
+
+class GraphBuilder:
+    """Collects the parameters and bindings of one graph function, in order.
+
+    Names are made unique by a suffix; they are for people, variables are objects.
+    """
+
+    def __init__(self, name: str = "main") -> None:
+        self.name = name
+        self.params: list[Var] = []
+        self._scopes: list[list[Binding]] = [[]]
+        self._used_names: dict[str, int] = {}
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """What has been emitted so far into the current branch."""
+        return tuple(self._scopes[-1])
+
+    def fresh_name(self, stem: str) -> str:
+        """`stem`, or `stem_1`, `stem_2`, ...: the first that no value of the function has."""
+        count = self._used_names.get(stem)
+        if count is None:
+            self._used_names[stem] = 0
+            return stem
+        while True:
+            count += 1
+            name = f"{stem}_{count}"
+            if name not in self._used_names:
+                self._used_names[stem] = count
+                self._used_names[name] = 0
+                return name
+
+    def param(self, name: str, type_: Type) -> Var:
+        """A new parameter."""
+        var = Var(self.fresh_name(name), type_)
+        self.params.append(var)
+        return var
+
+    def emit(self, value: GraphExpr, *, name: str | None = None) -> Var:
+        """Bind `value`, and before it whatever is nested in it, and return its variable.
+
+        A variable is returned as it is. `name` is a hint; by default the operator's name.
+        """
+        if isinstance(value, Var):
+            return value
+        flat = value.map(self.atom)
+        var = Var(self.fresh_name(name or _stem(flat)), flat.type, span=value.span)
+        self._scopes[-1].append(Binding(flat, var, span=value.span))
+        return var
+
+    def atom(self, value: GraphExpr) -> GraphExpr:
+        """`value` as a variable or a constant, bound when it is neither."""
+        return value if not isinstance(value, GraphExpr) or is_atom(value) else self.emit(value)
+
+    def emit_if(
+        self,
+        condition: GraphExpr,
+        then: Callable[[], GraphExpr],
+        otherwise: Callable[[], GraphExpr],
+        *,
+        name: str = "if",
+    ) -> Var:
+        """Bind a conditional; each callable emits into its own branch and returns the result.
+
+        Raises `UserError` when the condition is no scalar bool or the branches' types differ.
+        """
+        where = self.atom(condition)
+        type_ = where.type
+        if not (isinstance(type_, TensorType) and type_.ndim == 0 and type_.dtype.is_bool):
+            raise UserError("the condition of `if` must be a scalar bool", span=where.span)
+        first, second = self._branch(then), self._branch(otherwise)
+        if not structural_equal(first.result.type, second.result.type):
+            raise UserError("the branches of `if` give different types", span=where.span)
+        value = If(where, first, second, first.result.type)
+        var = Var(self.fresh_name(name), value.type)
+        self._scopes[-1].append(Binding(value, var))
+        return var
+
+    def _branch(self, body: Callable[[], GraphExpr]) -> Branch:
+        self._scopes.append([])
+        try:
+            result = self._result(body())
+        finally:
+            bindings = self._scopes.pop()
+        return Branch(tuple(bindings), result)
+
+    def _result(self, value: GraphExpr) -> GraphExpr:
+        return value.map(self.atom) if isinstance(value, Tuple) else self.atom(value)
+
+    def finish(
+        self, result: GraphExpr, *, attrs: Mapping[str, object] | None = None
+    ) -> Function:
+        """The function that returns `result` (a value or a `Tuple` of values). Its attribute
+        "name" is the builder's name."""
+        if len(self._scopes) != 1:
+            raise InternalError("finish inside a branch")
+        final = self._result(result)
+        return Function(
+            tuple(self.params),
+            tuple(self._scopes[0]),
+            final,
+            {"name": self.name, **(attrs or {})},
+        )
+
+
+def _stem(value: GraphExpr) -> str:
+    if isinstance(value, (Call, CallDPS)):
+        return str(value.callee.name)
+    if isinstance(value, TupleGetItem):
+        stem = value.value.name if isinstance(value.value, Var) else "item"
+        return f"{stem}_{value.index}"
+    return type(value).__name__.lower()

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How lower floors find operators by name: the operator library registers its lookup here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from heddle.support import InternalError
+
+_resolver: Callable[[str], Any] | None = None
+
+
+def set_op_resolver(resolver: Callable[[str], Any]) -> None:
+    """Called by the operator library when it is imported."""
+    global _resolver
+    _resolver = resolver
+
+
+def resolve_op(name: str) -> Any:
+    """The operator `name`, as `Call.callee` holds it; `UserError` when there is none."""
+    if _resolver is None:
+        raise InternalError("no operator library is loaded; import heddle.op first")
+    return _resolver(name)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the declarations of operators share: shapes, axes, broadcasting, half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from heddle import te
+from heddle.ir import DType, TensorType, structural_equal
+from heddle.ir.expr import Expr, ExprLike, as_expr, as_int, cast, const
+from heddle.op.attribute import Dims
+from heddle.support import UserError
+
+Shape = tuple[Expr, ...]
+
+
+# -- dimensions ------------------------------------------------------------------------------
+
+
+def same_dim(a: Expr, b: Expr) -> bool:
+    """Whether two dimensions are provably equal."""
+    if a is b:
+        return True
+    left, right = as_int(a), as_int(b)
+    if left is not None and right is not None:
+        return left == right
+    if structural_equal(a, b):
+        return True
+    from heddle.arith import Analyzer  # only symbolic shapes need the analysis, few models do
+
+    return bool(Analyzer().can_prove_equal(a, b))
+
+
+def simplify_dim(dim: Expr) -> Expr:
+    """A dimension in its simplest form."""
+    if as_int(dim) is not None:
+        return dim
+    from heddle.arith import Analyzer  # see same_dim
+
+    return Analyzer().simplify(dim)
+
+
+def same_shape(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    """Whether two shapes are provably equal."""
+    return len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))
+
+
+def show_shape(shape: Sequence[object]) -> str:
+    """`(1, n, 4)` for messages."""
+    return f"({', '.join(show_dim(dim) for dim in shape)}{',' if len(shape) == 1 else ''})"
+
+
+def show_dim(dim: object) -> str:
+    """A dimension for messages."""
+    if not isinstance(dim, Expr):
+        return str(dim)
+    number = as_int(dim)
+    return str(number) if number is not None else str(getattr(dim, "name", dim))
+
+
+def as_dims(dims: Dims) -> Shape:
+    """An attribute of dimensions as expressions."""
+    return tuple(as_expr(dim) for dim in dims)
+
+
+def plain_dims(shape: Iterable[Expr]) -> Dims:
+    """A shape as an attribute: integers where known."""
+    result = []
+    for dim in shape:
+        number = as_int(dim)
+        result.append(dim if number is None else number)
+    return tuple(result)
+
+
+def product(dims: Iterable[ExprLike]) -> Expr:
+    """The product of dimensions, 1 for none."""
+    result: Expr = const(1)
+    for dim in dims:
+        result = result * dim
+    return result
+
+
+def ceil_div(a: ExprLike, b: int) -> Expr:
+    """`a / b` rounded up."""
+    return as_expr(a) if b == 1 else (as_expr(a) + (b - 1)) // b
+
+
+# -- axes and ranks --------------------------------------------------------------------------
+
+
+def normal_axis(axis: int, ndim: int, what: str = "axis") -> int:
+    """`axis` counted from the front; `UserError` when there is no such axis."""
+    if not -ndim <= axis < ndim:
+        raise UserError(f"{what} {axis} is out of range for a tensor of {ndim} dimensions")
+    return axis % ndim
+
+
+def normal_axes(axes: Iterable[int] | None, ndim: int) -> tuple[int, ...]:
+    """Axes counted from the front, ascending, each once; None stands for all."""
+    if axes is None:
+        return tuple(range(ndim))
+    normal = [normal_axis(axis, ndim) for axis in axes]
+    if len(set(normal)) != len(normal):
+        raise UserError(f"axes {tuple(axes)} name an axis twice")
+    return tuple(sorted(normal))
+
+
+def require_ndim(type_: TensorType, name: str, least: int, most: int | None = None) -> None:
+    """`UserError` unless the rank lies in [least, most] (no limit for None)."""
+    if type_.ndim < least or (most is not None and type_.ndim > most):
+        wanted = f"{least}" if most == least else f"{least} to {most}" if most else f"{least} or more"
+        raise UserError(
+            f"argument `{name}` has shape {show_shape(type_.shape)}, expected {wanted} dimensions"
+        )
+
+
+def require_shape(type_: TensorType, name: str, shape: Sequence[ExprLike]) -> None:
+    """`UserError` unless the tensor provably has this shape."""
+    wanted = tuple(as_expr(dim) for dim in shape)
+    if not same_shape(type_.shape, wanted):
+        raise UserError(
+            f"argument `{name}` has shape {show_shape(type_.shape)}, expected {show_shape(wanted)}"
+        )
+
+
+def require_same_dtype(first: TensorType, *others: TensorType | None) -> None:
+    """`UserError` unless all (present) tensors have one dtype."""
+    for other in others:
+        if other is not None and other.dtype is not first.dtype:
+            raise UserError(f"arguments have dtypes {first.dtype} and {other.dtype}, expected equal")
+
+
+# -- broadcasting ----------------------------------------------------------------------------
+
+
+def broadcast_shapes(*shapes: Sequence[Expr]) -> Shape:
+    """The shape that numpy's broadcasting gives; symbolic dimensions must be provably equal."""
+    ndim = max((len(shape) for shape in shapes), default=0)
+    result: list[Expr] = []
+    for position in range(-ndim, 0):
+        dim: Expr = const(1)
+        for shape in shapes:
+            if len(shape) < -position:
+                continue
+            other = shape[position]
+            if as_int(other) == 1 or same_dim(dim, other):
+                continue
+            if as_int(dim) != 1:
+                shown = " and ".join(show_shape(s) for s in shapes)
+                raise UserError(
+                    f"shapes {shown} do not broadcast: dimension {position} is "
+                    f"{show_dim(dim)} and {show_dim(other)}"
+                )
+            dim = other
+        result.append(dim)
+    return tuple(result)
+
+
+def broadcast_load(tensor: te.Tensor, indices: Sequence[Expr]) -> Expr:
+    """The element of `tensor` that broadcasting brings to `indices` (aligned at the end)."""
+    own = indices[len(indices) - tensor.ndim :]
+    zero = const(0)
+    return tensor[
+        tuple(
+            zero if as_int(dim) == 1 else index
+            for dim, index in zip(tensor.shape, own, strict=True)
+        )
+    ]
+
+
+# -- precision -------------------------------------------------------------------------------
+
+
+def is_half(dtype: DType) -> bool:
+    """Whether arithmetic in `dtype` is done in float32."""
+    return dtype.is_float and dtype.bits == 16
+
+
+def wide(value: Expr) -> Expr:
+    """A half precision value as float32; others pass through."""
+    return cast(value, "float32") if is_half(value.dtype) else value
+
+
+def accumulator_dtype(dtype: DType) -> DType:
+    """The dtype in which sums of `dtype` are kept."""
+    return DType.of("float32") if is_half(dtype) else dtype
+
+
+def cast_tensor(tensor: te.Tensor, dtype: DType) -> te.Tensor:
+    """`tensor` converted to `dtype`; itself when it is that already."""
+    if tensor.dtype is dtype:
+        return tensor
+    return te.compute(tensor.shape, lambda *i: cast(tensor[i], dtype), name=f"{tensor.name}_cast")
+
+
+def elementwise(tensor: te.Tensor, function: object, name: str) -> te.Tensor:
+    """`function` of every element, in float32 for half precision; result in the tensor's dtype
+    (bool stays bool)."""
+    assert callable(function)
+
+    def body(*i: Expr) -> Expr:
+        value = function(wide(tensor[i]))
+        return value if value.dtype.is_bool else cast(value, tensor.dtype)
+
+    return te.compute(tensor.shape, body, name=name)
+
+
+def vectorized(function: object) -> np.ufunc:
+    """A Python function of a float as a reference on arrays."""
+    return np.vectorize(function, otypes=[np.float64])  # type: ignore[return-value, call-overload, no-any-return]
