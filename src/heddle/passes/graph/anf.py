@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What graph passes share: rewriting functions in A-normal form, front to back.
+
+A pass walks the bindings in order and emits new ones into a `Rewriter`, which knows how each new
+variable is defined, so that a rule at a call can look back through the calls that feed it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from heddle.graph.nodes import (
+    Binding,
+    Branch,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    If,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.ir.dtype import DType
+from heddle.ir.expr import (
+    Add,
+    BinaryExpr,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    IntImm,
+    Max,
+    Min,
+    Mul,
+    Sub,
+    as_int,
+)
+from heddle.ir.expr import Var as Symbol
+from heddle.ir.module import GlobalVar, IRModule
+from heddle.ir.structural import structural_equal
+from heddle.ir.types import TensorType
+from heddle.ir.walk import post_order
+
+NOMINAL: Final = 128
+"""What a symbolic dimension counts where a heuristic needs a number."""
+
+_ARITHMETIC: Final[Mapping[type, Callable[[int, int], int]]] = {
+    Add: operator.add,
+    Sub: operator.sub,
+    Mul: operator.mul,
+    FloorDiv: lambda a, b: a // b if b else 0,
+    FloorMod: lambda a, b: a % b if b else 0,
+    Min: min,
+    Max: max,
+}
+
+FunctionRewrite = Callable[[Function], Function]
+
+
+def is_primitive(function: object) -> bool:
+    """Whether a function of the module is one kernel, made by the pass `fuse`."""
+    return isinstance(function, Function) and bool(function.attrs.get("primitive"))
+
+
+def map_functions(module: IRModule, rewrite: FunctionRewrite) -> IRModule:
+    """The module with `rewrite` applied to its graph functions, kernels excepted."""
+    changed = {
+        name: rewrite(function)
+        for name, function in module.functions.items()
+        if isinstance(function, Function) and not is_primitive(function)
+    }
+    return module.with_functions(changed)
+
+
+def atoms_of(value: GraphExpr) -> Iterator[GraphExpr]:
+    """The variables and constants that a bound value or a result uses directly; those of the
+    branches of an `If` are included."""
+    if isinstance(value, (Var, Constant)):
+        yield value
+    elif isinstance(value, (Call, CallDPS)):
+        for item in value.args:
+            yield from atoms_of(item)
+    elif isinstance(value, Tuple):
+        for item in value.fields:
+            yield from atoms_of(item)
+    elif isinstance(value, TupleGetItem):
+        yield from atoms_of(value.value)
+    elif isinstance(value, If):
+        yield from atoms_of(value.condition)
+        for branch in (value.then, value.otherwise):
+            for binding in branch.bindings:
+                yield from atoms_of(binding.value)
+            yield from atoms_of(branch.result)
+
+
+def use_counts(function: Function) -> Counter[Var]:
+    """How often each variable is used; the result of the function counts."""
+    counts: Counter[Var] = Counter()
+    for binding in function.bindings:
+        counts.update(item for item in atoms_of(binding.value) if isinstance(item, Var))
+    counts.update(item for item in atoms_of(function.result) if isinstance(item, Var))
+    return counts
+
+
+def op_name(value: object) -> str:
+    """The name of the operator that an expression calls, "" for anything else."""
+    if isinstance(value, Call) and not isinstance(value.callee, GlobalVar):
+        return str(value.callee.name)
+    return ""
+
+
+def tensor_type(value: GraphExpr) -> TensorType | None:
+    """The type of a tensor; None for tuples."""
+    return value.type if isinstance(value.type, TensorType) else None
+
+
+def shape_of(value: GraphExpr) -> tuple[Expr, ...]:
+    """The dimensions of a tensor."""
+    assert isinstance(value.type, TensorType)
+    return value.type.shape
+
+
+def static_shape(value: GraphExpr) -> tuple[int, ...] | None:
+    """The dimensions of a tensor as integers, or None."""
+    return value.type.static_shape if isinstance(value.type, TensorType) else None
+
+
+def same_shape(left: tuple[Expr, ...], right: tuple[Expr, ...]) -> bool:
+    """Whether two shapes are equal for certain."""
+    if len(left) != len(right):
+        return False
+    return all(same_dim(a, b) for a, b in zip(left, right, strict=True))
+
+
+def same_dim(left: Expr, right: Expr) -> bool:
+    """Whether two dimensions are equal for certain."""
+    if left is right:
+        return True
+    a, b = as_int(left), as_int(right)
+    if a is not None or b is not None:
+        return a == b
+    return structural_equal(left, right)
+
+
+def same_type(left: GraphExpr, right: GraphExpr) -> bool:
+    """Whether two values are tensors of one shape and dtype."""
+    a, b = tensor_type(left), tensor_type(right)
+    if a is None or b is None:
+        return False
+    return a.dtype is b.dtype and same_shape(a.shape, b.shape)
+
+
+def scalar_value(value: object) -> float | int | bool | None:
+    """The number that a constant of one element (or one value throughout) holds, or None."""
+    if not isinstance(value, Constant) or value.data.size == 0:
+        return None
+    data = value.data.reshape(-1)
+    if data.size > 1 and (data.size > 4096 or not bool((data == data[0]).all())):
+        return None
+    number: float | int | bool = data[0].item() if data.dtype != object else data[0]
+    return number
+
+
+def constant_like(number: float | np.ndarray, dtype: DType) -> Constant:
+    """A constant of `dtype`."""
+    return Constant(np.asarray(number).astype(dtype.numpy))
+
+
+class Rewriter:
+    """The function under construction.
+
+    `emit(value)` binds a value and returns its variable. `definition(atom)` is the value that a
+    variable of the new function is bound to. `uses(var)` is how often the function had used the
+    variable that `var` stands for: a rule that swallows a definition asks for one use.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.bindings: list[Binding] = []
+        self.counts = use_counts(function)
+        self._definitions: dict[Var, GraphExpr] = {}
+        self._values: dict[Var, GraphExpr] = {}
+
+    def emit(self, value: GraphExpr, *, like: Var | None = None, name: str = "") -> GraphExpr:
+        """Bind `value` and return its variable (atoms are returned as they are).
+
+        like: the variable of the old function that it computes; its name, span and number of uses
+        carry over. name: for a new value.
+        """
+        if isinstance(value, (Var, Constant, Tuple)):
+            return value
+        stem = like.name if like is not None else name or op_name(value) or "v"
+        if like is not None and like.type is value.type:
+            var = like
+        else:
+            span = value.span if like is None else like.span or value.span
+            var = Var(stem, value.type, span=span)
+        self.counts[var] = 1 if like is None else self.counts[like]
+        self._definitions[var] = value
+        self.bindings.append(Binding(value, var, span=value.span))
+        return var
+
+    def keep(self, binding: Binding) -> None:
+        """Take over a binding as it is."""
+        self._definitions[binding.var] = binding.value
+        self.bindings.append(binding)
+
+    def alias(self, var: Var, value: GraphExpr) -> None:
+        """Let `value` take the place of the variable `var` of the old function."""
+        self._values[var] = value
+        if isinstance(value, Var) and value is not var:
+            self.counts[value] += self.counts[var] - 1
+
+    def resolve(self, value: Any) -> Any:
+        """An expression of the old function with the variables of the new one."""
+        if isinstance(value, Var):
+            return self._values.get(value, value)
+        if isinstance(value, If):
+            return value.map(self._resolve_deep)
+        return value.map(self.resolve)
+
+    def _resolve_deep(self, child: Any) -> Any:
+        if not isinstance(child, Branch):
+            return self.resolve(child)
+        return child.map(
+            lambda item: (
+                item.replace(value=self.resolve(item.value))
+                if isinstance(item, Binding)
+                else self.resolve(item)
+            )
+        )
+
+    def definition(self, atom: object) -> GraphExpr | None:
+        """What a variable of the new function is bound to; None for parameters and constants."""
+        return self._definitions.get(atom) if isinstance(atom, Var) else None
+
+    def defining_call(self, atom: object, name: str, *, single_use: bool = True) -> Call | None:
+        """The call of operator `name` that defines `atom`, if that is its definition (and, with
+        `single_use`, nothing else uses it)."""
+        value = self.definition(atom)
+        if not isinstance(value, Call) or op_name(value) != name:
+            return None
+        return value if not single_use or self.counts[atom] == 1 else None  # type: ignore[index]
+
+    def finish(self) -> Function:
+        """The new function; the old one when nothing changed."""
+        old = self.function
+        result = self.resolve(old.result)
+        same = len(self.bindings) == len(old.bindings) and all(
+            new is was for new, was in zip(self.bindings, old.bindings, strict=True)
+        )
+        if same and result is old.result:
+            return old
+        return old.replace(bindings=tuple(self.bindings), result=result)
+
+    def copy_binding(self, binding: Binding) -> GraphExpr:
+        """Emit a binding of the old function, its arguments resolved; returns its variable."""
+        value = self.resolve(binding.value)
+        if value is binding.value:
+            self.keep(binding)
+            return binding.var
+        new = self.emit(value, like=binding.var)
+        self.alias_new(binding.var, new)
+        return new
+
+    def alias_new(self, var: Var, new: GraphExpr) -> None:
+        """Let `new`, emitted with `like=var`, take the place of `var`."""
+        if new is not var:
+            self._values[var] = new
+
+
+def free_symbols(types: Iterable[TensorType]) -> list[Symbol]:
+    """The symbolic dimensions in types, in order of first occurrence."""
+    seen: dict[Symbol, None] = {}
+    for item in types:
+        for dim in item.shape:
+            if as_int(dim) is None:
+                seen.update(dict.fromkeys(n for n in post_order(dim) if isinstance(n, Symbol)))
+    return list(seen)
+
+
+def nominal_value(dim: Expr) -> int:
+    """The value of a dimension, where every symbol counts `NOMINAL`: only for heuristics."""
+    number = as_int(dim)
+    if number is not None:
+        return number
+    values: dict[Any, int] = {}
+    for item in post_order(dim):
+        if isinstance(item, IntImm):
+            values[item] = item.value
+        elif isinstance(item, BinaryExpr) and type(item) in _ARITHMETIC:
+            values[item] = _ARITHMETIC[type(item)](values[item.a], values[item.b])
+        else:
+            inner = item.children()
+            values[item] = values[inner[0]] if len(inner) == 1 else NOMINAL
+    return values[dim]
+
+
+def nominal_size(dims: Iterable[Expr]) -> int:
+    """The product of dimensions by `nominal_value`."""
+    return math.prod(nominal_value(dim) for dim in dims)

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn primitive graph functions into loop functions.
+
+    main:  z = conv_relu(x, w)                      main:  z = call_dps(conv_relu, (x, w))
+    conv_relu(x, w):  y = conv(x, w)         ->     conv_relu: PrimFunc(x, w, z) with blocks
+                      return relu(y)                           "conv" and "relu"
+
+Each operator's "compute" rule gives the tensor expressions; scalar constants become immediates.
+Loop functions of equal structure become one. Afterwards the bindings of `main` are calls in
+destination-passing style, views and tuples, and every result is a value of its own: a result that
+is an input, a constant or a second use of another result is copied by a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from heddle import te
+from heddle.graph.nodes import (
+    Binding,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    If,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.ir.dtype import DType
+from heddle.ir.expr import Expr, as_int, const
+from heddle.ir.module import BaseFunc, GlobalVar, IRModule
+from heddle.ir.structural import structural_hash
+from heddle.ir.types import TensorType, TupleType
+from heddle.ir.walk import post_order, rewrite
+from heddle.passes.graph.anf import is_primitive, op_name
+from heddle.passes.graph.fuse import is_view
+from heddle.passes.graph.inplace import inplace_pairs
+from heddle.support import InternalError, UserError
+from heddle.te.tensor import Reduce, TensorElement
+from heddle.tir.build import shape_symbols
+from heddle.tir.nodes import PrimFunc
+
+
+def lower(module: IRModule) -> IRModule:
+    """Turn primitive graph functions into loop functions, equal ones into one."""
+    lowering = _Lowering(module)
+    for name, function in module.functions.items():
+        if isinstance(function, Function) and not is_primitive(function):
+            lowering.functions[name] = lowering.rewrite(function)
+    removed: dict[str, BaseFunc | None] = {
+        name: None for name, function in module.functions.items() if is_primitive(function)
+    }
+    return module.with_functions({**removed, **lowering.functions})
+
+
+class _Lowering:
+    def __init__(self, module: IRModule) -> None:
+        self.module = module
+        self.functions: dict[str, BaseFunc] = {}
+        self.taken = {name for name in module if not is_primitive(module[name])}
+        self.by_structure: dict[str, GlobalVar] = {}
+        self.by_primitive: dict[str, tuple[GlobalVar, tuple[Expr, ...]]] = {}
+
+    # -- main --------------------------------------------------------------------------------
+
+    def rewrite(self, function: Function) -> Function:
+        """`function` with calls of loop functions, and results that are values of their own."""
+        bindings = [self._binding(binding) for binding in function.bindings]
+        fields, wrap = _result_fields(function.result)
+        owners = {
+            binding.var: binding.value for binding in bindings if not _is_kernel(binding.value)
+        }
+        used: set[GraphExpr] = set()
+        results = []
+        for item in fields:
+            root = _root(item, owners)
+            if root in used or root in function.params or isinstance(root, Constant):
+                copied = self._copy(item)
+                bindings.append(copied)
+                item = root = copied.var
+            used.add(root)
+            results.append(item)
+        result = Tuple(tuple(results)) if wrap else results[0]
+        unchanged = all(new is old for new, old in zip(results, fields, strict=True))
+        return function.replace(
+            bindings=tuple(bindings), result=function.result if unchanged else result
+        )
+
+    def _binding(self, binding: Binding) -> Binding:
+        value = binding.value
+        if isinstance(value, Call) and isinstance(value.callee, GlobalVar):
+            callee = self.module.functions.get(value.callee.name)
+            if callee is None or not is_primitive(callee):
+                raise UserError(
+                    f"`{value.callee.name}` is called but not inlined: calls of graph functions "
+                    "cannot be lowered",
+                    span=value.span,
+                )
+            assert isinstance(callee, Function)
+            kernel, symbols = self._kernel(value.callee.name, callee)
+            attrs = {**value.attrs, "symbols": symbols}
+            lowered = CallDPS(kernel, value.args, value.type, attrs, span=value.span)
+            return binding.replace(value=lowered)
+        if isinstance(value, If):
+            raise UserError("control flow cannot be lowered yet: `If`", span=value.span)
+        if op_name(value) and not is_view(value):
+            raise InternalError(f"op.{op_name(value)} in `main` outside of a kernel")
+        return binding
+
+    def _kernel(self, name: str, function: Function) -> tuple[GlobalVar, tuple[Expr, ...]]:
+        found = self.by_primitive.get(name)
+        if found is None:
+            found = self.by_primitive[name] = self._register(name, lower_primitive(function))
+        return found
+
+    def _register(self, name: str, func: PrimFunc) -> tuple[GlobalVar, tuple[Expr, ...]]:
+        """The kernel equal to `func` (added under `name` if new) and `func`'s own symbols."""
+        symbols: tuple[Expr, ...] = tuple(shape_symbols(func))
+        key = structural_hash(func)
+        if key not in self.by_structure:
+            unique, count = name, 0
+            while unique in self.taken:
+                count += 1
+                unique = f"{name}_{count}"
+            self.taken.add(unique)
+            self.functions[unique] = func.replace(attrs={**func.attrs, "name": unique})
+            self.by_structure[key] = GlobalVar(unique)
+        return self.by_structure[key], symbols
+
+    def _copy(self, value: GraphExpr) -> Binding:
+        assert isinstance(value.type, TensorType)
+        source = te.placeholder(value.type.shape, value.type.dtype, name="x")
+        func = te.create_prim_func([source, _copy_of(source)], name="kernel")
+        kernel, symbols = self._register("copy", func)
+        stem = value.name if isinstance(value, Var) else "result"
+        var = Var(f"{stem}_copy", value.type, span=value.span)
+        attrs = {"label": var.name, "symbols": symbols}
+        return Binding(CallDPS(kernel, (value,), value.type, attrs), var)
+
+
+def _result_fields(result: GraphExpr) -> tuple[tuple[GraphExpr, ...], bool]:
+    return (result.fields, True) if isinstance(result, Tuple) else ((result,), False)
+
+
+def _is_kernel(value: GraphExpr) -> bool:
+    return isinstance(value, CallDPS)
+
+
+def _root(value: GraphExpr, owners: Mapping[Var, GraphExpr]) -> GraphExpr:
+    """The variable or constant whose memory `value` is: views, tuples and aliases looked through.
+    Fields of a kernel's tuple are memory of their own."""
+    while isinstance(value, Var) and value in owners:
+        definition = owners[value]
+        if is_view(definition):
+            assert isinstance(definition, Call)
+            value = definition.args[0]
+        elif isinstance(definition, TupleGetItem):
+            source = definition.value
+            inner = owners.get(source) if isinstance(source, Var) else source
+            if not isinstance(inner, Tuple):
+                return value
+            value = inner.fields[definition.index]
+        else:
+            value = definition
+    return value
+
+
+# -- one kernel -----------------------------------------------------------------------------------
+
+
+def lower_primitive(function: Function) -> PrimFunc:
+    """The loop function of one kernel: parameters are those of `function`, then its results.
+
+    Attributes: "flops" (arithmetic on floats), "bytes" (sizes of all parameters), both integers or
+    expressions of the symbols; "inplace": pairs (input, output) of parameter positions which may
+    be the same memory.
+    """
+    tensors: dict[GraphExpr, tuple[te.Tensor, ...]] = {}
+    params = []
+    for position, param in enumerate(function.params):
+        if not isinstance(param.type, TensorType):
+            raise UserError(f"kernel parameter `{param.name}` is a tuple", span=param.span)
+        tensor = te.placeholder(param.type.shape, param.type.dtype, name=f"p{position}")
+        params.append(tensor)
+        tensors[param] = (tensor,)
+    immediates: dict[te.Tensor, Expr] = {}
+    for binding in function.bindings:
+        tensors[binding.var] = _lower_value(binding.value, tensors, immediates)
+    outputs = [t for item in _result_fields(function.result)[0] for t in tensors[item]]
+    outputs = _inline_immediates(outputs, immediates)
+    outputs = [
+        _copy_of(tensor) if tensor.body is None or tensor in outputs[:at] else tensor
+        for at, tensor in enumerate(outputs)
+    ]
+    _check_types(function, outputs)
+    func = te.create_prim_func([*params, *outputs], name="kernel")
+    attrs: dict[str, object] = {"flops": _flops(outputs), "bytes": _bytes([*params, *outputs])}
+    pairs = inplace_pairs(func, len(params))
+    if pairs:
+        attrs["inplace"] = pairs
+    return func.replace(attrs={**func.attrs, **attrs})
+
+
+def _lower_value(
+    value: GraphExpr,
+    tensors: Mapping[GraphExpr, tuple[te.Tensor, ...]],
+    immediates: dict[te.Tensor, Expr],
+) -> tuple[te.Tensor, ...]:
+    if isinstance(value, TupleGetItem):
+        return (tensors[value.value][value.index],)
+    if not op_name(value):
+        raise InternalError(f"a kernel holds a {type(value).__name__}")
+    assert isinstance(value, Call)
+    args = []
+    for item in value.args:
+        if isinstance(item, Constant):
+            args.append(_scalar(item, immediates))
+        else:
+            args.extend(tensors[item])
+    if not value.callee.has_rule("compute"):
+        raise UserError(f"op.{op_name(value)} has no kernel: it cannot be compiled yet")
+    result: tuple[te.Tensor, ...] = value.callee.compute(args, value.attrs)
+    return result
+
+
+def _scalar(constant: Constant, immediates: dict[te.Tensor, Expr]) -> te.Tensor:
+    """A placeholder that stands for a constant of one element until it becomes an immediate."""
+    if constant.data.size != 1:
+        raise InternalError(f"a kernel holds a constant of shape {constant.data.shape}")
+    tensor = te.placeholder(constant.data.shape, DType.of(constant.data.dtype), name="constant")
+    number = constant.data.reshape(-1)[0]
+    immediates[tensor] = const(
+        float(number) if tensor.dtype.is_float else int(number), tensor.dtype
+    )
+    return tensor
+
+
+def _copy_of(source: te.Tensor) -> te.Tensor:
+    return te.compute(source.shape, lambda *i: source[i], name="copy")
+
+
+def _inline_immediates(
+    outputs: Sequence[te.Tensor], immediates: Mapping[te.Tensor, Expr]
+) -> list[te.Tensor]:
+    """The tensors with every element of the placeholders in `immediates` replaced by its value."""
+    made: dict[te.Tensor, te.Tensor] = {}
+
+    def to_value(element: TensorElement) -> Expr:
+        found = immediates.get(element.tensor)
+        if found is not None:
+            return found
+        new = made[element.tensor]
+        return element if new is element.tensor else TensorElement(new, element.indices)
+
+    for tensor in _reachable(outputs):
+        if tensor in immediates:
+            value = immediates[tensor]
+            made[tensor] = te.compute(tensor.shape, lambda *i, value=value: value, name="constant")
+        elif tensor.body is None:
+            made[tensor] = tensor
+        else:
+            body = rewrite(tensor.body, {TensorElement: to_value})
+            same = body is tensor.body
+            made[tensor] = (
+                tensor
+                if same
+                else te.Tensor(tensor.shape, tensor.dtype, tensor.name, tensor.axis, body)
+            )
+    return [made[tensor] for tensor in outputs]
+
+
+def _reachable(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    """All tensors that `outputs` are computed from, sources first."""
+    order: dict[te.Tensor, None] = {}
+    stack = [(tensor, False) for tensor in reversed(outputs)]
+    while stack:
+        tensor, expanded = stack.pop()
+        if tensor in order:
+            continue
+        if expanded or tensor.body is None:
+            order[tensor] = None
+            continue
+        stack.append((tensor, True))
+        found = [e.tensor for e in post_order(tensor.body) if isinstance(e, TensorElement)]
+        stack.extend((source, False) for source in reversed(found))
+    return list(order)
+
+
+def _check_types(function: Function, outputs: Sequence[te.Tensor]) -> None:
+    result = function.result.type
+    types = result.fields if isinstance(result, TupleType) else (result,)
+    for expected, tensor in zip(types, outputs, strict=True):
+        assert isinstance(expected, TensorType)
+        shape = tuple(as_int(dim) for dim in tensor.shape)
+        wanted = tuple(as_int(dim) for dim in expected.shape)
+        if (
+            tensor.dtype is not expected.dtype
+            or len(shape) != len(wanted)
+            or any(
+                a is not None and b is not None and a != b
+                for a, b in zip(shape, wanted, strict=True)
+            )
+        ):
+            ops = ", ".join(op_name(binding.value) for binding in function.bindings)
+            raise InternalError(
+                f"kernel of {ops}: the computation gives {tensor.dtype} {shape}, "
+                f"the inferred type is {expected.dtype} {wanted}"
+            )
+
+
+def _product(dims: Sequence[Expr]) -> Expr:
+    total: Expr = const(1)
+    for dim in dims:
+        total = total * dim
+    return total
+
+
+def _attribute(value: Expr) -> object:
+    """An integer where the value is known, so that attributes stay plain."""
+    number = as_int(value)
+    return value if number is None else number
+
+
+def _bytes(tensors: Sequence[te.Tensor]) -> object:
+    total: Expr = const(0)
+    for tensor in tensors:
+        total = total + _product(tensor.shape) * tensor.dtype.nbytes
+    return _attribute(total)
+
+
+def _flops(outputs: Sequence[te.Tensor]) -> object:
+    total: Expr = const(0)
+    for tensor in _reachable(outputs):
+        if tensor.body is None or not tensor.dtype.is_float:
+            continue
+        body = tensor.body
+        source = body.source if isinstance(body, Reduce) else body
+        count = sum(
+            1
+            for e in post_order(source)
+            if e.dtype.is_float and _is_arithmetic(e)  # type: ignore[attr-defined]
+        )
+        domain = _product(tensor.shape)
+        if isinstance(body, Reduce):
+            domain = domain * _product([axis.extent for axis in body.axes])
+            count += 1
+        total = total + domain * count
+    return _attribute(total)
+
+
+def _is_arithmetic(expr: object) -> bool:
+    return type(expr).__name__ in _ARITHMETIC
+
+
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Min", "Max", "Call"})
