@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Buffers become one-dimensional, indices become offsets.
+
+    A: Buffer((n, 64))   A[i, j]   ->   A: Buffer((n * 64,))   A[i * 64 + j]
+
+Symbolic dimensions of the parameters become explicit scalar parameters, last and in the order of
+`shape_symbols`, so that the signature stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heddle.ir.expr import Add, Expr, Mul, cast, const
+from heddle.ir.walk import pre_order, rewrite
+from heddle.passes.tir.ramps import broadcast, widen
+from heddle.support import InternalError
+from heddle.tir.build import row_major_strides, shape_symbols
+from heddle.tir.nodes import Allocate, Buffer, BufferLoad, BufferStore, PrimFunc
+
+
+def flatten(func: PrimFunc) -> PrimFunc:
+    """`func` with one-dimensional buffers."""
+    buffers = [param for param in func.params if isinstance(param, Buffer)]
+    buffers += [n.buffer for n in pre_order(func.body) if isinstance(n, Allocate)]
+    flat = {buffer: _flat_buffer(buffer) for buffer in buffers}
+    strides = {buffer: strides_of(buffer) for buffer in buffers}
+
+    def index(buffer: Buffer, indices: Sequence[Expr]) -> Expr:
+        if buffer not in flat:
+            raise InternalError(f"buffer `{buffer.name}` is used but neither parameter nor local")
+        return _offset(indices, strides[buffer])
+
+    def load(found: BufferLoad) -> BufferLoad:
+        return BufferLoad(flat[found.buffer], (index(found.buffer, found.indices),))
+
+    def store(found: BufferStore) -> BufferStore:
+        offset = index(found.buffer, found.indices)
+        value = broadcast(found.value, offset.dtype.lanes)
+        return BufferStore(flat[found.buffer], value, (offset,))
+
+    body = rewrite(func.body, {BufferLoad: load, BufferStore: store}, memo=dict(flat))
+    scalars = [param for param in func.params if not isinstance(param, Buffer)]
+    pointers = [flat[param] for param in func.params if isinstance(param, Buffer)]
+    params = (*pointers, *scalars, *shape_symbols(func))
+    return func.replace(params=params, body=body)
+
+
+def verify_flat(func: PrimFunc) -> None:
+    """Raise `InternalError` when an access has more than one index."""
+    for found in pre_order(func.body):
+        if isinstance(found, (BufferLoad, BufferStore)) and len(found.indices) != 1:
+            raise InternalError(f"access of buffer `{found.buffer.name}` is not flat")
+
+
+def strides_of(buffer: Buffer) -> tuple[Expr, ...]:
+    """Element strides of a buffer."""
+    if buffer.strides is not None:
+        return tuple(cast(step, "int64") for step in buffer.strides)
+    return row_major_strides(buffer.shape)
+
+
+def _flat_buffer(buffer: Buffer) -> Buffer:
+    size: Expr = const(1)
+    if buffer.strides is None:
+        for dim in buffer.shape:
+            size = size * cast(dim, "int64")
+    else:
+        for dim, step in zip(buffer.shape, strides_of(buffer), strict=True):
+            size = size + (cast(dim, "int64") - 1) * step
+    return buffer.replace(shape=(size,), strides=None)
+
+
+def _offset(indices: Sequence[Expr], strides: Sequence[Expr]) -> Expr:
+    total: Expr = const(0)
+    for position, step in zip(indices, strides, strict=True):
+        lanes = position.dtype.lanes
+        wide = cast(position, position.dtype if lanes > 1 else "int64")
+        term = wide * step if lanes == 1 else widen(Mul(wide, step))
+        vector = lanes > 1 or total.dtype.lanes > 1
+        total = widen(Add(total, term)) if vector else total + term
+    return total

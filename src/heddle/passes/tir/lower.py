@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop-level lowering, as a list of named steps in the order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from heddle.passes.tir.flatten import flatten, verify_flat
+from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
+from heddle.passes.tir.remove_no_op import remove_no_op
+from heddle.passes.tir.storage import place_storage
+from heddle.passes.tir.unroll import unroll
+from heddle.passes.tir.vectorize import vectorize, verify_vectorized
+from heddle.target import Target
+from heddle.tir.nodes import PrimFunc
+
+Step = Callable[[PrimFunc, Target], PrimFunc]
+Verifier = Callable[[PrimFunc], None]
+
+
+def _any_target(step: Callable[[PrimFunc], PrimFunc]) -> Step:
+    return lambda func, _target: step(func)
+
+
+def _nothing_to_check(_func: PrimFunc) -> None:
+    """The step changes no property that a verifier could look at."""
+
+
+LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
+    ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
+    ("flatten", _any_target(flatten), verify_flat),
+    ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),
+    ("vectorize", vectorize, verify_vectorized),
+    ("unroll", unroll, _nothing_to_check),
+    ("place_storage", _any_target(place_storage), _nothing_to_check),
+)
+
+
+def lower(func: PrimFunc, target: Target) -> PrimFunc:
+    """`func` as the code generators take it: no blocks, flat buffers, explicit vectors.
+
+    Its parameters are the buffers, then the scalars, then the symbolic dimensions of `func`.
+    """
+    for _name, step, verify in LOWERING:
+        func = step(func, target)
+        verify(func)
+    return func

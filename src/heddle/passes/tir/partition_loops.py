@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split loops where a condition inside stops being always true, so that full tiles run unguarded.
+
+    for i in range(25):                        for i in range(24):
+        for r in unrolled(8):                      for r in unrolled(8):
+            if i * 8 + r < 197:        ->              body(i * 8 + r)
+                body(i * 8 + r)                for i in range(24, 25):
+                                                   for r in unrolled(8):
+                                                       if i * 8 + r < 197:
+                                                           body(i * 8 + r)
+"""
+
+from __future__ import annotations
+
+from heddle.arith import Analyzer
+from heddle.ir.expr import Call, Expr, Select, Var, as_int, const
+from heddle.ir.walk import pre_order, uses_var
+from heddle.tir.build import seq
+from heddle.tir.fresh import with_fresh_vars
+from heddle.tir.nodes import (
+    Allocate,
+    Block,
+    For,
+    ForKind,
+    IfThenElse,
+    LetStmt,
+    PrimFunc,
+    Seq,
+    Stmt,
+    While,
+)
+
+_SHORTEST_PART = 1
+
+
+def partition_loops(func: PrimFunc) -> PrimFunc:
+    """`func` with its serial loops split where that makes conditions inside them constant."""
+    body = _Partition().visit(func.body)
+    return func if body is func.body else func.replace(body=body)
+
+
+class _Partition:
+    def __init__(self) -> None:
+        self.analyzer = Analyzer()
+
+    def visit(self, stmt: Stmt) -> Stmt:
+        if isinstance(stmt, For):
+            return self.visit_for(stmt)
+        if isinstance(stmt, Seq):
+            stmts = [self.visit(child) for child in stmt.stmts]
+            same = all(new is old for new, old in zip(stmts, stmt.stmts, strict=True))
+            return stmt if same else seq(*stmts)
+        if isinstance(stmt, IfThenElse):
+            then = self.visit(stmt.then)
+            otherwise = None if stmt.otherwise is None else self.visit(stmt.otherwise)
+            if then is stmt.then and otherwise is stmt.otherwise:
+                return stmt
+            return IfThenElse(stmt.condition, then, otherwise, span=stmt.span)
+        if isinstance(stmt, (Allocate, LetStmt, While, Block)):
+            body = self.visit(stmt.body)
+            rebuilt: Stmt = stmt if body is stmt.body else stmt.replace(body=body)
+            return rebuilt
+        return stmt
+
+    def visit_for(self, loop: For) -> Stmt:
+        extent, start = as_int(loop.extent), as_int(loop.min)
+        if loop.kind is ForKind.SERIAL and extent is not None and extent > 1 and start is not None:
+            middle = self.split_point(loop, start, extent)
+            if middle is not None:
+                first = self.part(loop, start, middle - start)
+                rest = self.part(with_fresh_vars(loop), middle, start + extent - middle)
+                return seq(first, rest)
+        self.analyzer.bind(loop.var, loop.min, loop.extent)
+        body = self.visit(loop.body)
+        if body is loop.body:
+            return loop
+        return For(loop.min, loop.extent, loop.kind, loop.var, body, loop.annotations, span=loop.span)
+
+    def part(self, loop: For, start: int, extent: int) -> Stmt:
+        made = For(
+            const(start),
+            const(extent),
+            loop.kind,
+            loop.var,
+            loop.body,
+            loop.annotations,
+            span=loop.span,
+        )
+        return self.visit_for(made) if extent > 1 else made
+
+    def split_point(self, loop: For, start: int, extent: int) -> int | None:
+        """Where some condition changes from provable to not, or back; None if nowhere."""
+        inner = [found for found in pre_order(loop.body) if isinstance(found, For)]
+        end = start + extent
+        for condition in _conditions(loop.body, loop.var):
+            if self.holds(condition, loop, inner, start, end):
+                continue
+            if self.holds(condition, loop, inner, start, start + 1):
+                middle = _bisect(
+                    lambda p, c=condition: self.holds(c, loop, inner, start, p), start + 1, end
+                )
+                return middle
+            if self.holds(condition, loop, inner, end - 1, end):
+                middle = end - _bisect(
+                    lambda n, c=condition: self.holds(c, loop, inner, end - n, end), 1, extent
+                )
+                return middle
+        return None
+
+    def holds(self, condition: Expr, loop: For, inner: list[For], low: int, high: int) -> bool:
+        """Whether `condition` is true for all values of the loop in [low, high)."""
+        analyzer = self.analyzer.copy()
+        analyzer.bind(loop.var, const(low), const(high - low))
+        for nested in inner:
+            analyzer.bind(nested.var, nested.min, nested.extent)
+        return analyzer.can_prove(condition)
+
+
+def _bisect(holds: object, low: int, high: int) -> int:
+    """The largest p in [low, high) for which `holds(p)`, given that it holds at `low`."""
+    assert callable(holds)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _conditions(body: Stmt, var: Var) -> list[Expr]:
+    """The conditions below `body` that depend on `var`."""
+    found: list[Expr] = []
+    for child in pre_order(body):
+        if isinstance(child, (IfThenElse, Select)):
+            condition = child.condition
+        elif isinstance(child, Call) and child.name == "if_then_else":
+            condition = child.args[0]
+        elif isinstance(child, Block):
+            condition = child.predicate
+        else:
+            continue
+        if uses_var(condition, var):
+            found.append(condition)
+    return found
