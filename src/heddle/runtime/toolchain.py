@@ -27,6 +27,11 @@ _COMPILE_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-D_GNU_SOU
 # -Bsymbolic: a library uses its own functions even if another model was loaded globally before.
 _LINK_FLAGS = ("-shared", "-fPIC", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack", "-Wl,-z,defs")
 _LIBRARIES = ("-lpthread", "-ldl", "-lm")
+# What a compiler's message says when the fault is neither its own nor ours.
+_USERS_CONDITIONS = (
+    *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)),
+    "File size limit exceeded",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,9 @@ class Toolchain:
         if done.returncode == 0:
             return
         output = done.stderr.strip() or f"exit status {done.returncode}"
-        for condition in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            if os.strerror(condition) in output:
-                raise UserError(f"{doing}: {output.splitlines()[-1]}")
+        for line in output.splitlines():
+            if any(condition in line for condition in _USERS_CONDITIONS):
+                raise UserError(f"{doing}: {line.strip()}")
         raise InternalError(f"{doing}: {shlex.join(command)}\n{output[-4000:]}")
 
 
