@@ -40,9 +40,7 @@ def exported(model_object: Path) -> Path:
 def exe(model_object: Path, tmp_path: Path) -> Executable:
     """A library of its own that is given its constants."""
     path = link_shared([model_object], tmp_path / "fake.so")
-    return Executable.from_library(
-        path, constants=CONSTANTS.view(np.uint8), objects=[model_object]
-    )
+    return Executable.from_library(path, constants=CONSTANTS.view(np.uint8), objects=[model_object])
 
 
 def random_inputs(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

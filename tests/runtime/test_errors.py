@@ -15,6 +15,7 @@ from heddle.runtime import Executable, load
 from heddle.runtime.abi import DLTensor, describe
 from heddle.runtime.toolchain import link_shared
 from heddle.support.errors import UserError
+
 from .conftest import CONSTANTS, check, compile_model, random_inputs
 
 X, Y = random_inputs(6)
@@ -149,12 +150,14 @@ def test_hostile_tensors(exe: Executable) -> None:
     assert raw_call(exe, [None] * 3, []) == "fake: input `x`: is NULL, expected a tensor"
     assert raw_call(exe, [], []) == "fake: got 0 inputs, expected 3"
     status = exe._library.heddle_run(None, 3, None, 2)
-    assert status and exe._library.heddle_last_error() == b"fake: the array of inputs is NULL"
+    assert status
+    assert exe._library.heddle_last_error() == b"fake: the array of inputs is NULL"
     empty = [describe(np.empty((0, 4), np.float32)) for _ in range(3)]
     for tensor in empty:
         tensor.data = None
     tensors = [empty[0], empty[1], describe(scale)]
-    assert raw_call(exe, tensors, [empty[2], describe(total)]) == "" and total == 0
+    assert raw_call(exe, tensors, [empty[2], describe(total)]) == ""
+    assert total == 0
 
 
 def test_error_of_a_worker_reaches_the_caller(exe: Executable) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from heddle.runtime import Executable, Tensor, from_dlpack, load
 from heddle.support.errors import UserError
+
 from .conftest import check, random_inputs
 
 
@@ -120,7 +121,8 @@ def test_profile(exe: Executable) -> None:
     first = profile.kernels[0]
     assert first.gflops == pytest.approx(8000 / first.median_ms / 1e6)
     assert first.gbps == pytest.approx(48000 / first.median_ms / 1e6)
-    assert "multiply_add" in str(profile) and profile.total_ms > 0
+    assert "multiply_add" in str(profile)
+    assert profile.total_ms > 0
 
 
 def test_tensor_bfloat16_through_dlpack() -> None:
@@ -128,12 +130,14 @@ def test_tensor_bfloat16_through_dlpack() -> None:
     tensor = Tensor.empty((2, 3), "bfloat16")
     tensor.numpy()[:] = np.arange(6).reshape(2, 3)
     seen = torch.from_dlpack(tensor)
-    assert seen.dtype == torch.bfloat16 and seen.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert seen.dtype == torch.bfloat16
+    assert seen.tolist() == [[0, 1, 2], [3, 4, 5]]
     del tensor
     gc.collect()
     assert seen.tolist() == [[0, 1, 2], [3, 4, 5]]
     back = from_dlpack(seen.t())
-    assert back.dtype == "bfloat16" and back.shape == (3, 2)
+    assert back.dtype == "bfloat16"
+    assert back.shape == (3, 2)
     del seen
     gc.collect()
     assert back.numpy().astype(np.float32).tolist() == [[0, 3], [1, 4], [2, 5]]
@@ -144,10 +148,13 @@ def test_tensor_bfloat16_through_dlpack() -> None:
 def test_tensor_looks_like_an_array() -> None:
     tensor = Tensor(np.arange(6, dtype=np.int32).reshape(2, 3))
     assert (tensor.shape, tensor.dtype, tensor.ndim, tensor.nbytes) == ((2, 3), "int32", 2, 24)
-    assert np.asarray(tensor).base is not None or np.shares_memory(tensor.numpy(), np.asarray(tensor))
+    assert np.asarray(tensor).base is not None or np.shares_memory(
+        tensor.numpy(), np.asarray(tensor)
+    )
     assert np.asarray(tensor, dtype=np.float32).dtype == np.float32
     assert np.from_dlpack(tensor).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert "int32" in repr(tensor) and len(tensor) == 2
+    assert "int32" in repr(tensor)
+    assert len(tensor) == 2
     with pytest.raises(UserError, match="no __dlpack__"):
         from_dlpack([1, 2])
     with pytest.raises(UserError, match="not supported"):

@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -96,6 +97,19 @@ static int32_t clamp_threads(long count) {
   return (int32_t)(count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count);
 }
 
+/* The CPUs that a container may use, rounded up; a large number when there is no limit. */
+static int32_t quota_of_container(void) {
+  long quota, period;
+  int32_t count = MAX_THREADS;
+  FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+  if (!file) return count;
+  if (fscanf(file, "%ld %ld", &quota, &period) == 2 && quota > 0 && period > 0) {
+    count = clamp_threads((quota + period - 1) / period);
+  }
+  fclose(file);
+  return count;
+}
+
 static int32_t default_num_threads(void) {
   const char *text = getenv("HEDDLE_NUM_THREADS");
   if (text && *text) {
@@ -105,7 +119,10 @@ static int32_t default_num_threads(void) {
   }
 #if defined(__linux__)
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return clamp_threads(CPU_COUNT(&set));
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    int32_t cpus = clamp_threads(CPU_COUNT(&set)), quota = quota_of_container();
+    return quota < cpus ? quota : cpus;
+  }
 #endif
   return clamp_threads(sysconf(_SC_NPROCESSORS_ONLN));
 }

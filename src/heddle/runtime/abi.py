@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C structures of the runtime (`crt/heddle_abi.h`, `crt/heddle_dlpack.h`) as ctypes sees them."""
+"""The C structures of the runtime (`heddle_abi.h`, `heddle_dlpack.h`) as ctypes sees them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Model(Structure):
 
 _CODE_OF_KIND = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
 _NUMPY_OF_CODE = {0: "int", 1: "uint", 2: "float", 5: "complex"}
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_BFLOAT16: np.dtype = np.dtype(ml_dtypes.bfloat16)
 _BFLOAT_CODE = 4
 _BOOL_CODE = 6
 
@@ -122,10 +122,13 @@ def numpy_dtype(code: int, bits: int, lanes: int = 1) -> np.dtype | None:
     if code == _BOOL_CODE and bits == 8:
         return np.dtype(np.bool_)
     base = _NUMPY_OF_CODE.get(code)
+    if base is None:
+        return None
     try:
-        return None if base is None else np.dtype(f"{base}{bits}")
+        dtype: np.dtype = np.dtype(f"{base}{bits}")
     except TypeError:
         return None
+    return dtype
 
 
 def describe(array: np.ndarray) -> DLTensor:

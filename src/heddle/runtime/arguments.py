@@ -24,9 +24,7 @@ def arrange(model: ModelInfo, args: tuple[Any, ...], named: dict[str, Any]) -> t
     names = [tensor.name for tensor in model.inputs]
     expected = ", ".join(f"`{tensor}`" for tensor in model.inputs) or "none"
     if len(args) > len(names):
-        raise UserError(
-            f"{model.name}: got {len(args)} inputs, expected {len(names)}: {expected}"
-        )
+        raise UserError(f"{model.name}: got {len(args)} inputs, expected {len(names)}: {expected}")
     values = dict(zip(names, args, strict=False))
     for name, value in named.items():
         if name not in names:
@@ -59,7 +57,7 @@ class ArgumentFrame:
     """The C structures of the inputs or outputs of one call, made once and used again.
 
     An array with the dtype and shape that the argument had in the call before costs one store; any
-    other array gets a new structure. Whether that structure fits the model is for the library to say.
+    other array gets a new structure. Whether it fits the model is for the library to say.
     """
 
     __slots__ = ("_borrowed", "_last", "_model_name", "_structs", "infos", "pointers", "role")
@@ -114,7 +112,9 @@ class ArgumentFrame:
                 self._last[index] = (value.dtype, value.shape)
             return struct
         if not hasattr(value, "__dlpack__"):
-            raise self._error(info, f"got {type(value).__name__}, expected {info.dtype} as {_ACCEPTED}")
+            raise self._error(
+                info, f"got {type(value).__name__}, expected {info.dtype} as {_ACCEPTED}"
+            )
         try:
             capsule, struct = dlpack.capsule_of(value)
         except UserError as error:

@@ -31,12 +31,12 @@ _exported: dict[int, tuple[ManagedTensor, DLTensor, np.ndarray]] = {}
 """What exported capsules still need, by the address of their DLManagedTensor."""
 
 
-@Deleter
+@Deleter  # type: ignore[untyped-decorator]
 def _delete(address: int) -> None:
     _exported.pop(address, None)
 
 
-@ctypes.PYFUNCTYPE(None, c_void_p)
+@ctypes.PYFUNCTYPE(None, c_void_p)  # type: ignore[untyped-decorator]
 def _destroy_capsule(capsule: int) -> None:
     if _raw_is_valid(capsule, _NAME):  # nobody took it over
         _exported.pop(_raw_get_pointer(capsule, _NAME), None)
@@ -58,7 +58,9 @@ def capsule_of(source: Any) -> tuple[Any, DLTensor]:
     """
     device = getattr(source, "__dlpack_device__", None)
     if device is not None and int(device()[0]) != CPU:
-        raise UserError(f"is on DLPack device type {int(device()[0])}, expected CPU memory (type 1)")
+        raise UserError(
+            f"is on DLPack device type {int(device()[0])}, expected CPU memory (type 1)"
+        )
     if getattr(source, "requires_grad", False):  # torch refuses to export these
         source = source.detach()
     try:

@@ -38,9 +38,8 @@ def c_header(model: ModelInfo) -> str:
         *_described("Outputs, in this order", model.outputs),
         *([" * Symbolic dimensions:", *ranges] if ranges else []),
         " *",
-        f" * {name}_run(inputs, {len(model.inputs)}, outputs, {len(model.outputs)}) returns 0, or "
-        "nonzero after",
-        f" * setting the message that {name}_last_error() gives.",
+        f" * {name}_run(inputs, {len(model.inputs)}, outputs, {len(model.outputs)}) returns 0,",
+        f" * or nonzero after setting the message that {name}_last_error() gives.",
         " */",
     ]
     prototypes = f"""\

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import os
 import shutil
@@ -13,7 +14,6 @@ from ctypes import POINTER, c_int64
 from pathlib import Path
 from typing import Any
 
-import _ctypes
 import numpy as np
 
 from heddle.runtime.arguments import ArgumentFrame, address, arrange
@@ -157,7 +157,9 @@ class Executable:
         """
         values = self._values(tuple(inputs), {})
         if len(outputs) != len(self.outputs):
-            raise UserError(f"{self.name}: got {len(outputs)} outputs, expected {len(self.outputs)}")
+            raise UserError(
+                f"{self.name}: got {len(outputs)} outputs, expected {len(self.outputs)}"
+            )
         frame = self._frames.pop() if self._frames else _Frame(self.info)
         try:
             frame.inputs.fill(values)
@@ -265,9 +267,7 @@ class Executable:
         if path.is_dir():
             raise UserError(f"cannot write {path}: it is a directory")
         if self._objects:
-            return link_shared(
-                self._objects, path, constants=self._constants, name=self.info.name
-            )
+            return link_shared(self._objects, path, constants=self._constants, name=self.info.name)
         with writing_beside(path) as temporary:
             shutil.copyfile(self._path, temporary)
             os.chmod(temporary, 0o755)

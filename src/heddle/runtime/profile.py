@@ -48,7 +48,9 @@ class Profile:
                 f"{kernel.name:<{width}}  {kernel.count:6g} {kernel.median_ms:9.4f} "
                 f"{kernel.share:6.1%} {cell(kernel.gflops)} {cell(kernel.gbps)}"
             )
-        lines.append(f"{'total':<{width}}  {self.rounds:6d} {self.total_ms:9.4f}   (rounds, median)")
+        lines.append(
+            f"{'total':<{width}}  {self.rounds:6d} {self.total_ms:9.4f}   (rounds, median)"
+        )
         return "\n".join(lines)
 
 

@@ -293,7 +293,7 @@ def link_shared(
     """Links generated objects and the C runtime into the shared library `out`.
 
     objects    object files; one of them defines `heddle_model`
-    constants  anything with the buffer protocol, contiguous: embedded; None: handed over at run time
+    constants  anything with the buffer protocol, contiguous: embedded; None: given at run time
     name       also exports `<name>_run`, `<name>_infer_shapes` and `<name>_last_error`
     libs       further linker arguments, as in "-lblas"
 
