@@ -145,6 +145,14 @@ class Schedule:
     serial = primitives.serial
     annotate = primitives.annotate
     unannotate = primitives.unannotate
+    compute_at = primitives.compute_at
+    reverse_compute_at = primitives.reverse_compute_at
+    compute_inline = primitives.compute_inline
+    reverse_compute_inline = primitives.reverse_compute_inline
+    cache_read = primitives.cache_read
+    cache_write = primitives.cache_write
+    set_scope = primitives.set_scope
+    decompose_reduction = primitives.decompose_reduction
 
 
 def replay(trace: Trace, func: PrimFunc) -> Schedule:

@@ -5,13 +5,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heddle.ir.expr import Expr, Var
-from heddle.schedule.state import State
-from heddle.tir.nodes import For, Stmt
+from heddle.arith import Analyzer
+from heddle.ir.expr import Expr, FloorDiv, FloorMod, Var
+from heddle.ir.walk import pre_order
+from heddle.schedule.state import State, edit, walk
+from heddle.tir.nodes import Block, For, IterVar, Stmt
 
 
 def simplify_bindings(
     stmt: Stmt, state: State, site: For, loops: Sequence[tuple[Var, Expr]]
 ) -> Stmt:
-    """`stmt`, that will lie in `loops` where `site` is now, with simpler block bindings."""
-    return stmt
+    """`stmt`, that will lie in `loops` where `site` is now, with simpler block bindings.
+
+    Only bindings and predicates with divisions are looked at; sums are short as they are.
+    """
+    found = [b for b in walk(stmt) if type(b) is Block and _needs_work(b)]
+    if not found:
+        return stmt
+    analyzer = Analyzer()
+    for node in state.path(site)[:-1]:
+        if type(node) is For:
+            analyzer.bind(node.var, node.min, node.extent)
+    for var, extent in loops:
+        analyzer.bind(var, 0, extent)
+    for node in walk(stmt):
+        if type(node) is For:
+            analyzer.bind(node.var, node.min, node.extent)
+    changes: dict[Stmt, Stmt | None] = {block: _simplified(block, analyzer) for block in found}
+    result = edit(stmt, changes)
+    return stmt if result is None else result
+
+
+def _divides(value: Expr) -> bool:
+    return any(type(n) in (FloorDiv, FloorMod) for n in pre_order(value))
+
+
+def _needs_work(block: Block) -> bool:
+    return _divides(block.predicate) or any(_divides(bound.binding) for bound in block.iters)
+
+
+def _simplified(block: Block, analyzer: Analyzer) -> Block:
+    iters = []
+    for bound in block.iters:
+        binding = analyzer.simplify(bound.binding) if _divides(bound.binding) else bound.binding
+        iters.append(IterVar(bound.extent, bound.kind, binding, bound.var, span=bound.span))
+    predicate = analyzer.simplify(block.predicate)
+    result: Block = block.replace(iters=tuple(iters), predicate=predicate)
+    return result

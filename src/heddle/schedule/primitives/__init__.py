@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schedule primitives, one function each; `Schedule` has them as methods."""
 
+from heddle.schedule.primitives.cache import cache_read, cache_write, set_scope
+from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
 from heddle.schedule.primitives.loops import (
     annotate,
     fuse,
@@ -12,13 +14,23 @@ from heddle.schedule.primitives.loops import (
     unroll,
     vectorize,
 )
+from heddle.schedule.primitives.move import compute_at, reverse_compute_at
+from heddle.schedule.primitives.reduce import decompose_reduction
 
 __all__ = [
     "annotate",
+    "cache_read",
+    "cache_write",
+    "compute_at",
+    "compute_inline",
+    "decompose_reduction",
     "fuse",
     "parallel",
     "reorder",
+    "reverse_compute_at",
+    "reverse_compute_inline",
     "serial",
+    "set_scope",
     "split",
     "unannotate",
     "unroll",

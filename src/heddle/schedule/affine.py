@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes of indices: the range an index takes while some loops run and others stand still.
+
+Schedules ask this for every access of every block they move, nearly always of sums of loop
+variables, so that case is answered here by one pass over the sum; `heddle.arith` is asked only
+for proofs that need more than intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from heddle.arith import Analyzer
+from heddle.ir.expr import (
+    Add,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    IntImm,
+    Mul,
+    Sub,
+    Var,
+    as_expr,
+    as_int,
+    const,
+)
+from heddle.ir.walk import uses_var
+from heddle.schedule.region import expr_key
+
+Domain = Mapping[Var, tuple[Expr, Expr]]
+"""Loop variables with their minimum and extent."""
+
+_INFINITY: Final = float("inf")
+
+
+class Affine:
+    """`sum(coefficient * atom) + constant`; atoms are variables or expressions kept whole."""
+
+    __slots__ = ("constant", "terms")
+
+    def __init__(self, terms: dict[Any, tuple[Expr, int]], constant: int) -> None:
+        self.terms = terms
+        self.constant = constant
+
+    def plus(self, other: Affine, factor: int = 1) -> Affine:
+        """`self + factor * other`"""
+        terms = dict(self.terms)
+        for key, (atom, count) in other.terms.items():
+            total = terms.get(key, (atom, 0))[1] + factor * count
+            if total:
+                terms[key] = (atom, total)
+            else:
+                terms.pop(key, None)
+        return Affine(terms, self.constant + factor * other.constant)
+
+    def divided(self, divisor: int) -> Affine | None:
+        """The exact quotient of the terms, the constant rounded down; None when not exact."""
+        if any(count % divisor for _, count in self.terms.values()):
+            return None
+        terms = {key: (atom, count // divisor) for key, (atom, count) in self.terms.items()}
+        return Affine(terms, self.constant // divisor)
+
+    def expr(self) -> Expr:
+        """The sum as an expression."""
+        result: Expr = const(0)
+        for atom, count in self.terms.values():
+            result = result + atom * count if count > 0 else result - atom * -count
+        return result + self.constant if self.constant >= 0 else result - -self.constant
+
+
+def affine(value: Expr) -> Affine:
+    """`value` as a sum; what is not a sum becomes an atom."""
+    kind = type(value)
+    if kind is IntImm:
+        return Affine({}, value.value)  # type: ignore[attr-defined]
+    if kind is Var:
+        return Affine({value: (value, 1)}, 0)
+    if kind is Add or kind is Sub:
+        sign = 1 if kind is Add else -1
+        return affine(value.a).plus(affine(value.b), sign)  # type: ignore[attr-defined]
+    if kind is Mul:
+        for side, other in ((value.a, value.b), (value.b, value.a)):  # type: ignore[attr-defined]
+            factor = as_int(other)
+            if factor is not None:
+                return Affine({}, 0).plus(affine(side), factor)
+    return Affine({expr_key(value): (value, 1)}, 0)
+
+
+class Box1:
+    """The interval [low, low + extent) of one index."""
+
+    __slots__ = ("extent", "low")
+
+    def __init__(self, low: Affine, extent: Expr) -> None:
+        self.low = low
+        self.extent = extent
+
+
+def estimate(value: Expr, inner: Domain) -> Box1 | None:
+    """The values of `value` while the variables of `inner` run; None when not known.
+
+    Exact for sums of distinct variables; division and remainder by a constant are covered.
+    """
+    total = affine(value)
+    low = Affine({}, total.constant)
+    extent: Expr = const(1)
+    for key, (atom, count) in total.terms.items():
+        if type(atom) is Var and atom in inner:
+            start, size = inner[atom]
+            part = Box1(affine(start), size)
+        elif not uses_var(atom, set(inner)):
+            low = low.plus(Affine({key: (atom, 1)}, 0), count)
+            continue
+        else:
+            found = _divided(atom, inner)
+            if found is None:
+                return None
+            part = found
+        low = low.plus(part.low, count)
+        if count < 0:
+            low = low.plus(affine(part.extent - 1), count)
+        extent = extent + (part.extent - 1) * abs(count)
+    return Box1(low, affine(extent).expr())
+
+
+def _divided(atom: Expr, inner: Domain) -> Box1 | None:
+    """The range of `x // c` or `x % c` with a positive constant c."""
+    kind = type(atom)
+    divisor = as_int(atom.b) if kind in (FloorDiv, FloorMod) else None  # type: ignore[attr-defined]
+    if divisor is None or divisor <= 0:
+        return None
+    inside = estimate(atom.a, inner)  # type: ignore[attr-defined]
+    if inside is None:
+        return None
+    size = as_int(inside.extent)
+    quotient = inside.low.divided(divisor)
+    offset = inside.low.constant % divisor
+    if kind is FloorDiv:
+        if size == 1 or quotient is None:
+            low = affine(inside.low.expr() // divisor)
+            # Wherever it starts, `size` numbers touch at most so many multiples.
+            return Box1(low, (inside.extent + (2 * divisor - 2)) // divisor)
+        return Box1(quotient, (inside.extent + (offset + divisor - 1)) // divisor)
+    if size == 1:
+        return Box1(affine(inside.low.expr() % divisor), const(1))
+    if quotient is not None and size is not None and offset + size <= divisor:
+        return Box1(Affine({}, offset), const(size))
+    return Box1(Affine({}, 0), const(divisor))
+
+
+def union(a: Box1, b: Box1) -> Box1 | None:
+    """The smallest interval around both; None when their distance is not a constant."""
+    distance = b.low.plus(a.low, -1)
+    if distance.terms:
+        return None
+    first, second = (a, b) if distance.constant >= 0 else (b, a)
+    step = abs(distance.constant)
+    size_a, size_b = as_int(first.extent), as_int(second.extent)
+    if size_a is not None and size_b is not None:
+        return Box1(first.low, const(max(size_a, size_b + step)))
+    if step == 0 and expr_key(first.extent) == expr_key(second.extent):
+        return first
+    return None
+
+
+def constant_bounds(value: Affine, ranges: Mapping[Var, tuple[int, int]]) -> tuple[float, float]:
+    """The least and greatest value, given inclusive ranges of variables."""
+    low: float = value.constant
+    high: float = value.constant
+    for atom, count in value.terms.values():
+        part_low, part_high = _atom_bounds(atom, ranges)
+        if count < 0:
+            part_low, part_high = part_high, part_low
+        low += count * part_low
+        high += count * part_high
+    return low, high
+
+
+def _atom_bounds(atom: Expr, ranges: Mapping[Var, tuple[int, int]]) -> tuple[float, float]:
+    kind = type(atom)
+    if kind is Var:
+        return ranges.get(atom, (-_INFINITY, _INFINITY))  # type: ignore[call-overload,no-any-return]
+    divisor = as_int(atom.b) if kind in (FloorDiv, FloorMod) else None  # type: ignore[attr-defined]
+    if divisor is None or divisor <= 0:
+        return -_INFINITY, _INFINITY
+    low, high = constant_bounds(affine(atom.a), ranges)  # type: ignore[attr-defined]
+    if kind is FloorMod:
+        return (low, high) if 0 <= low and high < divisor else (0, divisor - 1)
+    return _floor(low, divisor), _floor(high, divisor)
+
+
+def _floor(value: float, divisor: int) -> float:
+    return value if abs(value) == _INFINITY else int(value) // divisor
+
+
+class Around:
+    """What is known about the loops around a place; proves that indices stay in bounds."""
+
+    __slots__ = ("_analyzer", "domain", "ranges")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.ranges: dict[Var, tuple[int, int]] = {}
+        for var, (start, size) in domain.items():
+            low, extent = constant_bounds(affine(start), self.ranges), as_int(size)
+            if extent is not None and abs(low[0]) != _INFINITY and abs(low[1]) != _INFINITY:
+                self.ranges[var] = (int(low[0]), int(low[1]) + extent - 1)
+        self._analyzer: Analyzer | None = None
+
+    def nonnegative(self, value: Expr | Affine) -> bool:
+        """Whether `value >= 0` is certain."""
+        total = affine(value) if isinstance(value, Expr) else value
+        if constant_bounds(total, self.ranges)[0] >= 0:
+            return True
+        if not total.terms or all(type(a) is Var and a in self.ranges for a, _ in total.terms.values()):
+            return False  # the interval of such a sum is exact
+        return self.analyzer.can_prove(total.expr() >= 0)
+
+    @property
+    def analyzer(self) -> Analyzer:
+        """An analyzer that knows the loops (made when first needed)."""
+        if self._analyzer is None:
+            self._analyzer = Analyzer()
+            for var, (start, size) in self.domain.items():
+                self._analyzer.bind(var, start, size)
+        return self._analyzer
+
+    def inside(self, low: Affine, extent: Expr, size: Expr) -> tuple[bool, bool]:
+        """Whether [low, low + extent) starts at 0 or later, and ends at `size` or earlier."""
+        end = affine(as_expr(size)).plus(low, -1).plus(affine(extent), -1)
+        return self.nonnegative(low), self.nonnegative(end)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Primitives that stage what a block reads or writes in a buffer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from heddle.ir.expr import Var
+from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.primitives.inline import add_buffers
+from heddle.schedule.refs import BlockLike, BlockRef
+from heddle.schedule.state import State, edit, fresh_name
+from heddle.tir.build import (
+    collect,
+    for_nest,
+    load,
+    make_block,
+    point,
+    replace_buffers,
+    seq,
+    spatial,
+    store,
+)
+from heddle.tir.nodes import Allocate, Block, Buffer, BufferRegion, Stmt
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+SCOPES = ("global", "local")
+
+
+def _region(
+    sch: Schedule, name: str, block: Block, regions: Sequence[BufferRegion], index: int, what: str
+) -> Buffer:
+    buffers = list(dict.fromkeys(region.buffer for region in regions))
+    if not 0 <= index < len(buffers):
+        names = [buffer.name for buffer in buffers]
+        raise fail(
+            sch,
+            name,
+            f"block `{block.name}` {what} {len(buffers)} buffers {names}: index {index} does not "
+            f"exist",
+        )
+    return buffers[index]
+
+
+def check_scope(sch: Schedule, name: str, scope: str) -> None:
+    """Raise unless `scope` is a memory scope."""
+    if scope not in SCOPES:
+        raise fail(sch, name, f"`scope` must be one of {list(SCOPES)}, got \"{scope}\"")
+
+
+def buffer_names(state: State) -> set[str]:
+    """The names of all buffers of the function."""
+    names = {p.name for p in state.func.params if isinstance(p, Buffer)}
+    names.update(buffer.name for buffer in state.root.alloc_buffers)
+    names.update(found.buffer.name for found in collect(state.func.body, Allocate))
+    return names
+
+
+def _copy_of(state: State, buffer: Buffer, suffix: str, scope: str) -> Buffer:
+    name = fresh_name(f"{buffer.name}_{suffix}", buffer_names(state))
+    return Buffer(name, buffer.shape, buffer.dtype, None, scope)
+
+
+def _copy_nest(name: str, source: Buffer, target: Buffer) -> tuple[Stmt, Block]:
+    """Loops around a block that copies `source` to `target`."""
+    loops = [Var(f"ax{dim}") for dim in range(source.ndim)]
+    iters = [
+        spatial(extent, var, f"v{dim}")
+        for dim, (var, extent) in enumerate(zip(loops, source.shape, strict=True))
+    ]
+    place = [bound.var for bound in iters]
+    block = make_block(
+        name,
+        iters,
+        store(target, load(source, place), place),
+        reads=[point(source, place)],
+        writes=[point(target, place)],
+    )
+    return for_nest(list(zip(loops, source.shape, strict=True)), block), block
+
+
+def _root_child(sch: Schedule, name: str, block: Block, others: Sequence[Block], why: str) -> Stmt:
+    """The statement directly below the root that holds `block`, and none of `others`."""
+    path = sch.state.path(block)
+    child = _below_root(path)
+    for other in others:
+        if _below_root(sch.state.path(other)) is child:
+            raise fail(
+                sch,
+                name,
+                f"block `{other.name}`, which {why}, shares a loop nest with `{block.name}`; "
+                f"call {name} before moving one of them into the other's loops",
+            )
+    return child
+
+
+def _below_root(path: list[Stmt]) -> Stmt:
+    # The root block, then perhaps a sequence, then the statement.
+    position = 1
+    while position < len(path) - 1 and hasattr(path[position], "stmts"):
+        position += 1
+    return path[position]
+
+
+@primitive
+def cache_read(sch: Schedule, block: BlockLike, read_index: int, scope: str) -> BlockRef:
+    """Copy a buffer that a block reads into a new buffer, and let the block read that one.
+
+        C[i] = A[i] * 2.0      ->     A_local[i] = A[i]          # cache_read("C", 0, "local")
+                                      C[i] = A_local[i] * 2.0
+
+    `read_index` counts the distinct buffers that the block reads. Returns the copying block
+    (named like its buffer), to be moved by compute_at.
+    """
+    node = sch.block(block)
+    check_scope(sch, "cache_read", scope)
+    buffer = _region(sch, "cache_read", node, node.reads, read_index, "reads")
+    if any(region.buffer is buffer for region in node.writes):
+        raise fail(
+            sch, "cache_read", f"block `{node.name}` also writes `{buffer.name}`; use cache_write"
+        )
+    writers = [b for b in sch.state.writers.get(buffer, ()) if b is not node]
+    place = _root_child(sch, "cache_read", node, writers, f"writes `{buffer.name}`")
+    cached = _copy_of(sch.state, buffer, scope, scope)
+    name = sch.state.fresh_block_name(cached.name)
+    copy, _ = _copy_nest(name, buffer, cached)
+    reader = replace_buffers(node, {buffer: cached})
+    changed = edit(place, {node: reader})
+    assert changed is not None
+    sch.set_func(add_buffers(sch.state.edited({place: seq(copy, changed)}), cached))
+    return BlockRef(name)
+
+
+@primitive
+def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> BlockRef:
+    """Let a block compute in a new buffer, and copy that to where it wrote before.
+
+        C[i] = A[i] * 2.0      ->     C_local[i] = A[i] * 2.0    # cache_write("C", 0, "local")
+                                      C[i] = C_local[i]
+
+    `write_index` counts the distinct buffers that the block writes. Returns the copying block
+    (`<buffer>_write`), to be moved by reverse_compute_at.
+    """
+    node = sch.block(block)
+    check_scope(sch, "cache_write", scope)
+    buffer = _region(sch, "cache_write", node, node.writes, write_index, "writes")
+    writers = sch.state.writers[buffer]
+    inside = {writer.name for writer in writers}
+    readers = [b for b in sch.state.readers.get(buffer, ()) if b.name not in inside]
+    place = _root_child(sch, "cache_write", node, readers, f"reads `{buffer.name}`")
+    last = place
+    cached = _copy_of(sch.state, buffer, scope, scope)
+    changes: dict[Stmt, Stmt | None] = {}
+    for writer in writers:
+        changes[writer] = replace_buffers(writer, {buffer: cached})
+        last = _below_root(sch.state.path(writer))
+    name = sch.state.fresh_block_name(f"{buffer.name}_write")
+    copy, _ = _copy_nest(name, cached, buffer)
+    changed = edit(last, changes)
+    assert changed is not None
+    outer = {key: value for key, value in changes.items() if not _inside(sch, key, last)}
+    sch.set_func(add_buffers(sch.state.edited({**outer, last: seq(changed, copy)}), cached))
+    return BlockRef(name)
+
+
+def _inside(sch: Schedule, block: Stmt, above: Stmt) -> bool:
+    return any(found is above for found in sch.state.path(block))  # type: ignore[arg-type]
+
+
+@primitive
+def set_scope(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> None:
+    """Change the memory scope of an intermediate buffer that a block writes.
+
+        B = alloc_buffer((128,), scope="global")   ->   B = alloc_buffer((128,), scope="local")
+    """
+    node = sch.block(block)
+    check_scope(sch, "set_scope", scope)
+    buffer = _region(sch, "set_scope", node, node.writes, write_index, "writes")
+    if sch.state.is_parameter(buffer):
+        raise fail(
+            sch, "set_scope", f"`{buffer.name}` is a parameter of the function: it stays global"
+        )
+    new = buffer.replace(scope=scope)
+    sch.set_func(replace_buffers(sch.func, {buffer: new}))

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Primitives that move a block into the loops of its consumers or producers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from heddle.ir.expr import Expr, Var, as_int, const, logical_and
+from heddle.ir.walk import substitute, uses_var
+from heddle.schedule.affine import Affine, Around, Box1, affine, estimate, union
+from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.primitives.inline import intermediate
+from heddle.schedule.refs import BlockLike, LoopRef
+from heddle.schedule.state import blocks_below
+from heddle.tir.build import TRUE, seq
+from heddle.tir.nodes import (
+    Block,
+    Buffer,
+    BufferRegion,
+    For,
+    ForKind,
+    IterKind,
+    IterVar,
+    Seq,
+    Stmt,
+)
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+
+@primitive
+def compute_at(
+    sch: Schedule, block: BlockLike, loop: LoopRef, *, preserve_unit_loops: bool = False
+) -> None:
+    """Move a producer into a loop of its consumers, to compute there what one iteration needs.
+
+        for i in range(64):                       for i_0 in range(16):
+            B[i] = A[i] + 1.0             ->          for ax0 in range(4):
+        for i_0, i_1 in grid(16, 4):                      B[i_0 * 4 + ax0] = A[...] + 1.0
+            C[i_0 * 4 + i_1] = B[...] * 2.0           for i_1 in range(4):
+                                                          C[i_0 * 4 + i_1] = B[...] * 2.0
+
+    All consumers must be inside the loop. Elements that several iterations need are computed
+    several times. A predicate keeps the block within its domain where the needed box exceeds it.
+    """
+    name = "compute_at"
+    node = sch.block(block)
+    buffers = list(dict.fromkeys(region.buffer for region in node.writes))
+    for buffer in buffers:
+        intermediate(sch, name, node, buffer)
+    inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
+    consumers = _users(sch.state.readers, buffers, node)
+    if not consumers:
+        raise fail(sch, name, f"nothing reads what block `{node.name}` writes")
+    for consumer in consumers:
+        if consumer.name not in inside:
+            raise fail(
+                sch,
+                name,
+                f"block `{consumer.name}` reads `{node.name}` outside {loop}; choose a loop around "
+                "all consumers",
+            )
+    sch.change({node: None})
+    target = sch.state.loop(loop.var)
+    shared = _shared_loops(sch, target)
+    producers = _users(sch.state.writers, [r.buffer for r in node.reads], node)
+    _check_complete(sch, name, node, producers, shared, loop)
+    boxes = {
+        buffer: needed_box(sch, buffer, _users(sch.state.readers, [buffer], node), target, "reads")
+        for buffer in buffers
+    }
+    domains = _domains_of_writes(node, boxes)
+    nest = _place(node, domains, Around(_domain(shared)), preserve_unit_loops=preserve_unit_loops)
+    children = _children(target.body)
+    first = _position(children, {c.name for c in consumers}, first=True)
+    after = _position(children, {p.name for p in producers}, first=False)
+    if after >= first:
+        raise fail(sch, name, f"inside {loop}, a producer of `{node.name}` runs after a consumer")
+    sch.change({children[first]: seq(nest, children[first])})
+
+
+@primitive
+def reverse_compute_at(
+    sch: Schedule, block: BlockLike, loop: LoopRef, *, preserve_unit_loops: bool = False
+) -> None:
+    """Move a consumer into a loop of its producer, to run on what one iteration has produced.
+
+        for i_0, i_1 in grid(16, 4):              for i_0 in range(16):
+            B[i_0 * 4 + i_1] = A[...] + 1.0           for i_1 in range(4):
+        for i in range(64):               ->              B[i_0 * 4 + i_1] = A[...] + 1.0
+            C[i] = B[i] * 2.0                         for ax0 in range(4):
+                                                          C[i_0 * 4 + ax0] = B[...] * 2.0
+
+    The loop must not carry a reduction of the producer (its sums would be read unfinished), and
+    the consumer must read each element with plain iteration variables, or those plus a constant.
+    """
+    name = "reverse_compute_at"
+    node = sch.block(block)
+    inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
+    producers = [
+        p
+        for p in _users(sch.state.writers, [r.buffer for r in node.reads], node)
+        if p.name in inside
+    ]
+    if not producers:
+        raise fail(sch, name, f"no block inside {loop} writes what `{node.name}` reads")
+    written = [region.buffer for region in node.writes]
+    for consumer in _users(sch.state.readers, written, node):
+        if consumer.name in inside:
+            raise fail(
+                sch, name, f"block `{consumer.name}` inside {loop} reads what `{node.name}` writes"
+            )
+    if node.name not in inside:
+        _check_order(sch, name, node, producers, loop)
+    sch.change({node: None})
+    target = sch.state.loop(loop.var)
+    shared = _shared_loops(sch, target)
+    _check_complete(sch, name, node, producers, shared, loop)
+    around = Around(_domain(shared))
+    domains = _domains_of_reads(sch, node, producers, target, around)
+    nest = _place(node, domains, around, preserve_unit_loops=preserve_unit_loops)
+    children = _children(target.body)
+    last = _position(children, {p.name for p in producers}, first=False)
+    sch.change({children[last]: seq(children[last], nest)})
+
+
+# -- what stands where -------------------------------------------------------------------------
+
+
+def _users(
+    table: dict[Buffer, list[Block]], buffers: Iterable[Buffer], but: Block
+) -> list[Block]:
+    found = {
+        user.name: user
+        for buffer in buffers
+        for user in table.get(buffer, ())
+        if user.name != but.name
+    }
+    return list(found.values())
+
+
+def _shared_loops(sch: Schedule, target: For) -> list[For]:
+    """`target` and the loops around it, outermost first."""
+    return [stmt for stmt in sch.state.path(target) if type(stmt) is For]
+
+
+def _domain(loops: Iterable[For]) -> dict[Var, tuple[Expr, Expr]]:
+    return {loop.var: (loop.min, loop.extent) for loop in loops}
+
+
+def _children(body: Stmt) -> tuple[Stmt, ...]:
+    return body.stmts if type(body) is Seq else (body,)
+
+
+def _position(children: Sequence[Stmt], names: set[str], *, first: bool) -> int:
+    """The first or last child that holds one of the blocks; -1 when none does."""
+    found = [
+        n
+        for n, child in enumerate(children)
+        if any(block.name in names for block in blocks_below(child))
+    ]
+    return -1 if not found else found[0] if first else found[-1]
+
+
+def _check_complete(
+    sch: Schedule, name: str, node: Block, producers: list[Block], shared: list[For], loop: LoopRef
+) -> None:
+    """Raise when a loop that `node` moves into carries a reduction of what it reads."""
+    for producer in producers:
+        around = set(sch.state.loops(producer))
+        for bound in producer.iters:
+            for outer in shared:
+                if (
+                    bound.kind is not IterKind.SPATIAL
+                    and outer in around
+                    and uses_var(bound.binding, outer.var)
+                ):
+                    raise fail(
+                        sch,
+                        name,
+                        f"loop `{outer.var.name}` carries the {bound.kind.value} variable "
+                        f"`{bound.var.name}` of block `{producer.name}`: inside {loop}, block "
+                        f"`{node.name}` would read unfinished values; choose a loop around it",
+                    )
+
+
+def _check_order(
+    sch: Schedule, name: str, node: Block, producers: list[Block], loop: LoopRef
+) -> None:
+    """Raise when moving `node` back to `loop` takes it before another block that it reads, or
+    past one that reads it."""
+    order = {block: n for n, block in enumerate(sch.state.block_links)}
+    here = max(order[block.name] for block in blocks_below(sch.state.loop(loop.var)))
+    for producer in _users(sch.state.writers, [r.buffer for r in node.reads], node):
+        if order[producer.name] > here:
+            raise fail(
+                sch,
+                name,
+                f"block `{node.name}` also reads `{producer.name}`, which runs after {loop}",
+            )
+    for consumer in _users(sch.state.readers, [r.buffer for r in node.writes], node):
+        if order[consumer.name] < here and consumer.name not in {p.name for p in producers}:
+            raise fail(sch, name, f"block `{consumer.name}` reads `{node.name}` before {loop}")
+
+
+# -- boxes -------------------------------------------------------------------------------------
+
+
+def needed_box(
+    sch: Schedule, buffer: Buffer, users: list[Block], target: For, what: str
+) -> list[Box1 | None]:
+    """For each dimension, what `users` touch of `buffer` in one iteration of `target`; None where
+    that is not known (then it is the whole dimension)."""
+    result: list[Box1 | None] | None = None
+    for user in users:
+        path = sch.state.path(user)
+        start = next((n for n, stmt in enumerate(path) if stmt is target), None)
+        if start is None:
+            continue
+        inner = _domain(stmt for stmt in path[start + 1 :] if type(stmt) is For)
+        values = {bound.var: bound.binding for bound in user.iters}
+        for region in user.reads if what == "reads" else user.writes:
+            if region.buffer is buffer:
+                box = region_box(region, values, inner)
+                result = box if result is None else _merge(result, box)
+    return [None] * buffer.ndim if result is None else result
+
+
+def region_box(
+    region: BufferRegion, values: dict[Var, Expr], inner: dict[Var, tuple[Expr, Expr]]
+) -> list[Box1 | None]:
+    """A region of a block, with its iteration variables bound, while `inner` loops run."""
+    box: list[Box1 | None] = []
+    for part in region.ranges:
+        found = estimate(substitute(part.min, values), inner)
+        if found is not None and as_int(part.extent) != 1:
+            size = substitute(part.extent, values)
+            found = None if uses_var(size, set(inner)) else found
+            if found is not None:
+                found = Box1(found.low, affine(found.extent + size - 1).expr())
+        box.append(found)
+    return box
+
+
+def _merge(a: list[Box1 | None], b: list[Box1 | None]) -> list[Box1 | None]:
+    return [
+        None if x is None or y is None else union(x, y) for x, y in zip(a, b, strict=True)
+    ]
+
+
+Domains = dict[Var, Box1]
+
+
+def _domains_of_writes(node: Block, boxes: dict[Buffer, list[Box1 | None]]) -> Domains:
+    """The box of each iteration variable that writes a needed box."""
+    domains: dict[Var, Box1] = {}
+    open_: set[Var] = set()
+    for region in node.writes:
+        for part, box in zip(region.ranges, boxes[region.buffer], strict=True):
+            if type(part.min) is not Var:
+                continue
+            var = part.min
+            if box is None or as_int(part.extent) != 1:
+                open_.add(var)
+                continue
+            merged = box if var not in domains else union(domains[var], box)
+            if merged is None:
+                open_.add(var)
+            else:
+                domains[var] = merged
+    return {var: box for var, box in domains.items() if var not in open_}
+
+
+def _domains_of_reads(
+    sch: Schedule, node: Block, producers: list[Block], target: For, around: Around
+) -> Domains:
+    """The box of each iteration variable of a consumer that reads what `producers` have written."""
+    name = "reverse_compute_at"
+    produced = {region.buffer for p in producers for region in p.writes}
+    iters = {bound.var: bound for bound in node.iters}
+    domains: Domains = {}
+    for region in node.reads:
+        if region.buffer not in produced:
+            continue
+        writers = [p for p in producers if any(r.buffer is region.buffer for r in p.writes)]
+        box = needed_box(sch, region.buffer, writers, target, "writes")
+        for dim, (part, found) in enumerate(zip(region.ranges, box, strict=True)):
+            size = region.buffer.shape[dim]
+            if found is None or _is_whole(found, size, around):
+                continue
+            index = affine(part.min)
+            variables = [(atom, count) for atom, count in index.terms.values() if atom in iters]
+            if not variables:
+                continue
+            atom, count = variables[0]
+            if len(index.terms) != 1 or count != 1 or as_int(part.extent) != 1:
+                raise fail(
+                    sch,
+                    name,
+                    f"block `{node.name}` reads dimension {dim} of `{region.buffer.name}` with an "
+                    "index that is not an iteration variable plus a constant, while one iteration "
+                    "of the loop produces only a part of it",
+                )
+            moved = Box1(found.low.plus(Affine({}, index.constant), -1), found.extent)
+            _constrain(sch, name, node, domains, iters[atom], moved, around)  # type: ignore[index]
+    return domains
+
+
+def _is_whole(box: Box1, size: Expr, around: Around) -> bool:
+    """Whether a box certainly holds [0, size)."""
+    reach = box.low.plus(affine(box.extent)).plus(affine(size), -1)
+    negated = Affine({}, 0).plus(box.low, -1)
+    return around.nonnegative(negated) and around.nonnegative(reach)
+
+
+def _constrain(
+    sch: Schedule,
+    name: str,
+    node: Block,
+    domains: Domains,
+    bound: IterVar,
+    box: Box1,
+    around: Around,
+) -> None:
+    if bound.kind is not IterKind.SPATIAL:
+        raise fail(
+            sch,
+            name,
+            f"`{bound.var.name}` of block `{node.name}` is a {bound.kind.value} variable, and one "
+            "iteration of the loop produces only a part of what it runs over; choose a loop "
+            "further out",
+        )
+    known = domains.get(bound.var)
+    if known is not None:
+        distance = box.low.plus(known.low, -1)
+        same = not distance.terms and distance.constant == 0
+        if not same or not around.analyzer.can_prove_equal(known.extent, box.extent):
+            raise fail(
+                sch, name, f"block `{node.name}` reads different parts of what the loop produces"
+            )
+    domains[bound.var] = box
+
+
+# -- the block in its new place ----------------------------------------------------------------
+
+
+def _place(node: Block, domains: Domains, around: Around, *, preserve_unit_loops: bool) -> Stmt:
+    """Loops over the boxes (the whole domain where there is none) around `node`."""
+    loops: list[tuple[Var, Expr]] = []
+    iters: list[IterVar] = []
+    guard: Expr = TRUE
+    for position, bound in enumerate(node.iters):
+        box = domains.get(bound.var)
+        low, extent = Affine({}, 0), bound.extent
+        if box is not None and not _covers_more(box, bound.extent, around):
+            low, extent = box.low, box.extent
+            after_start, before_end = around.inside(low, extent, bound.extent)
+        else:
+            after_start, before_end = True, True
+        binding = low.expr()
+        if as_int(extent) != 1 or preserve_unit_loops:
+            var = Var(f"ax{position}")
+            loops.append((var, extent))
+            binding = binding + var if low.terms or low.constant else var
+        if not after_start:
+            guard = logical_and(guard, binding >= 0)
+        if not before_end:
+            guard = logical_and(guard, binding < bound.extent)
+        iters.append(IterVar(bound.extent, bound.kind, binding, bound.var))
+    body: Stmt = node.replace(iters=tuple(iters), predicate=guard)
+    for var, extent in reversed(loops):
+        body = For(const(0), extent, ForKind.SERIAL, var, body)
+    return body
+
+
+def _covers_more(box: Box1, extent: Expr, around: Around) -> bool:
+    """Whether a box is at least as long as the whole domain, so that the domain is shorter."""
+    wide, whole = as_int(box.extent), as_int(extent)
+    if wide is not None and whole is not None:
+        return wide >= whole
+    if wide is not None:
+        return False
+    return around.nonnegative(affine(box.extent).plus(affine(extent), -1))

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Primitives for reductions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heddle.ir.expr import And, Expr, Var, logical_and
+from heddle.ir.walk import rewrite, substitute, uses_var
+from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
+from heddle.schedule.region import has_loops, point_reads
+from heddle.tir.build import TRUE, make_block, seq
+from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Stmt
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+
+@primitive
+def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> BlockRef:
+    """Move the `init` of a reduction into a block of its own, right before `loop`.
+
+        for i in range(8):                    for i in range(8):
+            for k in range(16):       ->          C[i] = 0.0              # block C_init
+                with init: C[i] = 0.0             for k in range(16):
+                C[i] += A[i, k]                       C[i] += A[i, k]     # block C
+
+    All loops of reduction variables must be `loop` or inside it. Returns the new block, named
+    `<block>_init`; the block keeps its name for the updates.
+    """
+    name = "decompose_reduction"
+    node = sch.block(block)
+    if node.init is None:
+        raise fail(sch, name, f"block `{node.name}` has no init: it is no reduction, or is "
+                   "decomposed already")
+    loops = sch.state.loops(node)
+    position = next((n for n, found in enumerate(loops) if found.var is loop.var), None)
+    if position is None:
+        raise fail(sch, name, f"{loop} is not around block `{node.name}`")
+    spatial = [b for b in node.iters if b.kind is not IterKind.REDUCTION]
+    reductions = [b for b in node.iters if b.kind is IterKind.REDUCTION]
+    for outer in loops[:position]:
+        for bound in reductions:
+            if uses_var(bound.binding, outer.var):
+                raise fail(
+                    sch,
+                    name,
+                    f"loop `{outer.var.name}` is outside {loop} but carries the reduction "
+                    f"variable `{bound.var.name}`: the accumulator would be set to its start "
+                    f"value again; choose loop `{outer.var.name}` or one around it",
+                )
+    inner = loops[position:]
+    kept = [n for n in inner if any(uses_var(b.binding, n.var) for b in spatial)]
+    initial = _init_nest(sch, node, spatial, inner, kept)
+    written = [] if has_loops(node) else [r.buffer for r in node.writes]
+    reads = node.reads
+    if not has_loops(node):
+        reads = tuple(point_reads([node.body], ()))
+    else:
+        reads = (*node.reads, *(r for r in node.writes if r.buffer not in written))
+    update = node.replace(init=None, reads=reads)
+    site = sch.state.loop(loop.var)
+    from heddle.schedule.state import edit
+
+    changed = edit(site, {node: update})
+    assert changed is not None
+    init_name = initial[1].name
+    sch.change({site: seq(initial[0], changed)})
+    return BlockRef(init_name)
+
+
+def _init_nest(
+    sch: Schedule, node: Block, spatial: list[IterVar], inner: list[For], kept: list[For]
+) -> tuple[Stmt, Block]:
+    """Loops like `kept`, with variables of their own, around a block that runs the init."""
+    fresh: dict[Var, Expr] = {n.var: Var(n.var.name, n.var.dtype) for n in kept}
+    dropped = {n.var for n in inner} - set(fresh)
+    values: dict[Var, Expr] = {}
+    iters = []
+    for bound in spatial:
+        var = Var(bound.var.name, bound.var.dtype)
+        values[bound.var] = var
+        iters.append(IterVar(bound.extent, bound.kind, substitute(bound.binding, fresh), var))
+    guard: Expr = TRUE
+    for part in conjuncts(node.predicate):
+        if not uses_var(part, dropped):
+            guard = logical_and(guard, substitute(part, fresh))
+        elif any(uses_var(part, n.var) for n in kept):
+            raise fail(
+                sch,
+                "decompose_reduction",
+                f"the predicate of block `{node.name}` mixes reduction loops with others",
+            )
+    assert node.init is not None
+    init = rewrite(node.init, {}, memo=dict(values))  # type: ignore[arg-type]
+    writes = [rewrite(region, {}, memo=dict(values)) for region in node.writes]  # type: ignore[arg-type]
+    reads = point_reads([init], ())
+    name = sch.state.fresh_block_name(f"{node.name}_init")
+    made = make_block(name, iters, init, reads=reads, writes=writes, predicate=guard)
+    body: Stmt = made
+    for old in reversed(kept):
+        kind = ForKind.SERIAL if old.kind is ForKind.PARALLEL else old.kind
+        body = For(
+            substitute(old.min, fresh),
+            substitute(old.extent, fresh),
+            kind,
+            fresh[old.var],  # type: ignore[arg-type]
+            body,
+        )
+    return body, made
+
+
+def conjuncts(condition: Expr) -> list[Expr]:
+    """The conditions of a conjunction."""
+    stack, found = [condition], []
+    while stack:
+        current = stack.pop()
+        if type(current) is And:
+            stack.extend((current.b, current.a))
+        elif current is not TRUE:
+            found.append(current)
+    return found
