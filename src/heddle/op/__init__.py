@@ -7,11 +7,22 @@ See `heddle.op.registry`.
 
 from __future__ import annotations
 
-from heddle.op import binary, convolution, linear, norm, pooling, reduce, unary  # declare the operators
+from heddle.op import (  # declare the operators
+    binary,
+    convolution,
+    join,
+    layout,
+    linear,
+    norm,
+    pooling,
+    reduce,
+    shape,
+    unary,
+)
 from heddle.op.registry import Op, all_ops, get, operator
 from heddle.support import UserError
 
-_ = (binary, convolution, linear, norm, pooling, reduce, unary)
+_ = (binary, convolution, join, layout, linear, norm, pooling, reduce, shape, unary)
 
 
 def __getattr__(name: str) -> Op:
