@@ -67,7 +67,7 @@ static int32_t run(const hd_context *ctx) {
 #ifndef ABI
 #define ABI HEDDLE_ABI_VERSION
 #endif
-__attribute__((visibility("default"))) const hd_model heddle_model = {
+const hd_model heddle_model = {
     .abi_version = ABI,
     .name = MODEL_NAME,
     .num_inputs = 3,

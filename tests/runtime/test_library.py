@@ -174,6 +174,28 @@ print(second.name, second(x, x, 1)[1].item() == before)
     assert output.splitlines() == ["4 True", "True", "fake True"]
 
 
+def test_two_models_in_the_global_scope(exported: Path, tmp_path: Path) -> None:
+    other = compile_model(tmp_path / "other.o", '-DMODEL_NAME="other"')
+    link_shared([other], tmp_path / "other.so", constants=CONSTANTS * 2)
+    output = run_python(
+        f"""
+import ctypes
+import numpy as np
+for path in ({str(exported)!r}, {str(tmp_path / "other.so")!r}):
+    ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+from heddle.runtime import load
+for path in ({str(exported)!r}, {str(tmp_path / "other.so")!r}):
+    exe = load(path)
+    x = np.ones((2, 4), np.float32)
+    print(exe.name, exe(x, x, 1)[0].numpy()[0].tolist())
+"""
+    )
+    assert output.splitlines() == [
+        f"fake {(1 + CONSTANTS).tolist()}",
+        f"other {(1 + CONSTANTS * 2).tolist()}",
+    ]
+
+
 def test_fork(exported: Path) -> None:
     output = run_python(
         f"""

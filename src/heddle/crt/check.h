@@ -34,4 +34,12 @@ int32_t hd_check_outputs(hd_call *call, DLTensor *const *outputs, int32_t count)
 /* Checks the data pointers of the inputs, after hd_check_inputs and before hd_check_outputs. */
 int32_t hd_check_input_memory(hd_call *call, const DLTensor *const *inputs);
 
+/* heddle_run, heddle_infer_shapes and heddle_metadata under hidden names: what the library itself
+ * calls is never another library's function of the same name. */
+int32_t hd_run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *const *outputs,
+               int32_t num_outputs);
+int32_t hd_infer_shapes(const DLTensor *const *inputs, int32_t num_inputs, int64_t *dims,
+                        int32_t capacity);
+const char *hd_metadata(void);
+
 #endif /* HEDDLE_CHECK_H_ */

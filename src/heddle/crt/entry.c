@@ -82,6 +82,11 @@ static int32_t run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *
   return status;
 }
 
+int32_t hd_run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *const *outputs,
+               int32_t num_outputs) {
+  return run(inputs, num_inputs, outputs, num_outputs, NULL);
+}
+
 int32_t heddle_run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *const *outputs,
                    int32_t num_outputs) {
   return run(inputs, num_inputs, outputs, num_outputs, NULL);
@@ -98,8 +103,8 @@ int32_t heddle_run_profiled(const DLTensor *const *inputs, int32_t num_inputs,
   return run(inputs, num_inputs, outputs, num_outputs, &profile);
 }
 
-int32_t heddle_infer_shapes(const DLTensor *const *inputs, int32_t num_inputs, int64_t *dims,
-                            int32_t capacity) {
+int32_t hd_infer_shapes(const DLTensor *const *inputs, int32_t num_inputs, int64_t *dims,
+                        int32_t capacity) {
   hd_call call;
   const int64_t total = hd_total_output_dims();
   if (capacity < total || (total > 0 && !dims)) {
@@ -114,13 +119,20 @@ int32_t heddle_infer_shapes(const DLTensor *const *inputs, int32_t num_inputs, i
   return status;
 }
 
+int32_t heddle_infer_shapes(const DLTensor *const *inputs, int32_t num_inputs, int64_t *dims,
+                            int32_t capacity) {
+  return hd_infer_shapes(inputs, num_inputs, dims, capacity);
+}
+
 /* ---- the rest -------------------------------------------------------------------------------- */
 
 const char *heddle_last_error(void) { return hd_get_error(); }
 
 const hd_model *heddle_get_model(void) { return MODEL; }
 
-const char *heddle_metadata(void) { return MODEL->metadata_json ? MODEL->metadata_json : "{}"; }
+const char *hd_metadata(void) { return MODEL->metadata_json ? MODEL->metadata_json : "{}"; }
+
+const char *heddle_metadata(void) { return hd_metadata(); }
 
 int32_t heddle_set_num_threads(int32_t count) { return hd_set_num_threads(count); }
 

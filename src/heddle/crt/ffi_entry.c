@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "heddle_rt.h"
+#include "check.h"
 #include "heddle_tvm_ffi.h"
 #include "internal.h"
 
@@ -134,7 +134,7 @@ static int call_with(const TVMFFIAny *args, const DLTensor **tensors, scalar *ce
     if (!tensors[i]) return raise_error("TypeError", hd_get_error());
   }
   DLTensor *const *outputs = (DLTensor *const *)(tensors + num_inputs);
-  if (heddle_run(tensors, num_inputs, outputs, num_outputs) != 0) {
+  if (hd_run(tensors, num_inputs, outputs, num_outputs) != 0) {
     return raise_error("ValueError", hd_get_error());
   }
   return 0;
@@ -181,7 +181,7 @@ int __tvm_ffi_metadata(void *self, const TVMFFIAny *args, int32_t num_args, TVMF
   int (*make_string)(const TVMFFIByteArray *, TVMFFIAny *);
   memcpy(&make_string, &found, sizeof found);
   if (!make_string) return raise_error("RuntimeError", "libtvm_ffi is not loaded globally");
-  const char *text = heddle_metadata();
+  const char *text = hd_metadata();
   const TVMFFIByteArray bytes = {text, strlen(text)};
   return make_string(&bytes, result);
 }

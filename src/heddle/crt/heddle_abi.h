@@ -41,7 +41,8 @@ typedef struct hd_context {
   struct hd_profile *profile; /* NULL unless profiling */
 } hd_context;
 
-/* The model. Generated code defines `const hd_model heddle_model` with default visibility.
+/* The model. Generated code defines `const hd_model heddle_model`; linking makes it hidden, so that
+ * a library never takes the model of another one that was loaded globally before it.
  * Pointers to arrays may be NULL when the count is 0. */
 typedef struct hd_model {
   uint32_t abi_version; /* HEDDLE_ABI_VERSION */
@@ -61,6 +62,9 @@ typedef struct hd_model {
   const char *metadata_json;
 } hd_model;
 
+#if defined(__GNUC__) || defined(__clang__)
+__attribute__((visibility("hidden"))) /* heddle_get_model() is how others see it */
+#endif
 extern const hd_model heddle_model;
 
 /* The constants, when they are embedded in the library; absent otherwise (weak reference), and then

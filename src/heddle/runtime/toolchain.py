@@ -24,8 +24,14 @@ from heddle.support.errors import InternalError, UserError
 
 CRT = Path(__file__).resolve().parent.parent / "crt"
 _COMPILE_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE")
-# -Bsymbolic: a library uses its own functions even if another model was loaded globally before.
-_LINK_FLAGS = ("-shared", "-fPIC", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack", "-Wl,-z,defs")
+_LINK_FLAGS = (
+    "-shared",
+    "-fPIC",
+    "-O1",
+    "-fvisibility=hidden",
+    "-Wl,-z,noexecstack",
+    "-Wl,-z,defs",
+)
 _LIBRARIES = ("-lpthread", "-ldl", "-lm")
 # What a compiler's message says when the fault is neither its own nor ours.
 _USERS_CONDITIONS = (
@@ -192,9 +198,16 @@ def _build_crt(toolchain: Toolchain, directory: Path) -> list[Path]:
 
 # ---- linking -------------------------------------------------------------------------------------
 
+# The rest is local: a library uses its own functions even if another model was loaded globally
+# before. Not -Bsymbolic: LLD would bind the process's thread pool to the library as well.
+_EXPORTS = """\
+{{ global: heddle_*; __tvm_ffi_*; {name}_run; {name}_infer_shapes; {name}_last_error;
+   hd_process_pool_v1; local: *; }};
+"""
+
 _STUB = """\
-#include <stdint.h>
-#include "heddle_rt.h"
+#include "check.h"
+#include "internal.h"
 #define EXPORT __attribute__((visibility("default")))
 {wrappers}{constants}"""
 
@@ -202,13 +215,13 @@ _STUB = """\
 _WRAPPERS = """\
 EXPORT int32_t {name}_run(const DLTensor *const *inputs, int32_t num_inputs,
                           DLTensor *const *outputs, int32_t num_outputs) {{
-  return heddle_run(inputs, num_inputs, outputs, num_outputs);
+  return hd_run(inputs, num_inputs, outputs, num_outputs);
 }}
 EXPORT int32_t {name}_infer_shapes(const DLTensor *const *inputs, int32_t num_inputs, int64_t *dims,
                                    int32_t capacity) {{
-  return heddle_infer_shapes(inputs, num_inputs, dims, capacity);
+  return hd_infer_shapes(inputs, num_inputs, dims, capacity);
 }}
-EXPORT const char *{name}_last_error(void) {{ return heddle_last_error(); }}
+EXPORT const char *{name}_last_error(void) {{ return hd_get_error(); }}
 """
 
 # On x86-64 a section of the large model: it is placed last, and so the distance from code to data
@@ -310,9 +323,12 @@ def link_shared(
         data = None
     with _working_directory(out) as directory:
         stub = _write_stub(directory, name, data)
+        exports = directory / "exports.map"
+        exports.write_text(_EXPORTS.format(name=c_identifier(name or "heddle")))
         linked = directory / "linked.so"
         toolchain.run(
-            [*_LINK_FLAGS, "-O1", "-fvisibility=hidden", f"-I{CRT}", *stub, *objects, *runtime]
+            [*_LINK_FLAGS, f"-Wl,--version-script={exports}", f"-I{CRT}"]
+            + [*stub, *objects, *runtime]
             + [*libs, *_LIBRARIES, "-o", linked],
             doing=f"linking {out}",
         )
