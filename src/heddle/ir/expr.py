@@ -363,7 +363,10 @@ def const(value: ExprLike, dtype: str | DType = INT64) -> Expr:
 
 
 def as_expr(value: ExprLike, dtype: DType | None = None) -> Expr:
-    """`value` as an expression; Python numbers take `dtype`, else int64, float32 or bool."""
+    """`value` as an expression; Python numbers take `dtype`, else int64, float32 or bool.
+
+    Objects that stand for an expression say so with a method `__as_expr__`.
+    """
     if isinstance(value, Expr):
         return value
     if isinstance(value, bool):
@@ -372,6 +375,8 @@ def as_expr(value: ExprLike, dtype: DType | None = None) -> Expr:
         return const(value, "float32")
     if isinstance(value, (int, float)):
         return const(value, dtype or INT64)
+    if hasattr(value, "__as_expr__"):
+        return as_expr(value.__as_expr__())
     if hasattr(value, "__index__"):
         return const(int(value), dtype or INT64)
     raise UserError(f"expected an expression or a number, got {type(value).__name__} `{value!r}`")

@@ -70,6 +70,9 @@ class ReduceAxis:
         self.extent = as_expr(extent)
         self.var = Var(name)
 
+    def __as_expr__(self) -> Expr:
+        return self.var
+
     def __add__(self, other: ExprLike) -> Expr:
         return self.var + other
 

@@ -8,10 +8,12 @@ from typing import Final
 
 from heddle.passes.tir.flatten import flatten, verify_flat
 from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
+from heddle.passes.tir.partition_loops import partition_loops
 from heddle.passes.tir.remove_no_op import remove_no_op
 from heddle.passes.tir.storage import place_storage
 from heddle.passes.tir.unroll import unroll
 from heddle.passes.tir.vectorize import vectorize, verify_vectorized
+from heddle.schedule.compact import compact_buffers
 from heddle.target import Target
 from heddle.tir.nodes import PrimFunc
 
@@ -28,9 +30,11 @@ def _nothing_to_check(_func: PrimFunc) -> None:
 
 
 LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
+    ("compact_buffers", _any_target(compact_buffers), _nothing_to_check),
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
     ("flatten", _any_target(flatten), verify_flat),
     ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),
+    ("partition_loops", _any_target(partition_loops), _nothing_to_check),
     ("vectorize", vectorize, verify_vectorized),
     ("unroll", unroll, _nothing_to_check),
     ("place_storage", _any_target(place_storage), _nothing_to_check),

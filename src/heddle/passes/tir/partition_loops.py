@@ -4,16 +4,16 @@
     for i in range(25):                        for i in range(24):
         for r in unrolled(8):                      for r in unrolled(8):
             if i * 8 + r < 197:        ->              body(i * 8 + r)
-                body(i * 8 + r)                for i in range(24, 25):
-                                                   for r in unrolled(8):
-                                                       if i * 8 + r < 197:
-                                                           body(i * 8 + r)
+                body(i * 8 + r)                for r in unrolled(5):
+                                                   body(24 * 8 + r)
+
+Conditions that the loops around them decide are dropped on the way.
 """
 
 from __future__ import annotations
 
 from heddle.arith import Analyzer
-from heddle.ir.expr import Call, Expr, Select, Var, as_int, const
+from heddle.ir.expr import Call, Expr, Select, Var, as_int, const, logical_not
 from heddle.ir.walk import pre_order, uses_var
 from heddle.tir.build import seq
 from heddle.tir.fresh import with_fresh_vars
@@ -30,7 +30,7 @@ from heddle.tir.nodes import (
     While,
 )
 
-_SHORTEST_PART = 1
+_SPLIT = (ForKind.SERIAL, ForKind.UNROLLED)
 
 
 def partition_loops(func: PrimFunc) -> PrimFunc:
@@ -41,7 +41,7 @@ def partition_loops(func: PrimFunc) -> PrimFunc:
 
 class _Partition:
     def __init__(self) -> None:
-        self.analyzer = Analyzer()
+        self.around: list[For] = []
 
     def visit(self, stmt: Stmt) -> Stmt:
         if isinstance(stmt, For):
@@ -51,6 +51,10 @@ class _Partition:
             same = all(new is old for new, old in zip(stmts, stmt.stmts, strict=True))
             return stmt if same else seq(*stmts)
         if isinstance(stmt, IfThenElse):
+            decided = self.decided(stmt.condition)
+            if decided is not None:
+                kept = stmt.then if decided else stmt.otherwise
+                return Seq(()) if kept is None else self.visit(kept)
             then = self.visit(stmt.then)
             otherwise = None if stmt.otherwise is None else self.visit(stmt.otherwise)
             if then is stmt.then and otherwise is stmt.otherwise:
@@ -64,14 +68,15 @@ class _Partition:
 
     def visit_for(self, loop: For) -> Stmt:
         extent, start = as_int(loop.extent), as_int(loop.min)
-        if loop.kind is ForKind.SERIAL and extent is not None and extent > 1 and start is not None:
+        if loop.kind in _SPLIT and extent is not None and extent > 1 and start is not None:
             middle = self.split_point(loop, start, extent)
             if middle is not None:
                 first = self.part(loop, start, middle - start)
                 rest = self.part(with_fresh_vars(loop), middle, start + extent - middle)
                 return seq(first, rest)
-        self.analyzer.bind(loop.var, loop.min, loop.extent)
+        self.around.append(loop)
         body = self.visit(loop.body)
+        self.around.pop()
         if body is loop.body:
             return loop
         return For(loop.min, loop.extent, loop.kind, loop.var, body, loop.annotations, span=loop.span)
@@ -86,7 +91,7 @@ class _Partition:
             loop.annotations,
             span=loop.span,
         )
-        return self.visit_for(made) if extent > 1 else made
+        return self.visit_for(made)
 
     def split_point(self, loop: For, start: int, extent: int) -> int | None:
         """Where some condition changes from provable to not, or back; None if nowhere."""
@@ -109,11 +114,25 @@ class _Partition:
 
     def holds(self, condition: Expr, loop: For, inner: list[For], low: int, high: int) -> bool:
         """Whether `condition` is true for all values of the loop in [low, high)."""
-        analyzer = self.analyzer.copy()
-        analyzer.bind(loop.var, const(low), const(high - low))
+        analyzer = self.analyzer()
+        analyzer.bind(loop.var, low, high - low)
         for nested in inner:
             analyzer.bind(nested.var, nested.min, nested.extent)
         return analyzer.can_prove(condition)
+
+    def decided(self, condition: Expr) -> bool | None:
+        """The value of a condition, if the loops around it tell."""
+        analyzer = self.analyzer()
+        if analyzer.can_prove(condition):
+            return True
+        return False if analyzer.can_prove(logical_not(condition)) else None
+
+    def analyzer(self) -> Analyzer:
+        """What is known of the loops around the present statement."""
+        analyzer = Analyzer()
+        for loop in self.around:
+            analyzer.bind(loop.var, loop.min, loop.extent)
+        return analyzer
 
 
 def _bisect(holds: object, low: int, high: int) -> int:

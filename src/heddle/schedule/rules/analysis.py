@@ -8,6 +8,7 @@ from enum import Enum
 
 from heddle.ir.expr import Add, Cast, Expr, FloorDiv, FloorMod, Max, Min, Mul, Var, as_int
 from heddle.ir.walk import post_order, uses_var
+from heddle.schedule.schedule import LoopRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
 
 
@@ -157,6 +158,11 @@ def _unit_stride(index: Expr, var: Var) -> bool:
         in_a, in_b = uses_var(index.a, var), uses_var(index.b, var)
         return in_a != in_b and _unit_stride(index.a if in_a else index.b, var)
     return False
+
+
+def extent_of(sch: Schedule, loop: LoopRef) -> int | None:
+    """The extent of a loop, or None when it is symbolic."""
+    return as_int(sch.loop(loop).extent)
 
 
 def step_loads(block: Block) -> list[BufferLoad]:

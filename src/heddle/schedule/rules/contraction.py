@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from heddle.ir.expr import IntImm, as_int
 from heddle.ir.walk import uses_var
-from heddle.schedule.rules.analysis import Contraction, contraction_of
+from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of
 from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
@@ -50,8 +50,9 @@ def schedule_contraction(sch: Schedule, block: BlockRef, epilogue: BlockRef, tar
     sch.set_scope(block, 0, "local")
     _vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
-    plan.annotate_tile(sch.get_loops(block)[-3:])
-    plan.annotate_tile(sch.get_loops(init)[-3:])
+    plan.annotate_tile(plan.tile_loops)
+    after = sch.get_loops(init)
+    plan.annotate_tile(after[after.index(tile_loop) + 1 :])
 
 
 @dataclass
@@ -84,19 +85,13 @@ class _Plan:
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
         chunks, row_outer, row_inner = self._split_rows(row_loops, tile, len(col_outer))
-        if not reduce:
-            reduce = [sch.add_unit_loop(self.block)]
         self.first_reduction = reduce[0]
-        walked = row_outer or [sch.add_unit_loop(self.block)]
+        self.tile_loops = [*row_inner, col_vectors, lane]
         outer = [*batch, *chunks, *col_outer]
-        sch.reorder(*outer, *walked, *reduce, row_inner, col_vectors, lane)
-        if outer:
-            task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
-        else:
-            task = walked[0]
+        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
+        task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
-        self.task = task
-        return walked[-1]
+        return row_outer[-1] if row_outer else task
 
     def _fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
         """Neighbouring row axes that `x` and the output index alike (a 1x1 convolution of stride
@@ -135,11 +130,11 @@ class _Plan:
         along the last column axis)."""
         vector_extent = self.facts.extent(self.facts.vector)
         in_axis = vector_extent is None or vector_extent >= 2 * self.lanes or not col_loops
-        rows = self.sch.extent(row_loops[-1]) if row_loops else 1
+        rows = extent_of(self.sch, row_loops[-1]) if row_loops else 1
         if self.facts.x_has_vector:
             return choose_tile(rows, 1, self.target, max_rows=14), True
         if not in_axis:
-            count = self.sch.extent(col_loops[-1])
+            count = extent_of(self.sch, col_loops[-1])
             return choose_tile(rows, count or 1, self.target, whole_vectors=True), False
         panel = self._panel_vectors()
         if panel is not None:
@@ -182,23 +177,23 @@ class _Plan:
 
     def _split_rows(
         self, row_loops: list[LoopRef], tile: RegisterTile, _columns: int
-    ) -> tuple[list[LoopRef], list[LoopRef], LoopRef]:
+    ) -> tuple[list[LoopRef], list[LoopRef], list[LoopRef]]:
         """(loops that become tasks, loops walked inside a task, the unrolled rows of a tile)."""
         sch = self.sch
         if not row_loops:
-            return [], [], sch.add_unit_loop(self.block)
+            return [], [], []
         *outer, last = row_loops
+        whole = (extent_of(sch, last) or 0) % tile.rows == 0
         tiles, inner = sch.split(last, [None, tile.rows])
         chunks: list[LoopRef] = []
-        walked = [*outer, tiles]
+        walked: list[LoopRef | None] = [*outer, tiles]
         if self._tasks() >= _TASKS_PER_CORE * self.target.cores:
-            return chunks, walked, inner
-        whole = (sch.extent(last) or 0) % tile.rows == 0
+            return chunks, walked, [inner]
         wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / max(1, self._tasks()))
         for position, loop in enumerate(walked):
             if wanted <= 1 or (loop is tiles and not whole):
                 break
-            extent = sch.extent(loop)
+            extent = extent_of(sch, loop)
             if extent is None or extent <= wanted:
                 chunks.append(loop)
                 wanted = math.ceil(wanted / (extent or wanted))
@@ -208,7 +203,7 @@ class _Plan:
             chunk, walked[position] = sch.split(loop, [parts, None])
             chunks.append(chunk)
             wanted = 1
-        return chunks, [loop for loop in walked if loop is not None], inner
+        return chunks, [loop for loop in walked if loop is not None], [inner]
 
     def _tasks(self) -> int:
         """Independent pieces of work from the batch and column loops alone."""
@@ -220,9 +215,9 @@ class _Plan:
 
     def annotate_tile(self, loops: list[LoopRef]) -> None:
         """Unroll the rows and vectors of a tile, vectorize its lanes."""
-        rows, vectors, lanes = loops
-        self.sch.unroll(rows)
-        self.sch.unroll(vectors)
+        *outer, lanes = loops
+        for loop in outer:
+            self.sch.unroll(loop)
         self.sch.vectorize(lanes)
 
 
@@ -234,7 +229,7 @@ def _vectorize_epilogue(
     inner = loops[loops.index(tile_loop) + 1 :]
     *outer, last = inner
     lanes = target.vector_lanes(32)
-    extent = sch.extent(last)
+    extent = extent_of(sch, last)
     if extent is not None and extent > lanes and extent % lanes == 0:
         vectors, last = sch.split(last, [None, lanes])
         outer.append(vectors)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from heddle.ir.expr import Var
 from heddle.ir.walk import uses_var
-from heddle.schedule.rules.analysis import step_loads
+from heddle.schedule.rules.analysis import extent_of, step_loads
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.nodes import Block, BufferStore
@@ -43,7 +43,7 @@ def vector_width(sch: Schedule, block: BlockRef, target: Target) -> int:
 
 def vectorize_loop(sch: Schedule, loop: LoopRef, lanes: int) -> list[LoopRef]:
     """Turn the inner part of `loop` into lanes; returns the loops left outside of them."""
-    extent = sch.extent(loop)
+    extent = extent_of(sch, loop)
     if extent is not None and extent <= lanes:
         if extent > 1:
             sch.vectorize(loop)

@@ -11,7 +11,7 @@ the rows, and it becomes the lanes.
 from __future__ import annotations
 
 from heddle.ir.walk import uses_var
-from heddle.schedule.rules.analysis import BlockKind, block_kind, step_loads
+from heddle.schedule.rules.analysis import BlockKind, block_kind, extent_of, step_loads
 from heddle.schedule.rules.elementwise import parallelize, vector_width, vectorize_loop
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
@@ -76,7 +76,7 @@ def _by_columns(
 ) -> None:
     """Lanes along the last row axis; the reduction runs inside each vector."""
     *outer, last = rows
-    extent = sch.extent(last)
+    extent = extent_of(sch, last)
     inner = last
     if extent is None or extent > lanes:
         split_outer, inner = sch.split(last, [None, lanes])
@@ -110,7 +110,7 @@ def _reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
     count = sum(axis.kind is IterKind.REDUCTION for axis in node.iters)
     loops = sch.get_loops(block)[-count:]
     axis = sch.fuse(*loops) if count > 1 else loops[0]
-    extent = sch.extent(axis)
+    extent = extent_of(sch, axis)
     run = lanes * _RUN_VECTORS
     if extent is None or extent > run:
         axis, inner = sch.split(axis, [None, run])
