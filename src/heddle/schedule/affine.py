@@ -8,7 +8,7 @@ for proofs that need more than intervals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from heddle.arith import Analyzer
@@ -197,10 +197,12 @@ def _floor(value: float, divisor: int) -> float:
 class Around:
     """What is known about the loops around a place; proves that indices stay in bounds."""
 
-    __slots__ = ("_analyzer", "domain", "ranges")
+    __slots__ = ("_analyzer", "domain", "ranges", "symbols")
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, symbols: Iterable[Var] = ()) -> None:
         self.domain = domain
+        self.symbols = tuple(symbols)
+        """Symbolic dimensions: never negative."""
         self.ranges: dict[Var, tuple[int, int]] = {}
         for var, (start, size) in domain.items():
             low, extent = constant_bounds(affine(start), self.ranges), as_int(size)
@@ -213,7 +215,9 @@ class Around:
         total = affine(value) if isinstance(value, Expr) else value
         if constant_bounds(total, self.ranges)[0] >= 0:
             return True
-        if not total.terms or all(type(a) is Var and a in self.ranges for a, _ in total.terms.values()):
+        if not total.terms or all(
+            type(a) is Var and a in self.ranges for a, _ in total.terms.values()
+        ):
             return False  # the interval of such a sum is exact
         return self.analyzer.can_prove(total.expr() >= 0)
 
@@ -222,6 +226,8 @@ class Around:
         """An analyzer that knows the loops (made when first needed)."""
         if self._analyzer is None:
             self._analyzer = Analyzer()
+            for symbol in self.symbols:
+                self._analyzer.bind(symbol, 0)
             for var, (start, size) in self.domain.items():
                 self._analyzer.bind(var, start, size)
         return self._analyzer

@@ -67,9 +67,7 @@ def _compact_one(func: PrimFunc, buffer: Buffer) -> PrimFunc:
     if not all(_holds(w, n) for w, n in zip(written, needed, strict=True)):
         return func
     allowed = set(shape_symbols(func)) | {p for p in func.params if type(p) is Var}
-    box = [
-        _sized(part, dim, allowed) for part, dim in zip(written, buffer.shape, strict=True)
-    ]
+    box = [_sized(part, dim, allowed) for part, dim in zip(written, buffer.shape, strict=True)]
     small = Buffer(
         buffer.name,
         tuple(part.extent for part in box),
@@ -120,10 +118,14 @@ def _box(
         for region in regions(user):
             if region.buffer is buffer:
                 part = region_box(region, values, inner)
-                total = part if total is None else [
-                    None if a is None or b is None else union(a, b)
-                    for a, b in zip(total, part, strict=True)
-                ]
+                total = (
+                    part
+                    if total is None
+                    else [
+                        None if a is None or b is None else union(a, b)
+                        for a, b in zip(total, part, strict=True)
+                    ]
+                )
     return [None] * buffer.ndim if total is None else total
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Schedule`: a function, and the primitives that reshape its loops without changing its values.
 
-    sch = Schedule(func)
-    i, j, k = sch.get_loops("C")
-    i_0, i_1 = sch.split(i, factors=[None, 6])
-    sch.reorder(i_0, j, k, i_1)
-    sch.parallel(i_0)
-    func = sch.func
+sch = Schedule(func)
+i, j, k = sch.get_loops("C")
+i_0, i_1 = sch.split(i, factors=[None, 6])
+sch.reorder(i_0, j, k, i_1)
+sch.parallel(i_0)
+func = sch.func
 """
 
 from __future__ import annotations

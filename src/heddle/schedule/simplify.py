@@ -9,6 +9,7 @@ from heddle.arith import Analyzer
 from heddle.ir.expr import Expr, FloorDiv, FloorMod, Var
 from heddle.ir.walk import pre_order
 from heddle.schedule.state import State, edit, walk
+from heddle.tir.build import shape_symbols
 from heddle.tir.nodes import Block, For, IterVar, Stmt
 
 
@@ -23,6 +24,8 @@ def simplify_bindings(
     if not found:
         return stmt
     analyzer = Analyzer()
+    for symbol in shape_symbols(state.func):
+        analyzer.bind(symbol, 0)
     for node in state.path(site)[:-1]:
         if type(node) is For:
             analyzer.bind(node.var, node.min, node.extent)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trace of a schedule: what was done, as data that prints as Python, travels as JSON, replays.
 
-    >>> print(sch.trace)                                    # doctest: +SKIP
-    i, j, k = sch.get_loops("C")
-    i_0, i_1 = sch.split(i, factors=[None, 6])
-    sch.parallel(i_0)
+>>> print(sch.trace)                                    # doctest: +SKIP
+i, j, k = sch.get_loops("C")
+i_0, i_1 = sch.split(i, factors=[None, 6])
+sch.parallel(i_0)
 """
 
 from __future__ import annotations

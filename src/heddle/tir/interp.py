@@ -126,8 +126,10 @@ def _address(buffer: Buffer, indices: Sequence[Expr], what: str) -> Evaluator:
             raise UserError(f"interp: {what} `{buffer.name}`, which is not allocated here")
         place = tuple(part(env) for part in parts)
         for index, size in zip(place, env[buffer].shape, strict=True):
-            inside = 0 <= index < size if isinstance(index, int) else np.all(
-                (index >= 0) & (index < size)
+            inside = (
+                0 <= index < size
+                if isinstance(index, int)
+                else np.all((index >= 0) & (index < size))
             )
             if not inside:
                 shown = ", ".join(str(part) for part in place)

@@ -99,9 +99,7 @@ def _check_for(name: str, parameter: inspect.Parameter) -> Callable[[Schedule, A
 
 
 def _wrong(sch: Schedule, name: str, where: str, expected: str, value: Any) -> ScheduleError:
-    return fail(
-        sch, name, f"{where} must be {expected}, got {type(value).__name__} `{value!r}`"
-    )
+    return fail(sch, name, f"{where} must be {expected}, got {type(value).__name__} `{value!r}`")
 
 
 def _loop(sch: Schedule, name: str, where: str, value: Any) -> LoopRef:

@@ -48,7 +48,7 @@ def _region(
 def check_scope(sch: Schedule, name: str, scope: str) -> None:
     """Raise unless `scope` is a memory scope."""
     if scope not in SCOPES:
-        raise fail(sch, name, f"`scope` must be one of {list(SCOPES)}, got \"{scope}\"")
+        raise fail(sch, name, f'`scope` must be one of {list(SCOPES)}, got "{scope}"')
 
 
 def buffer_names(state: State) -> set[str]:
@@ -174,7 +174,7 @@ def _inside(sch: Schedule, block: Stmt, above: Stmt) -> bool:
 def set_scope(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> None:
     """Change the memory scope of an intermediate buffer that a block writes.
 
-        B = alloc_buffer((128,), scope="global")   ->   B = alloc_buffer((128,), scope="local")
+    B = alloc_buffer((128,), scope="global")   ->   B = alloc_buffer((128,), scope="local")
     """
     node = sch.block(block)
     check_scope(sch, "set_scope", scope)

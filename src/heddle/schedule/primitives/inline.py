@@ -12,7 +12,16 @@ from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.refs import BlockLike
 from heddle.schedule.region import has_loops, point_reads
 from heddle.tir.build import point
-from heddle.tir.nodes import Block, Buffer, BufferLoad, BufferStore, IterKind, IterVar, PrimFunc, Stmt
+from heddle.tir.nodes import (
+    Block,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    IterKind,
+    IterVar,
+    PrimFunc,
+    Stmt,
+)
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -97,10 +106,10 @@ def _inverse(
 def compute_inline(sch: Schedule, block: BlockLike) -> None:
     """Put the expression of an element-wise block into its consumers, and drop the block.
 
-        for i in range(8):                    for i in range(8):
-            B[i] = A[i] + 1.0         ->          C[i] = (A[i] + 1.0) * 2.0
-        for i in range(8):
-            C[i] = B[i] * 2.0
+    for i in range(8):                    for i in range(8):
+        B[i] = A[i] + 1.0         ->          C[i] = (A[i] + 1.0) * 2.0
+    for i in range(8):
+        C[i] = B[i] * 2.0
     """
     node = sch.block(block)
     store = single_store(sch, "compute_inline", node)
@@ -130,9 +139,7 @@ def compute_inline(sch: Schedule, block: BlockLike) -> None:
 def _with_loads(sch: Schedule, name: str, reader: Block, buffer: Buffer, handler: Any) -> Block:
     """`reader` with each load of `buffer` replaced, and its read regions brought up to date."""
     if has_loops(reader):
-        raise fail(
-            sch, name, f"block `{reader.name}` reads `{buffer.name}` in loops of its own"
-        )
+        raise fail(sch, name, f"block `{reader.name}` reads `{buffer.name}` in loops of its own")
     body = rewrite(reader.body, {BufferLoad: handler})
     init = None if reader.init is None else rewrite(reader.init, {BufferLoad: handler})
     written = [region.buffer for region in reader.writes]

@@ -201,7 +201,7 @@ def fuse(sch: Schedule, *loops: LoopRef) -> LoopRef:
 def reorder(sch: Schedule, *loops: LoopRef) -> None:
     """Put loops of one nest into the given order; other loops between them stay where they are.
 
-        for i, j, k in grid(4, 8, 16):   ->   for k, j, i in grid(16, 8, 4):    # reorder(k, i)
+    for i, j, k in grid(4, 8, 16):   ->   for k, j, i in grid(16, 8, 4):    # reorder(k, i)
     """
     if len({ref.var for ref in loops}) != len(loops):
         raise fail(sch, "reorder", "a loop is given twice")
@@ -314,7 +314,7 @@ def _with_kind(sch: Schedule, loop: LoopRef, kind: ForKind) -> None:
 def parallel(sch: Schedule, loop: LoopRef) -> None:
     """Run the iterations of a loop on the thread pool.
 
-        for i in range(64): ...   ->   for i in parallel(64): ...
+    for i in range(64): ...   ->   for i in parallel(64): ...
     """
     _check_independent(sch, "parallel", loop)
     _with_kind(sch, loop, ForKind.PARALLEL)
@@ -324,7 +324,7 @@ def parallel(sch: Schedule, loop: LoopRef) -> None:
 def vectorize(sch: Schedule, loop: LoopRef) -> None:
     """Run the iterations of a loop as the lanes of vectors. The extent must be a constant.
 
-        for j in range(16): ...   ->   for j in vectorized(16): ...
+    for j in range(16): ...   ->   for j in vectorized(16): ...
     """
     node = sch.state.loop(loop.var)
     if as_int(node.extent) is None:
@@ -339,7 +339,7 @@ def vectorize(sch: Schedule, loop: LoopRef) -> None:
 def unroll(sch: Schedule, loop: LoopRef) -> None:
     """Replace a loop by copies of its body when code is generated. The extent must be a constant.
 
-        for i in range(4): ...   ->   for i in unrolled(4): ...
+    for i in range(4): ...   ->   for i in unrolled(4): ...
     """
     node = sch.state.loop(loop.var)
     if as_int(node.extent) is None:

@@ -13,7 +13,7 @@ from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.refs import BlockLike, LoopRef
 from heddle.schedule.state import blocks_below
-from heddle.tir.build import TRUE, seq
+from heddle.tir.build import TRUE, seq, shape_symbols
 from heddle.tir.nodes import (
     Block,
     Buffer,
@@ -72,7 +72,12 @@ def compute_at(
         for buffer in buffers
     }
     domains = _domains_of_writes(node, boxes)
-    nest = _place(node, domains, Around(_domain(shared)), preserve_unit_loops=preserve_unit_loops)
+    nest = _place(
+        node,
+        domains,
+        Around(_domain(shared), shape_symbols(sch.func)),
+        preserve_unit_loops=preserve_unit_loops,
+    )
     children = _children(target.body)
     first = _position(children, {c.name for c in consumers}, first=True)
     after = _position(children, {p.name for p in producers}, first=False)
@@ -118,7 +123,7 @@ def reverse_compute_at(
     target = sch.state.loop(loop.var)
     shared = _shared_loops(sch, target)
     _check_complete(sch, name, node, producers, shared, loop)
-    around = Around(_domain(shared))
+    around = Around(_domain(shared), shape_symbols(sch.func))
     domains = _domains_of_reads(sch, node, producers, target, around)
     nest = _place(node, domains, around, preserve_unit_loops=preserve_unit_loops)
     children = _children(target.body)
@@ -129,9 +134,7 @@ def reverse_compute_at(
 # -- what stands where -------------------------------------------------------------------------
 
 
-def _users(
-    table: dict[Buffer, list[Block]], buffers: Iterable[Buffer], but: Block
-) -> list[Block]:
+def _users(table: dict[Buffer, list[Block]], buffers: Iterable[Buffer], but: Block) -> list[Block]:
     found = {
         user.name: user
         for buffer in buffers
@@ -245,9 +248,7 @@ def region_box(
 
 
 def _merge(a: list[Box1 | None], b: list[Box1 | None]) -> list[Box1 | None]:
-    return [
-        None if x is None or y is None else union(x, y) for x, y in zip(a, b, strict=True)
-    ]
+    return [None if x is None or y is None else union(x, y) for x, y in zip(a, b, strict=True)]
 
 
 Domains = dict[Var, Box1]

@@ -33,9 +33,7 @@ def peel_tail(
     main = rebind(old.body, {old.var: old.min + value})
     tail_var = Var(f"{old.var.name}_tail", old.var.dtype)
     private = _private_buffers(sch.state, old)
-    copies = {
-        buffer: buffer.replace(name=f"{buffer.name}_tail") for buffer in private
-    }
+    copies = {buffer: buffer.replace(name=f"{buffer.name}_tail") for buffer in private}
     copy = copy_statement(sch.state, replace_buffers(old.body, copies), "_tail")
     copy = rebind(copy, {old.var: old.min + done + tail_var})
     tail = For(const(0), rest, ForKind.SERIAL, tail_var, copy, old.annotations)

@@ -32,8 +32,11 @@ def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> Block
     name = "decompose_reduction"
     node = sch.block(block)
     if node.init is None:
-        raise fail(sch, name, f"block `{node.name}` has no init: it is no reduction, or is "
-                   "decomposed already")
+        raise fail(
+            sch,
+            name,
+            f"block `{node.name}` has no init: it is no reduction, or is decomposed already",
+        )
     loops = sch.state.loops(node)
     position = next((n for n, found in enumerate(loops) if found.var is loop.var), None)
     if position is None:

@@ -36,7 +36,9 @@ _PACK_AFTER_TILES = 4
 """Row tiles that must share a strided panel before copying it together pays."""
 
 
-def schedule_contraction(sch: Schedule, block: BlockRef, epilogue: BlockRef, target: Target) -> None:
+def schedule_contraction(
+    sch: Schedule, block: BlockRef, epilogue: BlockRef, target: Target
+) -> None:
     """Tile `block`, keep its accumulators in registers, and compute `epilogue` from them.
 
     `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made

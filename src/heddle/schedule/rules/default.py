@@ -67,7 +67,8 @@ def _starts(region: object) -> list:
 
 def _is_costly(block: Block) -> bool:
     return any(
-        isinstance(found, Call) and found.name not in _CHEAP_CALLS for found in post_order(block.body)
+        isinstance(found, Call) and found.name not in _CHEAP_CALLS
+        for found in post_order(block.body)
     )
 
 
