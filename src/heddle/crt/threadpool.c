@@ -97,6 +97,7 @@ static int32_t clamp_threads(long count) {
   return (int32_t)(count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count);
 }
 
+#if defined(__linux__)
 /* The CPUs that a container may use, rounded up; a large number when there is no limit. */
 static int32_t quota_of_container(void) {
   long quota, period;
@@ -109,6 +110,7 @@ static int32_t quota_of_container(void) {
   fclose(file);
   return count;
 }
+#endif
 
 static int32_t default_num_threads(void) {
   const char *text = getenv("HEDDLE_NUM_THREADS");

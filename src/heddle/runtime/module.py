@@ -71,7 +71,6 @@ class Executable:
         self._results = ResultPool()
         self._num_dims = sum(len(info.shape) for info in self.info.outputs)
         self._static = self._static_outputs()
-        self._counts = (len(self.info.inputs), len(self.info.outputs))
         closer = weakref.finalize(self, _ctypes.dlclose, library._handle)
         closer.atexit = False
 
@@ -136,7 +135,7 @@ class Executable:
     def __call__(self, *args: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
         """Runs the model. Raises `UserError` when an input is not what the model declares."""
         values = self._values(args, named)
-        frame = self._frames.pop() if self._frames else _Frame(self.info)
+        frame = self._take_frame()
         try:
             frame.inputs.fill(values)
             results = self._allocate(frame)
@@ -160,7 +159,7 @@ class Executable:
             raise UserError(
                 f"{self.name}: got {len(outputs)} outputs, expected {len(self.outputs)}"
             )
-        frame = self._frames.pop() if self._frames else _Frame(self.info)
+        frame = self._take_frame()
         try:
             frame.inputs.fill(values)
             frame.outputs.fill(outputs)
@@ -175,6 +174,12 @@ class Executable:
         frame = _Frame(self.info)
         frame.inputs.fill(self._values(args, named))
         return self._infer(frame)
+
+    def _take_frame(self) -> _Frame:
+        try:
+            return self._frames.pop()
+        except IndexError:  # asking first would race with other threads
+            return _Frame(self.info)
 
     def _values(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         if not named and len(args) == len(self.info.inputs):
