@@ -41,6 +41,11 @@ from heddle.passes.graph.anf import (
 VIEW_OPS: Final = frozenset({"reshape", "flatten", "squeeze", "unsqueeze", "identity"})
 """Operators that give the same bytes another shape."""
 
+WINDOWED_OPS: Final = frozenset(
+    {"max_pool", "avg_pool", "lp_pool", "lrn", "max_pool2d_nchwc", "avg_pool2d_nchwc"}
+)
+"""Reductions that read an element several times: work on their input is done once, before."""
+
 _RANK: Final = {
     "elementwise": 0,
     "broadcast": 0,
@@ -233,10 +238,10 @@ class _Grouping:
             self._merge([node, *path])
 
     def _may_feed_reduction(self, node: int, path: list[int], end: int) -> bool:
-        if self._group_rank(end) > _REDUCTION:
-            return False
         source = self.bindings[end].value
         assert isinstance(source, Call)
+        if self._group_rank(end) > _REDUCTION or op_name(source) in WINDOWED_OPS:
+            return False
         data = tensor_type(source.args[0])
         if data is None:
             return False

@@ -302,7 +302,8 @@ def _vars(value: GraphExpr) -> list[Var]:
 def _resolve(place: _Place) -> Storage:
     if place.storage is not None:
         return place.storage
-    assert place.value is not None and place.value.offset is not None
+    assert place.value is not None
+    assert place.value.offset is not None
     return Storage("arena", 0, place.value.offset)
 
 

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give convolutions blocked layouts and matrix products packed weights.
+
+    y = conv(x, w, b)                  t = layout_transform(x, NCHW -> NCHW16c)
+    z = relu(y)                ->      u = conv2d_nchwc(t, <w packed>, <b packed>)
+    f = reshape(z)                     v = relu(u)
+                                       z = layout_transform(v, NCHW16c -> NCHW)
+                                       f = reshape(z)
+
+The block is as many channels as a vector register holds floats. What follows a convolution stays
+blocked as long as it can: elementwise work, pooling, means over space, concatenation of full
+blocks. A value is converted where something else needs it, at most once in each direction.
+
+When the channels do not fill the last block, it is padded with zeros. Padded lanes then hold
+whatever the operators make of zeros; that must stay finite (a later convolution multiplies them by
+zero weights), so only operators of `FINITE_OPS` keep a padded layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from heddle import op
+from heddle.graph.nodes import Binding, Call, Constant, Function, GraphExpr, Var
+from heddle.ir.expr import Expr, as_int
+from heddle.ir.module import IRModule
+from heddle.ir.types import TensorType
+from heddle.passes.graph import packing
+from heddle.passes.graph.anf import (
+    Rewriter,
+    atoms_of,
+    map_functions,
+    op_name,
+    same_dim,
+    shape_of,
+    tensor_type,
+)
+from heddle.target import Target
+
+PanelWidth: TypeAlias = Callable[[int | None, int, int], int]
+
+FINITE_OPS: Final = frozenset(
+    {
+        *("relu", "clip", "sigmoid", "silu", "hard_swish", "hard_sigmoid", "leaky_relu", "tanh"),
+        *("gelu", "identity", "add", "sub", "mul", "minimum", "maximum", "abs", "negative", "erf"),
+    }
+)
+"""Elementwise operators that give finite values for finite arguments (short of overflow)."""
+
+_POOLS: Final = {"max_pool": "max_pool2d_nchwc", "avg_pool": "avg_pool2d_nchwc"}
+_SPATIAL: Final = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignLayouts:
+    """The pass.
+
+    block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
+    (None when unknown), columns and depth of the product.
+    """
+
+    block: int
+    panel_width: PanelWidth
+
+    @staticmethod
+    def of(target: Target, *, panel_width: PanelWidth | None = None) -> AssignLayouts:
+        """The pass for a target: blocks of one float32 vector, panels of four by default."""
+        lanes = target.vector_lanes(32)
+
+        def four_vectors(rows: int | None, columns: int, depth: int) -> int:
+            return 4 * lanes
+
+        return AssignLayouts(lanes, panel_width or four_vectors)
+
+    def __call__(self, module: IRModule) -> IRModule:
+        """Give convolutions blocked layouts and matrix products packed weights."""
+        return map_functions(module, self._rewrite)
+
+    def _rewrite(self, function: Function) -> Function:
+        return _Assignment(function, self).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """A value of the old function in blocked form: `channels` real ones in blocks of `block`."""
+
+    value: GraphExpr
+    channels: int
+    block: int
+
+    @property
+    def padded(self) -> bool:
+        return self.channels % self.block != 0
+
+
+class _Assignment(Rewriter):
+    """`plain[var]` and `blocked[var]` are the forms in which a value of the old function exists."""
+
+    def __init__(self, function: Function, options: AssignLayouts) -> None:
+        super().__init__(function)
+        self.options = options
+        self.blocked: dict[Var, _Blocked] = {}
+        self.plain: set[Var] = set(function.params)
+        self.native: set[Var] = set()  # computed in blocked form
+
+    def run(self) -> Function:
+        """Rewrite every binding."""
+        for binding in self.function.bindings:
+            handler = _HANDLERS.get(op_name(binding.value))
+            done = handler is not None and handler(self, binding, binding.value)
+            if not done:
+                self._keep_plain(binding)
+        for item in _variables(self.function.result):
+            self.to_plain(item)
+        return self.finish()
+
+    # -- forms -------------------------------------------------------------------------------
+
+    def _keep_plain(self, binding: Binding) -> None:
+        for item in _variables(binding.value):
+            self.to_plain(item)
+        self.copy_binding(binding)
+        self.plain.add(binding.var)
+
+    def to_plain(self, item: GraphExpr) -> GraphExpr:
+        """The value in the layout that the model has it in."""
+        if not isinstance(item, Var) or item in self.plain or item not in self.blocked:
+            return self.resolve(item)  # type: ignore[no-any-return]
+        blocked = self.blocked[item]
+        dims = shape_of(item)
+        if not blocked.padded and _is_pixel(dims):
+            value = op.reshape(blocked.value, shape=_attribute(dims))
+        else:
+            value = op.layout_transform(
+                blocked.value,
+                source=f"NCHW{blocked.block}c",
+                target="NCHW",
+                shape=_attribute(dims),
+            )
+        new = self.emit(value.replace(span=item.span), like=item)
+        self.alias_new(item, new)
+        self.plain.add(item)
+        return new
+
+    def to_blocked(self, item: GraphExpr, block: int) -> _Blocked:
+        """The value in blocks of `block` channels."""
+        found = self.blocked.get(item) if isinstance(item, Var) else None
+        if found is not None and found.block == block:
+            return found
+        channels = as_int(shape_of(item)[1])
+        assert channels is not None
+        value = self.to_plain(item)
+        if isinstance(value, Constant):
+            return _Blocked(Constant(packing.block_channels(value.data, block)), channels, block)
+        dims = shape_of(item)
+        if channels % block == 0 and _is_pixel(dims):
+            shape = (*_attribute(dims[:1]), channels // block, 1, 1, block)
+            moved = op.reshape(value, shape=shape)
+        else:
+            moved = op.layout_transform(value, source="NCHW", target=f"NCHW{block}c")
+        name = f"{item.name}_blocked" if isinstance(item, Var) else "blocked"
+        made = _Blocked(self.emit(moved, name=name), channels, block)
+        if isinstance(item, Var):
+            self.blocked.setdefault(item, made)
+        return made
+
+    def bind_blocked(self, binding: Binding, value: GraphExpr, channels: int, block: int) -> bool:
+        """Let the blocked `value` stand for what `binding` computes."""
+        span = binding.value.span
+        emitted = self.emit(value.replace(span=span), name=binding.var.name)
+        self.blocked[binding.var] = _Blocked(emitted, channels, block)
+        self.native.add(binding.var)
+        return True
+
+    def is_blocked(self, item: GraphExpr) -> bool:
+        """Whether a value is computed in blocked form."""
+        return isinstance(item, Var) and item in self.native
+
+
+def _variables(value: GraphExpr) -> list[Var]:
+    return [item for item in atoms_of(value) if isinstance(item, Var)]
+
+
+def _attribute(dims: tuple[Expr, ...]) -> tuple[Any, ...]:
+    return tuple(dim if (number := as_int(dim)) is None else number for dim in dims)
+
+
+def _is_pixel(dims: tuple[Expr, ...]) -> bool:
+    return len(dims) == 4 and as_int(dims[2]) == 1 and as_int(dims[3]) == 1
+
+
+def _image_channels(value: GraphExpr) -> int | None:
+    """The number of channels of a float32 [N, C, H, W] value, or None."""
+    kind = tensor_type(value)
+    if kind is None or kind.ndim != 4 or kind.dtype.name != "float32":
+        return None
+    return as_int(kind.shape[1])
+
+
+def _plain_attrs(call: Call, *drop: str) -> dict[str, Any]:
+    return {name: value for name, value in call.attrs.items() if name not in ("absent", *drop)}
+
+
+# -- convolutions ---------------------------------------------------------------------------------
+
+
+def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
+    x, weight, bias = call.args[0], call.args[1], call.args[2] if len(call.args) > 2 else None
+    inputs, outputs = _image_channels(x), _image_channels(call)
+    if inputs is None or outputs is None or call.attrs.get("out_dtype") is not None:
+        return False
+    if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
+        return False
+    if "absent" in call.attrs:
+        return False
+    block, groups = work.options.block, call.attrs["groups"]
+    assert isinstance(groups, int)
+    attrs = _plain_attrs(call)
+    if groups == 1:
+        # A few input channels (an image) make a block of their own: no work on padding.
+        inner = inputs if inputs * 2 <= block and not work.is_blocked(x) else block
+        packed = packing.pack_convolution(weight.data, inner, block)
+    elif groups == inputs == outputs:
+        inner = block
+        packed = packing.pack_depthwise(weight.data, block)
+        attrs["groups"] = packed.shape[0] * block
+    elif (inputs // groups) % block == 0 and (outputs // groups) % block == 0:
+        inner = block
+        packed = packing.pack_convolution(weight.data, inner, block)
+    else:
+        return False
+    data = work.to_blocked(x, inner)
+    args: list[GraphExpr] = [data.value, Constant(packed)]
+    if bias is not None:
+        args.append(Constant(packing.pack_bias(bias.data, block)))
+    return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
+
+
+def _transposed_convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
+    """Kernel and stride of equal size: every input pixel makes a tile of the output by itself,
+    so this is a convolution with a 1x1 kernel to (tile * channels), and a rearrangement."""
+    x, weight, bias = call.args[0], call.args[1], call.args[2] if len(call.args) > 2 else None
+    inputs, outputs = _image_channels(x), _image_channels(call)
+    block = work.options.block
+    if inputs is None or outputs is None or outputs % block or inputs % block:
+        return False
+    if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
+        return False
+    strides = call.attrs["strides"]
+    plain = (
+        call.attrs["groups"] == 1
+        and tuple(weight.data.shape[2:]) == strides
+        and not any(call.attrs["pads"])  # type: ignore[arg-type]
+        and not any(call.attrs["output_padding"])  # type: ignore[arg-type]
+        and call.attrs["dilations"] == (1, 1)
+    )
+    if not plain or "absent" in call.attrs:
+        return False
+    assert isinstance(strides, tuple)
+    rows, columns = strides
+    spread = packing.spread_transposed(weight.data)
+    data = work.to_blocked(x, block)
+    args: list[GraphExpr] = [
+        data.value,
+        Constant(packing.pack_convolution(spread, block, block)),
+    ]
+    if bias is not None:
+        args.append(Constant(packing.pack_bias(packing.repeat(bias.data, rows * columns), block)))
+    tiles = work.emit(op.conv2d_nchwc(*args), name=f"{binding.var.name}_tiles")
+    batch, _, height, width = _attribute(shape_of(x))
+    blocks = outputs // block
+    split = op.reshape(tiles, shape=(batch, rows, columns, blocks, height, width, block))
+    turned = op.transpose(work.emit(split, name="tiles"), permutation=(0, 3, 4, 1, 5, 2, 6))
+    whole = (batch, blocks, height * rows, width * columns, block)
+    joined = op.reshape(work.emit(turned, name=f"{binding.var.name}_turned"), shape=whole)
+    return work.bind_blocked(binding, joined, outputs, block)
+
+
+# -- what may stay blocked ------------------------------------------------------------------------
+
+
+def _pool(work: _Assignment, binding: Binding, call: Call) -> bool:
+    if not work.is_blocked(call.args[0]):
+        return False
+    data = work.blocked[call.args[0]]  # type: ignore[index]
+    pooled = op.get(_POOLS[op_name(call)])(data.value, **_plain_attrs(call))
+    return work.bind_blocked(binding, pooled, data.channels, data.block)
+
+
+def _spatial_reduction(work: _Assignment, binding: Binding, call: Call) -> bool:
+    if not work.is_blocked(call.args[0]) or not call.attrs.get("keepdims"):
+        return False
+    axes = call.attrs.get("axes")
+    if not isinstance(axes, tuple) or not set(axes) <= set(_SPATIAL):
+        return False
+    data = work.blocked[call.args[0]]  # type: ignore[index]
+    reduced = call.callee(data.value, **_plain_attrs(call))
+    return work.bind_blocked(binding, reduced, data.channels, data.block)
+
+
+def _concat(work: _Assignment, binding: Binding, call: Call) -> bool:
+    block = work.options.block
+    parts = [_image_channels(item) for item in call.args]
+    if call.attrs["axis"] != 1 or any(part is None or part % block for part in parts):
+        return False
+    blocked = sum(work.is_blocked(item) for item in call.args)
+    if 2 * blocked < len(call.args):
+        return False
+    values = [work.to_blocked(item, block).value for item in call.args]
+    total = sum(part for part in parts if part is not None)
+    return work.bind_blocked(binding, op.concat(*values, axis=1), total, block)
+
+
+def _elementwise(work: _Assignment, binding: Binding, call: Call) -> bool:
+    """Elementwise work on one or more blocked values; the others must be scalars, constants per
+    channel or images that can be blocked."""
+    channels = _image_channels(call)
+    leaders = [item for item in call.args if work.is_blocked(item)]
+    if channels is None or not leaders:
+        return False
+    block = work.blocked[leaders[0]].block  # type: ignore[index]
+    if channels % block and op_name(call) not in FINITE_OPS:
+        return False
+    if any(work.blocked[item].channels != channels for item in leaders):  # type: ignore[index]
+        return False
+    if not any(same_dim(a, b) for item in leaders for a, b in _dims_of(item, call)):
+        return False
+    args = []
+    for item in call.args:
+        form = _operand(work, item, channels, block)
+        if form is None:
+            return False
+        args.append(form)
+    values = [form() for form in args]
+    return work.bind_blocked(binding, call.callee(*values, **_plain_attrs(call)), channels, block)
+
+
+def _dims_of(item: GraphExpr, call: Call) -> list[tuple[Expr, Expr]]:
+    return list(zip(shape_of(item), shape_of(call), strict=True))
+
+
+def _operand(
+    work: _Assignment, item: GraphExpr, channels: int, block: int
+) -> Callable[[], GraphExpr] | None:
+    """How to get one operand of blocked elementwise work, or None when it cannot be had."""
+    if isinstance(item, Constant):
+        if item.data.size == 1:
+            return lambda: Constant(item.data.reshape(()))
+        data = item.data.reshape((1,) * (4 - item.data.ndim) + item.data.shape)
+        if item.data.ndim > 4 or data.shape[1] != channels:
+            return None
+        return lambda: Constant(packing.block_channels(data, block))
+    kind = item.type
+    if not isinstance(kind, TensorType) or kind.ndim != 4 or as_int(kind.shape[1]) != channels:
+        return None
+    return lambda: work.to_blocked(item, block).value
+
+
+# -- matrix products ------------------------------------------------------------------------------
+
+
+def _matrix_product(work: _Assignment, binding: Binding, call: Call) -> bool:
+    x, weight = call.args
+    kind = tensor_type(x)
+    if not isinstance(weight, Constant) or weight.data.ndim != 2 or kind is None or kind.ndim < 2:
+        return False
+    if call.attrs.get("transpose_a") or call.attrs.get("out_dtype") is not None:
+        return False
+    if weight.data.dtype.kind != "f":
+        return False
+    matrix = weight.data.T if call.attrs.get("transpose_b") else weight.data
+    depth, columns = matrix.shape
+    rows: int | None = 1
+    for dim in kind.shape[:-1]:
+        size = as_int(dim)
+        rows = None if rows is None or size is None else rows * size
+    width = work.options.panel_width(rows, columns, depth)
+    packed = Constant(packing.pack_panels(matrix, width))
+    data = work.to_plain(x)
+    value = op.packed_matmul(data, packed, n=columns).replace(span=call.span)
+    work.alias_new(binding.var, work.emit(value, like=binding.var))
+    work.plain.add(binding.var)
+    return True
+
+
+_HANDLERS: Final[dict[str, Callable[[_Assignment, Binding, Any], bool]]] = {
+    "conv": _convolution,
+    "conv_transpose": _transposed_convolution,
+    "max_pool": _pool,
+    "avg_pool": _pool,
+    "concat": _concat,
+    "matmul": _matrix_product,
+    **dict.fromkeys(("mean", "sum", "max", "min"), _spatial_reduction),
+    **{
+        name: _elementwise
+        for name, declared in op.all_ops().items()
+        if declared.kind in ("elementwise", "broadcast") and name not in ("cast", "batch_norm")
+    },
+}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrite calls to the few forms that later passes know well.
+
+    y = conv(x, w)
+    z = batch_norm(y, s, b, m, v)    ->      z = conv(x, w * s', b')
+
+Rules stand in tables by the operator at their root (`canonical_algebra`, `canonical_convolution`,
+`canonical_patterns`). A rule looks at one call, whose arguments it may trace back through the
+`Rewriter`, and gives the expression that takes its place, or None. What a rule gives is offered to
+the rules again, so a chain collapses in one walk from front to back.
+
+Values change by rounding only: constants are combined in float64 and rounded once. Nothing is
+computed in a lower precision than the model asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from heddle.graph.nodes import Call, Function, GraphExpr, Tuple, TupleGetItem
+from heddle.ir.module import IRModule
+from heddle.passes.graph import canonical_algebra, canonical_convolution, canonical_patterns
+from heddle.passes.graph.anf import Rewriter, map_functions, op_name
+from heddle.passes.graph.eliminate import eliminate_dead_code
+from heddle.passes.graph.fold_constants import fold_constants
+from heddle.passes.graph.rule_table import Rule
+
+MAX_ROUNDS: Final = 4
+_TABLES: Final = (canonical_patterns, canonical_convolution, canonical_algebra)
+RULES: Final[dict[str, list[Rule]]] = {}
+for _table in _TABLES:
+    for _name, _rules in _table.RULES.by_op.items():
+        RULES.setdefault(_name, []).extend(_rules)
+
+
+def canonicalise(module: IRModule) -> IRModule:
+    """Rewrite calls to canonical forms: fold batch norms, recognise composite operators."""
+    for _ in range(MAX_ROUNDS):
+        changed = eliminate_dead_code(map_functions(module, canonicalise_function))
+        if changed is module:
+            break
+        module = changed
+    return module
+
+
+def canonicalise_function(function: Function) -> Function:
+    """One walk over one function."""
+    rewriter = _Canonicaliser(function)
+    for binding in function.bindings:
+        value = rewriter.resolve(binding.value)
+        simplified = rewriter.simplify(value)
+        if simplified is value:
+            rewriter.copy_binding(binding)
+        else:
+            new = rewriter.emit(simplified, like=binding.var)
+            rewriter.alias(binding.var, new)
+    return rewriter.finish()
+
+
+class _Canonicaliser(Rewriter):
+    """A rewriter that offers everything to the rules before it is emitted."""
+
+    def simplify(self, value: GraphExpr) -> GraphExpr:
+        """`value` after all rules that apply."""
+        while True:
+            if isinstance(value, TupleGetItem) and isinstance(value.value, Tuple):
+                value = value.value.fields[value.index]
+            if isinstance(value, TupleGetItem):
+                value = canonical_algebra.part_of_split(self, value) or value
+            if not isinstance(value, Call) or not op_name(value):
+                return value
+            folded = fold_constants.fold(value)
+            if folded is not None:
+                return folded
+            new = self._apply_rule(value)
+            if new is None:
+                return value
+            value = new
+
+    def _apply_rule(self, call: Call) -> GraphExpr | None:
+        for rule in RULES.get(op_name(call), ()):
+            new = rule.function(self, call)
+            if new is not None and new is not call:
+                rule.hits += 1
+                return new if new.span is not None else _with_span(new, call)
+        return None
+
+
+def _with_span(value: GraphExpr, origin: Call) -> GraphExpr:
+    if isinstance(value, Call) and origin.span is not None:
+        spanned: GraphExpr = value.replace(span=origin.span)
+        return spanned
+    return value
