@@ -236,7 +236,7 @@ class StmtPrinter:
         dtype = loop.var.dtype
         parts = [self.expr.text(loop.extent, dtype)]
         if not _is_zero(loop.min, dtype):
-            parts.insert(0, self.expr.text(loop.min, dtype))
+            parts.append(f"start={self.expr.text(loop.min, dtype)}")
         if dtype is not INT64:
             parts.append(f'dtype="{dtype}"')
         if loop.annotations:
@@ -321,7 +321,8 @@ class StmtPrinter:
             and (contains_block or bool(root.alloc_buffers))
         )
         options = [f"name={quote(symbol)}"] if symbol else []
-        if contains_block and not isinstance(root, Block):
+        explicit = isinstance(root, Block) and root.name == "root" and not root.iters
+        if (contains_block or isinstance(root, Block)) and not (implicit or explicit):
             options.append("root=False")
         self.line(f"@T.prim_func({', '.join(options)})" if options else "@T.prim_func")
         self.lines.extend(signature(name, self.parameters(func), "", self.indent))

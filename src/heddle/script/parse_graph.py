@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parsing of graph-level functions.
+
+Nested calls (`op.relu(op.add(x, y))`) become bindings of their own, as A-normal form wants;
+`G.typed(call, type)` keeps a call where it stands.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from heddle.graph import nodes as graph
+from heddle.graph.registry import resolve_op
+from heddle.ir import DType, GlobalVar, TupleType, Type, first_mismatch, structural_equal
+from heddle.script.parse_base import Context
+from heddle.script.parse_expr import ExprParser
+
+
+class GraphParser(ExprParser):
+    """Graph functions; `function` parses a whole one."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.blocks: list[list[graph.Binding]] = [[]]
+        self.attrs: dict[str, Any] = {}
+        self.result: graph.GraphExpr | None = None
+
+    # -- functions ---------------------------------------------------------------------------
+
+    def function(self, node: ast.FunctionDef) -> graph.Function:
+        """The graph function that a `def` describes."""
+        arguments = node.args
+        extra = (*arguments.posonlyargs, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
+        for item in extra:
+            if item is not None:
+                self.fail(item, "a graph function takes plain parameters only")
+        with self.scope():
+            params = tuple(self.parameter(arg) for arg in arguments.args)
+            body = self.statements(node.body)
+            if not body or not isinstance(body[-1], ast.Return) or body[-1].value is None:
+                self.fail(node.body[-1], "a graph function ends in `return <value>`")
+            declared = None if node.returns is None else self.type(node.returns)
+            self.suite(body[:-1])
+            result = self.operand(body[-1].value)
+            if declared is not None:
+                self.check_type(body[-1], result.type, declared)
+        return graph.Function(
+            params, tuple(self.blocks[0]), result, self.attrs, span=self.span(node)
+        )
+
+    def statements(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """The statements without documentation and attributes, which are dealt with here."""
+        kept = []
+        for node in body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue
+            call = node.value if isinstance(node, ast.Expr) else None
+            if isinstance(call, ast.Call) and self.called(call, "G") == "func_attr":
+                attrs = self.attribute_value(self.arguments(call, ("attrs",))["attrs"])
+                if not isinstance(attrs, dict):
+                    self.fail(call, "attributes are a dictionary")
+                self.attrs.update(attrs)
+                continue
+            kept.append(node)
+        return kept
+
+    def parameter(self, arg: ast.arg) -> graph.Var:
+        if arg.annotation is None:
+            self.fail(
+                arg, f'parameter `{arg.arg}` needs a type such as G.Tensor((n, 128), "float32")'
+            )
+        type_ = self.type(arg.annotation)
+        name = arg.arg
+        if isinstance(arg.annotation, ast.Call):
+            for keyword in arg.annotation.keywords:
+                if keyword.arg == "name":
+                    name = self.string(keyword.value, "a name")
+        var: graph.Var = self.bind(
+            arg, arg.arg, lambda: graph.Var(name, type_, span=self.span(arg))
+        )
+        return var
+
+    def check_type(self, node: ast.AST, got: Type, expected: Type) -> None:
+        """Raise unless the value's type is the one that is written down."""
+        if not structural_equal(got, expected):
+            self.fail(node, f"the value has type {got}, but {expected} is written")
+
+    # -- statements --------------------------------------------------------------------------
+
+    def suite(self, body: Sequence[ast.stmt]) -> None:
+        for node in body:
+            if isinstance(node, ast.If):
+                self.branches(node)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                name, type_, value = self.assignment(node)
+                self.emit(node, name, type_, self.value_of(value, type_))
+            elif not isinstance(node, ast.Pass):
+                kind = type(node).__name__
+                self.fail(node, f"a `{kind}` statement is not part of a graph function")
+
+    def assignment(self, node: ast.stmt) -> tuple[str, Type | None, ast.expr]:
+        """Name, written type and value of `x = value` or `x: type = value`."""
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            return node.target.id, self.type(node.annotation), node.value
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            if isinstance(target, ast.Name):
+                return target.id, None, node.value
+        self.fail(node, "expected `name = value` or `name: type = value`")
+
+    def emit(
+        self, node: ast.AST, name: str, type_: Type | None, value: graph.GraphExpr
+    ) -> graph.Var:
+        """Bind `value` to a new variable."""
+        kind = value.type if type_ is None else type_
+        var: graph.Var = self.bind(node, name, lambda: graph.Var(name, kind, span=self.span(node)))
+        self.blocks[-1].append(graph.Binding(value, var, span=self.span(node)))
+        return var
+
+    def branches(self, node: ast.If) -> None:
+        """`if c: ...; r = a` / `else: ...; r = b`: the last lines assign the same name."""
+        condition = self.operand(node.test)
+        if not node.orelse:
+            self.fail(node, "an `if` of a graph function needs an `else`")
+        first, then = self.branch(node.body)
+        second, otherwise = self.branch(node.orelse)
+        if first != second:
+            self.fail(
+                node.orelse[-1],
+                f"both branches must end in an assignment to one name, got `{first}` and "
+                f"`{second}`",
+            )
+        type_ = then[1] or otherwise[1] or then[0].result.type
+        value = graph.If(condition, then[0], otherwise[0], type_, span=self.span(node))
+        self.emit(node, first, type_, value)
+
+    def branch(self, body: Sequence[ast.stmt]) -> tuple[str, tuple[graph.Branch, Type | None]]:
+        kept = self.statements(body)
+        if not kept:
+            self.fail(body[0], "a branch must end in `name = value`")
+        with self.scope():
+            self.blocks.append([])
+            self.suite(kept[:-1])
+            name, type_, value = self.assignment(kept[-1])
+            result = self.operand(value)
+            bindings = tuple(self.blocks.pop())
+        branch = graph.Branch(bindings, result, span=self.span(kept[-1]))
+        return name, (branch, type_)
+
+    # -- expressions -------------------------------------------------------------------------
+
+    def operand(self, node: ast.expr) -> graph.GraphExpr:
+        """A variable, constant or tuple; a call becomes a binding first."""
+        made = self.value_of(node, None)
+        if isinstance(made, (graph.Call, graph.CallDPS)) and self.called(node, "G") != "typed":
+            name, count = "lv", 0
+            while self.lookup(name) is not None:
+                count += 1
+                name = f"lv_{count}"
+            return self.emit(node, name, None, made)
+        return made
+
+    def value_of(self, node: ast.expr, type_: Type | None) -> graph.GraphExpr:
+        """The expression that `node` stands for; a call has the type `type_` if it is given."""
+        if isinstance(node, ast.Name):
+            found = self.lookup(node.id)
+            if found is None:
+                self.unknown_name(node, node.id)
+            if not isinstance(found, graph.GraphExpr):
+                self.fail(node, f"`{node.id}` is a dimension, not a tensor")
+            return found
+        if isinstance(node, ast.Tuple):
+            fields = tuple(self.operand(item) for item in node.elts)
+            return graph.Tuple(fields, span=self.span(node))
+        if isinstance(node, ast.Subscript):
+            return self.item(node)
+        if isinstance(node, ast.Call):
+            return self.call_of(node, type_)
+        if isinstance(node, (ast.BinOp, ast.Compare, ast.UnaryOp)):
+            self.fail(node, "tensors are combined by operators such as op.add(x, y)")
+        self.fail(node, f"`{ast.unparse(node)}` is not a graph-level expression")
+
+    def item(self, node: ast.Subscript) -> graph.GraphExpr:
+        if self.namespaced(node.value, "G") == "constants":
+            return self.table_constant(node)
+        value = self.operand(node.value)
+        if not isinstance(value.type, TupleType):
+            self.fail(node, f"`{ast.unparse(node.value)}` is not a tuple, but {value.type}")
+        index = self.integer(node.slice, "the index of a tuple")
+        if not 0 <= index < len(value.type.fields):
+            self.fail(node, f"index {index} of a tuple of {len(value.type.fields)} fields")
+        return graph.TupleGetItem(value, index, span=self.span(node))
+
+    def table_constant(self, node: ast.Subscript) -> graph.Constant:
+        key = self.string(node.slice, "the name of a constant")
+        data = self.context.constants.get(key)
+        if data is None:
+            self.fail(
+                node,
+                f'constant "{key}" is not in the table of constants '
+                f"({len(self.context.constants)} entries); pass parse(text, constants=...)",
+            )
+        return graph.Constant(data, span=self.span(node))
+
+    def call_of(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        name = self.called(node, "op")
+        if name is not None:
+            return self.operator(node, name, type_)
+        name = self.called(node, "G")
+        if name in _FORMS:
+            return _FORMS[name](self, node, type_)
+        if isinstance(node.func, ast.Name) and node.func.id in self.context.functions:
+            return self.graph_call(node, node.func, node.args, node.keywords, type_)
+        self.fail(
+            node.func,
+            f"`{ast.unparse(node.func)}` is not an operator (op.relu), a form of G, or a function "
+            "of the module",
+        )
+
+    def operator(self, node: ast.Call, name: str, type_: Type | None) -> graph.GraphExpr:
+        with self.located(node.func):
+            operator = resolve_op(name)
+        args: list[Any] = []
+        for arg in node.args:
+            constant = _plain_number(arg)
+            args.append(self.operand(arg) if constant is _NOT_A_NUMBER else constant)
+        attrs = self.keywords(node.keywords)
+        with self.located(node):
+            call: graph.Call = operator(*args, **attrs)
+        call.span = self.span(node)
+        if type_ is not None and first_mismatch(call.type, type_) is not None:
+            kept: graph.Call = call.replace(type=type_)
+            return kept
+        return call
+
+    def keywords(self, keywords: Sequence[ast.keyword]) -> dict[str, Any]:
+        """Attributes given as keyword arguments."""
+        attrs: dict[str, Any] = {}
+        for keyword in keywords:
+            value = self.attribute_value(keyword.value)
+            if keyword.arg is not None:
+                attrs[keyword.arg] = value
+            elif isinstance(value, dict):
+                attrs.update(value)
+            else:
+                self.fail(keyword, "`**` takes a dictionary")
+        return attrs
+
+    def global_var(self, node: ast.expr) -> GlobalVar:
+        """The function of the module that a call names."""
+        if self.called(node, "G") == "global_var" and isinstance(node, ast.Call):
+            name = self.string(self.arguments(node, ("name",))["name"], "a name")
+            return GlobalVar(name, span=self.span(node))
+        if not isinstance(node, ast.Name):
+            self.fail(node, "expected the name of a function of the module")
+        name = self.context.functions.get(node.id, node.id)
+        return GlobalVar(name, span=self.span(node))
+
+    def call_dps(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        given = self.arguments(node, ("callee", "args", "out"), ("attrs",))
+        args = given["args"]
+        if not isinstance(args, (ast.Tuple, ast.List)):
+            self.fail(args, "G.call_dps: the arguments are a tuple: (x,)")
+        attrs = self.attribute_value(given["attrs"]) if "attrs" in given else {}
+        return graph.CallDPS(
+            self.global_var(given["callee"]),
+            tuple(self.operand(arg) for arg in args.elts),
+            self.type(given["out"]),
+            attrs,
+            span=self.span(node),
+        )
+
+    def call_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        if not node.args:
+            self.fail(node, "G.call: the function is missing")
+        return self.graph_call(node, node.args[0], node.args[1:], node.keywords, type_)
+
+    def graph_call(
+        self,
+        node: ast.Call,
+        callee: ast.expr,
+        args: Sequence[ast.expr],
+        keywords: Sequence[ast.keyword],
+        type_: Type | None,
+    ) -> graph.GraphExpr:
+        if type_ is None:
+            self.fail(node, "the call of a function needs its type: `y: G.Tensor(...) = f(x)`")
+        attrs: dict[str, Any] = {}
+        for keyword in keywords:
+            if keyword.arg != "attrs":
+                self.fail(keyword, f"G.call has no argument `{keyword.arg}`")
+            attrs = self.attribute_value(keyword.value)
+        operands = tuple(self.operand(arg) for arg in args)
+        return graph.Call(self.global_var(callee), operands, attrs, type_, span=self.span(node))
+
+    def typed_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        given = self.arguments(node, ("value", "type"))
+        return self.value_of(given["value"], self.type(given["type"]))
+
+    def const(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        given = self.arguments(node, ("value", "dtype"), ("shape",))
+        dtype: DType = self.dtype(given["dtype"])
+        value = self.attribute_value(given["value"])
+        try:
+            data = np.asarray(value, dtype=dtype.numpy)
+            if "shape" in given:
+                data = data.reshape(self.attribute_value(given["shape"]))
+        except (ValueError, TypeError, OverflowError) as error:
+            self.fail(node, f"G.const: no {dtype} tensor: {error}")
+        return graph.Constant(data, span=self.span(node))
+
+
+_NOT_A_NUMBER: Final = object()
+
+
+def _plain_number(node: ast.expr) -> Any:
+    """The number of a literal argument such as `1` or `-0.5`, None for None."""
+    sign = 1
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node, sign = node.operand, -1
+    if not isinstance(node, ast.Constant) or isinstance(node.value, (str, bytes, complex)):
+        return _NOT_A_NUMBER
+    if node.value is Ellipsis:
+        return _NOT_A_NUMBER
+    return node.value if sign == 1 or node.value is None else -node.value
+
+
+_FORMS: Final[Mapping[str | None, Callable[..., graph.GraphExpr]]] = {
+    "call_dps": GraphParser.call_dps,
+    "call": GraphParser.call_form,
+    "typed": GraphParser.typed_form,
+    "const": GraphParser.const,
+}
