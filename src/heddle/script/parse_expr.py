@@ -285,12 +285,12 @@ class ExprParser(ParserBase):
         name = self.called(node)
         if name is None:
             if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
-                return self.function(node, node.func.id)
+                return self.two_operands(node, node.func.id)
             self.fail(node, f"`{_short(node.func)}` is not a function of the script language")
         if name in _CALLS:
             return _CALLS[name](self, node)
         if name in _TWO or name == "select":
-            return self.function(node, name)
+            return self.two_operands(node, name)
         if name in INTRINSICS:
             return self.keyword_intrinsic(node, name, list(node.args))
         if _is_dtype(name):
@@ -298,7 +298,7 @@ class ExprParser(ParserBase):
         known = {*INTRINSICS, *_CALLS, *_TWO, "select", "float32", "int64"}
         self.fail(node.func, f"there is no `T.{name}`{suggestion(name, known)}")
 
-    def function(self, node: ast.Call, name: str) -> E.Expr:
+    def two_operands(self, node: ast.Call, name: str) -> E.Expr:
         if name == "select":
             given = self.arguments(node, ("condition", "a", "b"))
             a, b = self.pair(node, self.value(given["a"]), self.value(given["b"]))
