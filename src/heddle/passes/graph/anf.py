@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-import numpy as np
-
+from heddle.graph.dims import same_shape
 from heddle.graph.nodes import (
     Binding,
     Branch,
@@ -28,7 +27,6 @@ from heddle.graph.nodes import (
     TupleGetItem,
     Var,
 )
-from heddle.ir.dtype import DType
 from heddle.ir.expr import (
     Add,
     BinaryExpr,
@@ -44,7 +42,6 @@ from heddle.ir.expr import (
 )
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import GlobalVar, IRModule
-from heddle.ir.structural import structural_equal
 from heddle.ir.types import TensorType
 from heddle.ir.walk import post_order
 
@@ -132,23 +129,6 @@ def static_shape(value: GraphExpr) -> tuple[int, ...] | None:
     return value.type.static_shape if isinstance(value.type, TensorType) else None
 
 
-def same_shape(left: tuple[Expr, ...], right: tuple[Expr, ...]) -> bool:
-    """Whether two shapes are equal for certain."""
-    if len(left) != len(right):
-        return False
-    return all(same_dim(a, b) for a, b in zip(left, right, strict=True))
-
-
-def same_dim(left: Expr, right: Expr) -> bool:
-    """Whether two dimensions are equal for certain."""
-    if left is right:
-        return True
-    a, b = as_int(left), as_int(right)
-    if a is not None or b is not None:
-        return a == b
-    return structural_equal(left, right)
-
-
 def same_type(left: GraphExpr, right: GraphExpr) -> bool:
     """Whether two values are tensors of one shape and dtype."""
     a, b = tensor_type(left), tensor_type(right)
@@ -166,11 +146,6 @@ def scalar_value(value: object) -> float | int | bool | None:
         return None
     number: float | int | bool = data[0].item() if data.dtype != object else data[0]
     return number
-
-
-def constant_like(number: float | np.ndarray, dtype: DType) -> Constant:
-    """A constant of `dtype`."""
-    return Constant(np.asarray(number).astype(dtype.numpy))
 
 
 class Rewriter:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from heddle import op
+from heddle.graph.dims import same_dim
 from heddle.graph.nodes import Binding, Call, Constant, Function, GraphExpr, Var
 from heddle.ir.expr import Expr, as_int
 from heddle.ir.module import IRModule
@@ -33,7 +34,6 @@ from heddle.passes.graph.anf import (
     atoms_of,
     map_functions,
     op_name,
-    same_dim,
     shape_of,
     tensor_type,
 )

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from heddle.graph.dims import same_shape
 from heddle.graph.nodes import Binding, Call, Constant, Function, GraphExpr, Var
 from heddle.ir.module import BaseFunc, GlobalVar, IRModule
 from heddle.ir.structural import structural_hash
@@ -34,7 +35,6 @@ from heddle.passes.graph.anf import (
     is_primitive,
     nominal_size,
     op_name,
-    same_shape,
     tensor_type,
 )
 
