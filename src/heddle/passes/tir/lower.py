@@ -30,6 +30,7 @@ def _nothing_to_check(_func: PrimFunc) -> None:
 
 
 LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
+    ("drop_unit_loops", _any_target(remove_no_op), _nothing_to_check),
     ("compact_buffers", _any_target(compact_buffers), _nothing_to_check),
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
     ("flatten", _any_target(flatten), verify_flat),

@@ -7,14 +7,19 @@
                 body(i * 8 + r)                for r in unrolled(5):
                                                    body(24 * 8 + r)
 
-Conditions that the loops around them decide are dropped on the way.
+A parallel loop is not split: its body gets two versions, one for the iterations in which the
+conditions inside always hold. Conditions that the loops around them decide are dropped on the way.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from heddle.arith import Analyzer
-from heddle.ir.expr import Call, Expr, Select, Var, as_int, const, logical_not
-from heddle.ir.walk import pre_order, uses_var
+from heddle.ir.expr import LE, LT, And, Call, Expr, Select, Var, as_int, const, logical_not
+from heddle.ir.structural import structural_equal
+from heddle.ir.walk import pre_order, substitute, uses_var
 from heddle.tir.build import seq
 from heddle.tir.fresh import with_fresh_vars
 from heddle.tir.nodes import (
@@ -42,6 +47,7 @@ def partition_loops(func: PrimFunc) -> PrimFunc:
 class _Partition:
     def __init__(self) -> None:
         self.around: list[For] = []
+        self.assumed: list[Expr] = []
 
     def visit(self, stmt: Stmt) -> Stmt:
         if isinstance(stmt, For):
@@ -75,7 +81,8 @@ class _Partition:
                 rest = self.part(with_fresh_vars(loop), middle, start + extent - middle)
                 return seq(first, rest)
         self.around.append(loop)
-        body = self.visit(loop.body)
+        guard = self.guard(loop) if loop.kind is ForKind.PARALLEL else None
+        body = self.visit(loop.body) if guard is None else self.versions(loop.body, guard)
         self.around.pop()
         if body is loop.body:
             return loop
@@ -114,25 +121,82 @@ class _Partition:
 
     def holds(self, condition: Expr, loop: For, inner: list[For], low: int, high: int) -> bool:
         """Whether `condition` is true for all values of the loop in [low, high)."""
-        analyzer = self.analyzer()
-        analyzer.bind(loop.var, low, high - low)
-        for nested in inner:
-            analyzer.bind(nested.var, nested.min, nested.extent)
-        return analyzer.can_prove(condition)
+        with self.analyzer() as analyzer:
+            analyzer.bind(loop.var, low, high - low)
+            for nested in inner:
+                analyzer.bind(nested.var, nested.min, nested.extent)
+            return analyzer.can_prove(condition)
 
     def decided(self, condition: Expr) -> bool | None:
         """The value of a condition, if the loops around it tell."""
-        analyzer = self.analyzer()
-        if analyzer.can_prove(condition):
-            return True
-        return False if analyzer.can_prove(logical_not(condition)) else None
+        with self.analyzer() as analyzer:
+            if analyzer.can_prove(condition):
+                return True
+            return False if analyzer.can_prove(logical_not(condition)) else None
 
-    def analyzer(self) -> Analyzer:
+    @contextlib.contextmanager
+    def analyzer(self) -> Iterator[Analyzer]:
         """What is known of the loops around the present statement."""
         analyzer = Analyzer()
-        for loop in self.around:
-            analyzer.bind(loop.var, loop.min, loop.extent)
-        return analyzer
+        with contextlib.ExitStack() as stack:
+            for loop in self.around:
+                analyzer.bind(loop.var, loop.min, loop.extent)
+            for condition in self.assumed:
+                stack.enter_context(analyzer.assume(condition))
+            yield analyzer
+
+    def guard(self, loop: For) -> Expr | None:
+        """What has to hold in an iteration of `loop` so that every condition inside always does;
+        None when there is no such condition, or it is not clear what it takes."""
+        inner = [found for found in pre_order(loop.body) if isinstance(found, For)]
+        worst = {found.var: (found.min, found.min + found.extent - 1) for found in inner}
+        guard: Expr | None = None
+        with self.analyzer() as analyzer:
+            for condition in _conditions(loop.body, loop.var):
+                for part in _conjuncts(condition):
+                    extreme = _extreme(part, worst, analyzer)
+                    if extreme is None or not uses_var(extreme, loop.var):
+                        continue
+                    known = analyzer.simplify(extreme)
+                    if as_int(known) is None and (guard is None or not _implied(guard, known)):
+                        guard = known if guard is None else guard & known
+        return guard
+
+    def versions(self, body: Stmt, guard: Expr) -> Stmt:
+        """`body` for iterations in which `guard` holds, and for the others."""
+        self.assumed.append(guard)
+        full = self.visit(body)
+        self.assumed[-1] = logical_not(guard)
+        rest = self.visit(with_fresh_vars(body))
+        self.assumed.pop()
+        return IfThenElse(guard, full, rest)
+
+
+def _conjuncts(condition: Expr) -> list[Expr]:
+    if isinstance(condition, And):
+        return _conjuncts(condition.a) + _conjuncts(condition.b)
+    return [condition]
+
+
+def _implied(guard: Expr, part: Expr) -> bool:
+    return any(structural_equal(known, part) for known in _conjuncts(guard))
+
+
+def _extreme(
+    condition: Expr, worst: dict[Var, tuple[Expr, Expr]], analyzer: Analyzer
+) -> Expr | None:
+    """`condition` where it is hardest to fulfil: at the ends of the ranges of the inner loops."""
+    if not isinstance(condition, (LT, LE)):
+        return None
+    difference = condition.a - condition.b
+    ends: dict[Var, Expr] = {}
+    for var, (first, last) in worst.items():
+        if uses_var(difference, var):
+            step = as_int(analyzer.simplify(substitute(difference, {var: var + 1}) - difference))
+            if step is None:
+                return None
+            ends[var] = last if step > 0 else first
+    return substitute(condition, ends)
 
 
 def _bisect(holds: object, low: int, high: int) -> int:

@@ -6,14 +6,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heddle.ir.expr import Expr, Var, as_int, const, logical_and
+from heddle.ir.expr import Add, Expr, Max, Min, Mul, Var, as_int, const, logical_and
+from heddle.ir.structural import structural_equal
 from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.peel import peel_tail
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.simplify import simplify_bindings
 from heddle.schedule.state import blocks_below, with_body
-from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Seq, Stmt
+from heddle.tir.nodes import (
+    Block,
+    BufferLoad,
+    BufferStore,
+    For,
+    ForKind,
+    IterKind,
+    IterVar,
+    Seq,
+    Stmt,
+)
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -102,6 +113,7 @@ def split(
         return [LoopRef(var) for var in variables]
     guard = None if exact else value < old.extent
     body = rebind(old.body, {loop.var: old.min + value}, guard)
+    body = simplify_bindings(body, sch.state, old, list(zip(variables, extents, strict=True)))
     sch.change({old: nest(list(zip(variables, extents, strict=True)), body)})
     return [LoopRef(var) for var in variables]
 
@@ -198,6 +210,25 @@ def fuse(sch: Schedule, *loops: LoopRef) -> LoopRef:
 
 
 @primitive
+def add_unit_loop(sch: Schedule, target: LoopRef | BlockLike) -> LoopRef:
+    """Put a loop of extent 1 around a loop, or around all loops of a block.
+
+        for i in range(8):            for unit in range(1):
+            C[i] = A[i]         ->        for i in range(8):
+                                              C[i] = A[i]
+
+    Returns the new loop: a place for compute_at and annotations where there was none.
+    """
+    node = sch.node(target)
+    if type(node) is Block:
+        loops = sch.state.loops(node)
+        node = loops[0] if loops else node
+    unit = Var("unit")
+    sch.change({node: nest([(unit, const(1))], node)})
+    return LoopRef(unit)
+
+
+@primitive
 def reorder(sch: Schedule, *loops: LoopRef) -> None:
     """Put loops of one nest into the given order; other loops between them stay where they are.
 
@@ -270,6 +301,8 @@ def _check_ordered_iters(sch: Schedule, chain: list[For], order: list[For]) -> N
 def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
     """Raise unless the iterations of `loop` may run in any order and at once."""
     node = sch.state.loop(loop.var)
+    if as_int(node.extent) == 1:
+        return
     inside = {id(block) for block in blocks_below(node)}
     for block in blocks_below(node):
         depends = False
@@ -277,6 +310,8 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
             if not uses_var(bound.binding, loop.var):
                 continue
             depends = True
+            if name == "vectorize" and bound.kind is IterKind.REDUCTION and _combines(block):
+                continue
             if bound.kind is not IterKind.SPATIAL:
                 raise fail(
                     sch,
@@ -296,6 +331,23 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     f"every iteration of {loop} runs block `{block.name}` on the same elements of "
                     f"`{region.buffer.name}`; move the block out of the loop first",
                 )
+
+
+def _combines(block: Block) -> bool:
+    """Whether a block only adds, multiplies or compares into one element, so that lanes may be
+    combined first; its `init` must have been decomposed."""
+    store = block.body
+    if block.init is not None or type(store) is not BufferStore:
+        return False
+    value = store.value
+    if not isinstance(value, (Add, Mul, Min, Max)):
+        return False
+    old = value.a
+    return (
+        isinstance(old, BufferLoad)
+        and old.buffer is store.buffer
+        and all(structural_equal(a, b) for a, b in zip(old.indices, store.indices, strict=True))
+    )
 
 
 _PARTICIPLE = {"parallel": "run in parallel", "vectorize": "vectorised"}
@@ -325,6 +377,8 @@ def vectorize(sch: Schedule, loop: LoopRef) -> None:
     """Run the iterations of a loop as the lanes of vectors. The extent must be a constant.
 
     for j in range(16): ...   ->   for j in vectorized(16): ...
+
+    A loop of a reduction (a sum, product, minimum or maximum without `init`) combines its lanes.
     """
     node = sch.state.loop(loop.var)
     if as_int(node.extent) is None:

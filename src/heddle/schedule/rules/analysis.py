@@ -8,7 +8,7 @@ from enum import Enum
 
 from heddle.ir.expr import Add, Cast, Expr, FloorDiv, FloorMod, Max, Min, Mul, Var, as_int
 from heddle.ir.walk import post_order, uses_var
-from heddle.schedule.schedule import LoopRef, Schedule
+from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
 
 
@@ -163,6 +163,16 @@ def _unit_stride(index: Expr, var: Var) -> bool:
 def extent_of(sch: Schedule, loop: LoopRef) -> int | None:
     """The extent of a loop, or None when it is symbolic."""
     return as_int(sch.loop(loop).extent)
+
+
+def reduction_loops(sch: Schedule, block: BlockRef) -> list[LoopRef]:
+    """The loops around a block that carry its reductions, outermost first."""
+    bindings = [a.binding for a in sch.block(block).iters if a.kind is IterKind.REDUCTION]
+    return [
+        loop
+        for loop in sch.get_loops(block)
+        if any(uses_var(binding, loop.var) for binding in bindings)
+    ]
 
 
 def step_loads(block: Block) -> list[BufferLoad]:

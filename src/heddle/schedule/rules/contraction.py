@@ -25,6 +25,7 @@ from heddle.ir.expr import IntImm, as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of
 from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
+from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.nodes import BufferLoad
@@ -93,7 +94,36 @@ class _Plan:
         sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
+        if row_outer and self._should_pack(row_outer):
+            self._pack(task)
         return row_outer[-1] if row_outer else task
+
+    def _should_pack(self, row_outer: list[LoopRef]) -> bool:
+        """Whether `w` is walked in long strides, often enough that copying a panel of it together
+        pays: its rows, a pitch apart, would evict one another from the caches."""
+        facts = self.facts
+        dims = facts.w.buffer.static_shape
+        if self._panel_vectors() is not None or dims is None or facts.x_has_vector:
+            return False
+        pitch = dims[-1] * facts.w.buffer.dtype.nbytes
+        depth = math.prod(facts.extent(i) or 1 for i in facts.reduce)
+        tiles = math.prod(extent_of(self.sch, loop) or _PACK_AFTER_TILES for loop in row_outer)
+        strided = pitch > 8 * self.lanes * facts.w.buffer.dtype.nbytes or not facts.w_contiguous
+        return strided and pitch * depth > self._cache(0) and tiles >= _PACK_AFTER_TILES
+
+    def _cache(self, level: int) -> int:
+        """Bytes of a cache of one core."""
+        caches = self.target.caches
+        return caches[min(level, len(caches) - 1)].size if caches else 32 << 10
+
+    def _pack(self, task: LoopRef) -> None:
+        """Copy the panel of `w` that one task uses to a dense buffer of its own."""
+        sch, w = self.sch, self.facts.w.buffer
+        buffers = [region.buffer for region in sch.block(self.block).reads]
+        copy = sch.cache_read(self.block, buffers.index(w), "global")
+        sch.compute_at(copy, task)
+        loops = sch.get_loops(copy)
+        vectorize_loop(sch, loops[-1], self.lanes)
 
     def _fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
         """Neighbouring row axes that `x` and the output index alike (a 1x1 convolution of stride

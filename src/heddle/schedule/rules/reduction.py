@@ -11,7 +11,13 @@ the rows, and it becomes the lanes.
 from __future__ import annotations
 
 from heddle.ir.walk import uses_var
-from heddle.schedule.rules.analysis import BlockKind, block_kind, extent_of, step_loads
+from heddle.schedule.rules.analysis import (
+    BlockKind,
+    block_kind,
+    extent_of,
+    reduction_loops,
+    step_loads,
+)
 from heddle.schedule.rules.elementwise import parallelize, vector_width, vectorize_loop
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
@@ -88,28 +94,25 @@ def _by_columns(
         sch.set_scope(producer, 0, "local")
     sch.vectorize(inner)
     for producer in producers:
-        node = sch.block(producer)
-        loops = _loops_below(sch, producer, task)
-        reduce_loops = [
-            loop
-            for loop, axis in zip(loops[-len(node.iters) :], node.iters, strict=False)
-            if axis.kind is IterKind.REDUCTION
-        ]
-        spatial = [loop for loop in loops if loop not in reduce_loops]
-        if spatial and reduce_loops:
-            sch.reorder(*spatial[:-1], *reduce_loops, spatial[-1])
-            init = sch.decompose_reduction(producer, reduce_loops[0])
+        inside = _loops_below(sch, producer, task)
+        reduced = [loop for loop in inside if loop in reduction_loops(sch, producer)]
+        spatial = [loop for loop in inside if loop not in reduced]
+        if spatial and reduced:
+            sch.reorder(*spatial[:-1], *reduced, spatial[-1])
+            init = sch.decompose_reduction(producer, reduced[0])
             sch.vectorize(sch.get_loops(init)[-1])
+        elif reduced:
+            sch.decompose_reduction(producer, reduced[0])
         if spatial:
             sch.vectorize(spatial[-1])
 
 
 def _reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
     """Let vectors accumulate along the reduced axis; each run of vectors is summed once."""
-    node = sch.block(block)
-    count = sum(axis.kind is IterKind.REDUCTION for axis in node.iters)
-    loops = sch.get_loops(block)[-count:]
-    axis = sch.fuse(*loops) if count > 1 else loops[0]
+    loops = reduction_loops(sch, block)
+    if not loops:
+        return
+    axis = sch.fuse(*loops) if len(loops) > 1 else loops[0]
     extent = extent_of(sch, axis)
     run = lanes * _RUN_VECTORS
     if extent is None or extent > run:

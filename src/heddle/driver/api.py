@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`heddle.compile`: a model in, a callable native library out."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from heddle.driver.model_cache import ModelCache, content_key, open_entry, target_key
+from heddle.driver.pipeline import emit, graph_pipeline, schedule_kernels
+from heddle.driver.report import CompileReport
+from heddle.ir.module import IRModule
+from heddle.ir.passes import Instrument
+from heddle.ir.structural import structural_hash
+from heddle.runtime.module import Executable
+from heddle.runtime.toolchain import cache_directory
+from heddle.support import UserError
+from heddle.target import Target, parse
+
+Model: TypeAlias = Any
+"""A path of an ONNX file, an `onnx.ModelProto`, or an `IRModule` with a graph function `main`."""
+
+
+def compile(
+    model: Model,
+    target: str | Target = "native",
+    *,
+    name: str | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    num_threads: int | None = None,
+    cache: bool = True,
+    report: CompileReport | None = None,
+) -> Executable:
+    """Compile a model for `target` and load it.
+
+    model: the path of an ONNX file, an `onnx.ModelProto`, or an `IRModule`.
+    target: "native", or e.g. "llvm -mcpu=haswell"; see `heddle targets`.
+    name: the name of the model, and the prefix of its C functions; the file's name by default.
+    shapes: dimensions of inputs by name, where the file leaves them open or they should differ.
+    num_threads: the number of cores to schedule for; the cores of the target by default.
+    cache: whether to look for, and keep, the result in the cache directory.
+    report: filled with what the compilation did.
+
+    Raises `UserError` when the model cannot be compiled, and says why.
+
+    >>> exe = heddle.compile("resnet50.onnx")                    # doctest: +SKIP
+    >>> y = exe(np.zeros((1, 3, 224, 224), np.float32))          # doctest: +SKIP
+    """
+    report = report if report is not None else CompileReport()
+    device = _device(target, num_threads)
+    if not cache:
+        return _compile_temporarily(model, device, name, shapes, report)
+    with report.stage("look in the cache"):
+        key = _key(model, device, name, shapes)
+        store = ModelCache(cache_directory())
+        found = store.find(key)
+    if found is not None:
+        report.from_cache = True
+        return found
+    try:
+        with store.writing(key) as directory:
+            _compile_into(directory, model, device, name, shapes, report)
+    except OSError:  # no room, or not ours to write
+        return _compile_temporarily(model, device, name, shapes, report)
+    found = store.find(key)
+    if found is None:
+        return _compile_temporarily(model, device, name, shapes, report)
+    return found
+
+
+def optimize(
+    model: Model,
+    target: str | Target = "native",
+    *,
+    stop_after: str | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> IRModule:
+    """The module of a model after the pipeline, or after its pass `stop_after`."""
+    device = _device(target, None)
+    module = import_model(model, shapes=shapes)
+    return graph_pipeline(device).run(module, stop_after=stop_after, instruments=instruments)
+
+
+def import_model(
+    model: Model,
+    *,
+    name: str | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+) -> IRModule:
+    """The `IRModule` of a model. Raises `UserError` for what is no model."""
+    if isinstance(model, IRModule):
+        if "main" not in model:
+            raise UserError("the module has no graph function `main` to compile")
+        return model
+    from heddle.frontend.onnx import from_onnx  # needs the extra `onnx`
+
+    return from_onnx(model, name=name, shapes=shapes)
+
+
+def _device(target: str | Target, num_threads: int | None) -> Target:
+    device = parse(target)
+    if num_threads is None:
+        return device
+    if num_threads < 1:
+        raise UserError(f"num_threads must be at least 1, got {num_threads}")
+    return device.with_cores(num_threads)
+
+
+def _key(model: Model, device: Target, name: str | None, shapes: Any) -> str:
+    options = (target_key(device), name, sorted((shapes or {}).items()))
+    if isinstance(model, IRModule):
+        return content_key(structural_hash(model), *options)
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
+        beside = sorted(
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+            for file in path.parent.iterdir()
+            if file.is_file() and file.suffix not in (".so", ".h")
+        )
+        return content_key(path, path.name, beside if _has_external_data(path) else (), *options)
+    if hasattr(model, "SerializeToString"):
+        return content_key(model.SerializeToString(), *options)
+    kind = type(model).__name__
+    raise UserError(f"expected the path of an ONNX file, a ModelProto or an IRModule, got {kind}")
+
+
+def _has_external_data(path: Path) -> bool:
+    """Whether tensors of the model may lie in other files: then these belong to its identity."""
+    if not path.stat().st_size:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"location") >= 0
+
+
+def _compile_temporarily(
+    model: Model, device: Target, name: str | None, shapes: Any, report: CompileReport
+) -> Executable:
+    directory = tempfile.TemporaryDirectory(prefix="heddle-")
+    _compile_into(Path(directory.name), model, device, name, shapes, report)
+    return open_entry(Path(directory.name), keep=directory)
+
+
+def _compile_into(
+    directory: Path, model: Model, device: Target, name: str | None, shapes: Any, report: CompileReport
+) -> None:
+    """Write `library.so`, its objects and `constants.bin` into a directory."""
+    with report.stage("import"):
+        module = import_model(model, name=name, shapes=shapes)
+    with report.stage("graph"):
+        module = graph_pipeline(device).run(module)
+    with report.stage("kernels"):
+        plan, kernels = schedule_kernels(module, device, report)
+    with report.stage("link"):
+        emit(module, plan, kernels, device, directory)
+
+
+def build(func: Any, target: str | Target = "native") -> Any:
+    """A callable of one loop-level function: it takes numpy arrays for its buffers, in order."""
+    from heddle.codegen import build_kernel
+
+    return build_kernel(func, parse(target))
+
+
+__all__ = ["build", "compile", "import_model", "optimize"]

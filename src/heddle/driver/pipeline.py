@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiler, top to bottom: every step from an imported module to native code, by name.
+
+    import      frontend.onnx          a model file becomes graph functions
+    graph       GRAPH passes below     graph functions become calls of loop functions
+    schedule    schedule.rules         each loop function gets its default schedule
+    kernels     passes.tir, codegen    loop functions become object code, several at a time
+    plan        passes.graph.plan      values get their places in one arena
+    host        codegen.host           the graph function becomes a native function
+    link        runtime.toolchain      objects and the C runtime become one library
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from heddle.codegen import compile_host, compile_kernels
+from heddle.driver.report import CompileReport
+from heddle.ir.module import IRModule
+from heddle.ir.passes import Pass, Pipeline
+from heddle.passes.graph.assign_layouts import AssignLayouts
+from heddle.passes.graph.canonicalise import canonicalise
+from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
+from heddle.passes.graph.fold_constants import FoldConstants
+from heddle.passes.graph.fuse import fuse
+from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.lower import lower
+from heddle.passes.graph.normalise import normalise
+from heddle.passes.graph.plan import plan_memory
+from heddle.runtime.toolchain import link_shared
+from heddle.schedule.rules import default_schedule, panel_width
+from heddle.target import Target
+from heddle.tir.nodes import PrimFunc
+
+
+def graph_pipeline(target: Target) -> Pipeline:
+    """The passes from an imported module to a module of scheduled loop functions."""
+
+    def panel(rows: int | None, columns: int, depth: int) -> int:
+        return panel_width(rows, columns, target)
+
+    return Pipeline(
+        [
+            Pass("normalise", normalise),
+            Pass("fold_constants", FoldConstants()),
+            Pass("canonicalise", canonicalise),
+            Pass("eliminate_common_subexpressions", eliminate_common_subexpressions),
+            Pass("assign_layouts", AssignLayouts.of(target, panel_width=panel)),
+            Pass("fold_packing", FoldConstants()),
+            Pass("eliminate_dead_code", eliminate_dead_code),
+            Pass("fuse", fuse),
+            Pass("lower", lower),
+            Pass("schedule", ScheduleKernels(target)),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleKernels:
+    """The pass that gives each loop function without a schedule its default one."""
+
+    target: Target
+
+    def __call__(self, module: IRModule) -> IRModule:
+        """Schedule the loop functions for the target."""
+        scheduled = {
+            name: default_schedule(func, self.target).func.replace(
+                attrs={**func.attrs, "scheduled": True}
+            )
+            for name, func in module.functions.items()
+            if isinstance(func, PrimFunc) and not func.attrs.get("scheduled")
+        }
+        return module.with_functions(scheduled)
+
+
+def schedule_kernels(
+    module: IRModule, target: Target, report: CompileReport
+) -> tuple[HostPlan, dict[str, bytes]]:
+    """The memory plan of a module, and the object code of each kernel that it calls."""
+    attrs = module["main"].attrs  # type: ignore[attr-defined]
+    plan = plan_memory(module, name=str(attrs.get("name", "model")))
+    funcs = {name: module[name] for name in plan.kernels}
+    report.kernels = len(funcs)
+    report.arena_bytes = plan.report.arena
+    report.live_bytes = plan.report.live_peak
+    report.constant_bytes = plan.constants_size
+    return plan, compile_kernels(funcs, target, progress=report.tell)
+
+
+def emit(
+    module: IRModule,
+    plan: HostPlan,
+    kernels: dict[str, bytes],
+    target: Target,
+    directory: Path,
+) -> None:
+    """Write the objects, the constants and the library of a model into `directory`."""
+    objects = []
+    for name, code in {**kernels, "host": compile_host(plan, module, target)}.items():
+        path = directory / f"{name}.o"
+        path.write_bytes(code)
+        objects.append(path)
+    if plan.constants_size:
+        plan.constant_bytes().tofile(directory / "constants.bin")
+    link_shared(objects, directory / "library.so", name=plan.name)
