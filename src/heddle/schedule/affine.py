@@ -8,7 +8,7 @@ for proofs that need more than intervals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from heddle.arith import Analyzer
@@ -25,7 +25,7 @@ from heddle.ir.expr import (
     as_int,
     const,
 )
-from heddle.ir.walk import uses_var
+from heddle.ir.walk import free_vars, uses_var
 from heddle.schedule.region import expr_key
 
 Domain = Mapping[Var, tuple[Expr, Expr]]
@@ -88,23 +88,26 @@ def affine(value: Expr) -> Affine:
 
 
 class Box1:
-    """The interval [low, low + extent) of one index."""
+    """The interval [low, low + extent) of one index; `exact` when every value in it is taken."""
 
-    __slots__ = ("extent", "low")
+    __slots__ = ("exact", "extent", "low")
 
-    def __init__(self, low: Affine, extent: Expr) -> None:
+    def __init__(self, low: Affine, extent: Expr, exact: bool = True) -> None:
         self.low = low
         self.extent = extent
+        self.exact = exact
 
 
 def estimate(value: Expr, inner: Domain) -> Box1 | None:
     """The values of `value` while the variables of `inner` run; None when not known.
 
-    Exact for sums of distinct variables; division and remainder by a constant are covered.
+    Exact for sums of loops that tile an interval; division and remainder by a constant are
+    covered, rounded up where they have to be.
     """
     total = affine(value)
     low = Affine({}, total.constant)
     extent: Expr = const(1)
+    parts: list[tuple[int, Box1]] = []
     for key, (atom, count) in total.terms.items():
         if type(atom) is Var and atom in inner:
             start, size = inner[atom]
@@ -117,11 +120,25 @@ def estimate(value: Expr, inner: Domain) -> Box1 | None:
             if found is None:
                 return None
             part = found
+        parts.append((abs(count), part))
         low = low.plus(part.low, count)
         if count < 0:
             low = low.plus(affine(part.extent - 1), count)
         extent = extent + (part.extent - 1) * abs(count)
-    return Box1(low, affine(extent).expr())
+    return Box1(low, affine(extent).expr(), _is_contiguous(parts))
+
+
+def _is_contiguous(parts: list[tuple[int, Box1]]) -> bool:
+    """Whether steps of these sizes and counts reach every number up to their sum."""
+    reach: int | None = 1
+    for step, part in sorted(parts, key=lambda item: item[0]):
+        size = as_int(part.extent)
+        if size == 1:
+            continue
+        if not part.exact or reach is None or step > reach:
+            return False
+        reach = None if size is None else reach + step * (size - 1)
+    return True
 
 
 def _divided(atom: Expr, inner: Domain) -> Box1 | None:
@@ -140,13 +157,15 @@ def _divided(atom: Expr, inner: Domain) -> Box1 | None:
         if size == 1 or quotient is None:
             low = affine(inside.low.expr() // divisor)
             # Wherever it starts, `size` numbers touch at most so many multiples.
-            return Box1(low, (inside.extent + (2 * divisor - 2)) // divisor)
-        return Box1(quotient, (inside.extent + (offset + divisor - 1)) // divisor)
+            return Box1(low, (inside.extent + (2 * divisor - 2)) // divisor, size == 1)
+        extent = (inside.extent + (offset + divisor - 1)) // divisor
+        return Box1(quotient, extent, inside.exact)
     if size == 1:
         return Box1(affine(inside.low.expr() % divisor), const(1))
     if quotient is not None and size is not None and offset + size <= divisor:
-        return Box1(Affine({}, offset), const(size))
-    return Box1(Affine({}, 0), const(divisor))
+        return Box1(Affine({}, offset), const(size), inside.exact)
+    whole = size is not None and size >= divisor and inside.exact
+    return Box1(Affine({}, 0), const(divisor), whole)
 
 
 def union(a: Box1, b: Box1) -> Box1 | None:
@@ -156,12 +175,38 @@ def union(a: Box1, b: Box1) -> Box1 | None:
         return None
     first, second = (a, b) if distance.constant >= 0 else (b, a)
     step = abs(distance.constant)
+    exact = a.exact and b.exact
     size_a, size_b = as_int(first.extent), as_int(second.extent)
     if size_a is not None and size_b is not None:
-        return Box1(first.low, const(max(size_a, size_b + step)))
+        return Box1(first.low, const(max(size_a, size_b + step)), exact and step <= size_a)
     if step == 0 and expr_key(first.extent) == expr_key(second.extent):
-        return first
+        return Box1(first.low, first.extent, exact)
     return None
+
+
+def is_product(indices: Sequence[Expr], box: Sequence[Box1 | None], inner: Domain) -> bool:
+    """Whether the points `indices` that `inner` runs through are all the points of `box`."""
+    used: dict[Var, int] = {}
+    for index in indices:
+        for found in set(free_vars(index)):
+            if found in inner:
+                used[found] = used.get(found, 0) + 1
+    if any(part is None or not part.exact for part in box):
+        return False
+    if all(count == 1 for count in used.values()):
+        return True
+    points, places = 1, 1
+    for var in used:
+        size = as_int(inner[var][1])
+        if size is None:
+            return False
+        points *= size
+    for part in box:
+        size = None if part is None else as_int(part.extent)
+        if size is None:
+            return False
+        places *= size
+    return points >= places
 
 
 def constant_bounds(value: Affine, ranges: Mapping[Var, tuple[int, int]]) -> tuple[float, float]:

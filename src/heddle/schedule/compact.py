@@ -7,15 +7,18 @@ directly, so that further primitives must not move those loops.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from heddle.ir.expr import Expr, Var, as_int
-from heddle.ir.walk import pre_order, rewrite, substitute
-from heddle.schedule.affine import Affine, Box1, affine, union
-from heddle.schedule.primitives.move import region_box
+from heddle.ir.expr import Expr, Var, as_int, const
+from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
+from heddle.schedule.affine import Affine, Box1, affine, is_product, union
+from heddle.schedule.boxes import loop_domain, loops_between, needed_box, region_box
+from heddle.schedule.region import expr_key
 from heddle.schedule.state import State, edit, with_body
+from heddle.tir.build import load as tir_load
 from heddle.tir.build import shape_symbols
+from heddle.tir.build import store as tir_store
 from heddle.tir.nodes import (
     Allocate,
     Block,
@@ -29,8 +32,6 @@ from heddle.tir.nodes import (
     Range,
     Stmt,
 )
-
-Box = list[Box1]
 
 
 def compact_buffers(func: PrimFunc) -> PrimFunc:
@@ -62,29 +63,87 @@ def _compact_one(func: PrimFunc, buffer: Buffer) -> PrimFunc:
     site = _common_loop(state, users)
     if site is None:
         return func
-    written = _box(state, buffer, writers, site, lambda block: block.writes)
-    needed = _box(state, buffer, readers, site, lambda block: block.reads)
-    if not all(_holds(w, n) for w, n in zip(written, needed, strict=True)):
+    shrunk = _by_points(state, buffer, users, site) or _by_box(state, buffer, users, site)
+    if shrunk is None:
         return func
-    allowed = set(shape_symbols(func)) | {p for p in func.params if type(p) is Var}
-    box = [_sized(part, dim, allowed) for part, dim in zip(written, buffer.shape, strict=True)]
-    small = Buffer(
-        buffer.name,
-        tuple(part.extent for part in box),
-        buffer.dtype,
-        None,
-        buffer.scope,
-        buffer.alignment,
-        span=buffer.span,
-    )
-    changes: dict[Stmt, Stmt | None] = {
-        block: _rebased(block, buffer, small, box) for block in users
-    }
+    small, changes = shrunk
     inside = edit(site.body, changes)
     assert inside is not None
     root: Any = state.edited({site: with_body(site, Allocate(small, inside))}).body
     kept = tuple(other for other in root.alloc_buffers if other is not buffer)
     return func.replace(body=root.replace(alloc_buffers=kept))  # type: ignore[no-any-return]
+
+
+Shrunk = tuple[Buffer, dict[Stmt, Stmt | None]]
+"""The small buffer, and the blocks that use it instead."""
+
+
+def _resized(buffer: Buffer, shape: Sequence[Expr]) -> Buffer:
+    small: Buffer = buffer.replace(shape=tuple(shape), strides=None)
+    return small
+
+
+def _by_box(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> Shrunk | None:
+    """The buffer as the box that one iteration of `site` writes; it must hold what is read."""
+    written = needed_box(state, buffer, state.writers[buffer], site, "writes")
+    needed = needed_box(state, buffer, state.readers[buffer], site, "reads")
+    if not all(_holds(w, n) for w, n in zip(written, needed, strict=True)):
+        return None
+    allowed = {*shape_symbols(state.func), *(p for p in state.func.params if type(p) is Var)}
+    box = [_sized(part, dim, allowed) for part, dim in zip(written, buffer.shape, strict=True)]
+    small = _resized(buffer, [part.extent for part in box])
+
+    def moved(block: Block) -> Callable[[Sequence[Expr]], tuple[Expr, ...]]:
+        values: dict[Var, Expr] = {bound.var: bound.binding for bound in block.iters}
+        return lambda indices: tuple(
+            affine(substitute(index, values)).plus(part.low, -1).expr()
+            for index, part in zip(indices, box, strict=True)
+        )
+
+    return small, {block: _redirected(block, buffer, small, moved(block)) for block in users}
+
+
+def _by_points(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> Shrunk | None:
+    """The buffer as one element per point of the loops below `site`, where the points are no box
+    but every user runs through the same ones (loops that were fused and split again)."""
+    places = [Var(f"p{position}") for position in range(_MOST_LOOPS)]
+    key: Any = None
+    exact = True
+    around: dict[str, tuple[Expr, ...]] = {}
+    shape: list[Expr] = []
+    for user in users:
+        loops = loops_between(state, site, user)
+        values: dict[Var, Expr] = {bound.var: bound.binding for bound in user.iters}
+        for region in (*user.reads, *user.writes):
+            if region.buffer is not buffer:
+                continue
+            indices = [substitute(part.min, values) for part in region.ranges]
+            used = [n for n in loops if any(uses_var(index, n.var) for index in indices)]
+            shape = [loop.extent for loop in used]
+            if len(used) > _MOST_LOOPS or any(as_int(size) is None for size in shape):
+                return None
+            inner = loop_domain(loops)
+            exact = exact and is_product(indices, region_box(region, values, inner), inner)
+            renamed: dict[Var, Expr] = {
+                n.var: place for n, place in zip(used, places, strict=False)
+            }
+            own = [expr_key(substitute(index, renamed)) for index in indices]
+            own_key = [as_int(size) for size in shape], own
+            if key not in (None, own_key):
+                return None
+            key = own_key
+            around[user.name] = tuple(loop.var for loop in used)
+    if exact:
+        return None
+    small = _resized(buffer, shape)
+    changes: dict[Stmt, Stmt | None] = {}
+    for user in users:
+        variables = around[user.name]
+        changes[user] = _redirected(user, buffer, small, lambda _indices, v=variables: v)  # type: ignore[misc]
+    return small, changes
+
+
+_MOST_LOOPS = 16
 
 
 def _common_loop(state: State, users: Sequence[Block]) -> For | None:
@@ -100,33 +159,6 @@ def _common_loop(state: State, users: Sequence[Block]) -> For | None:
                 break
             found = step
     return found
-
-
-def _box(
-    state: State, buffer: Buffer, users: Sequence[Block], site: For, regions: Any
-) -> list[Box1 | None]:
-    """What `users` touch of `buffer` in one iteration of `site`; None for a whole dimension."""
-    total: list[Box1 | None] | None = None
-    for user in users:
-        path = state.path(user)
-        inner = {
-            stmt.var: (stmt.min, stmt.extent)
-            for stmt in path[path.index(site) + 1 :]
-            if type(stmt) is For
-        }
-        values: dict[Var, Expr] = {bound.var: bound.binding for bound in user.iters}
-        for region in regions(user):
-            if region.buffer is buffer:
-                part = region_box(region, values, inner)
-                total = (
-                    part
-                    if total is None
-                    else [
-                        None if a is None or b is None else union(a, b)
-                        for a, b in zip(total, part, strict=True)
-                    ]
-                )
-    return [None] * buffer.ndim if total is None else total
 
 
 def _holds(outer: Box1 | None, inner: Box1 | None) -> bool:
@@ -155,34 +187,38 @@ def _sized(part: Box1 | None, dim: Expr, allowed: set[Var]) -> Box1:
     return part if variables <= allowed else whole
 
 
-def _rebased(block: Block, old: Buffer, new: Buffer, box: Box) -> Block:
-    """`block` with its accesses to `old` turned into accesses to `new`, which starts at `box`."""
-    values: dict[Var, Expr] = {bound.var: bound.binding for bound in block.iters}
-
-    def shifted(index: Expr, part: Box1) -> Expr:
-        return affine(substitute(index, values)).plus(part.low, -1).expr()
-
-    def indices(given: Sequence[Expr]) -> tuple[Expr, ...]:
-        return tuple(shifted(index, part) for index, part in zip(given, box, strict=True))
+def _redirected(
+    block: Block,
+    old: Buffer,
+    new: Buffer,
+    moved: Callable[[Sequence[Expr]], tuple[Expr, ...]],
+) -> Block:
+    """`block` with its accesses to `old` turned into accesses to `new` at the indices `moved`."""
 
     def load(found: BufferLoad) -> Expr:
-        return found if found.buffer is not old else BufferLoad(new, indices(found.indices))
+        if found.buffer is not old:
+            return found
+        return tir_load(new, moved(found.indices))
 
     def store(found: BufferStore) -> Stmt:
         if found.buffer is not old:
             return found
-        return BufferStore(new, found.value, indices(found.indices), span=found.span)
+        return tir_store(new, found.value, moved(found.indices))
 
     def region(found: BufferRegion) -> BufferRegion:
         if found.buffer is not old:
             return found
-        ranges = tuple(
-            Range(shifted(part.min, by), part.extent)
-            for part, by in zip(found.ranges, box, strict=True)
-        )
-        return BufferRegion(new, ranges)
+        sizes = [part.extent for part in found.ranges]
+        starts = moved([part.min for part in found.ranges])
+        if len(starts) != len(sizes):
+            sizes = [const(1)] * len(starts)
+        return BufferRegion(new, tuple(map(Range, starts, sizes)))
 
-    handlers = {BufferLoad: load, BufferStore: store, BufferRegion: region}
+    handlers: dict[type, Callable[[Any], Any]] = {
+        BufferLoad: load,
+        BufferStore: store,
+        BufferRegion: region,
+    }
     # Bindings and predicate hold no accesses; the rest is rewritten as one block.
     result: Block = rewrite(block, handlers)
     return result

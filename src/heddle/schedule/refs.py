@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from heddle.ir.expr import Var
 
@@ -34,5 +34,5 @@ class LoopRef:
         return f"loop `{self.var.name}`"
 
 
-BlockLike: TypeAlias = Union[BlockRef, str]
+BlockLike: TypeAlias = BlockRef | str
 """How a block may be given to a primitive: its handle or its name."""

@@ -23,6 +23,8 @@ from heddle.schedule.trace import LoopName, Trace
 from heddle.support import UserError
 from heddle.tir.nodes import Block, For, PrimFunc, Stmt
 
+__all__ = ["BlockLike", "BlockRef", "LoopRef", "Schedule", "replay"]
+
 
 class Schedule:
     """A `PrimFunc` under transformation. `func` is the present one; each primitive replaces it.
@@ -143,6 +145,7 @@ class Schedule:
     vectorize = primitives.vectorize
     unroll = primitives.unroll
     serial = primitives.serial
+    add_unit_loop = primitives.add_unit_loop
     annotate = primitives.annotate
     unannotate = primitives.unannotate
     compute_at = primitives.compute_at

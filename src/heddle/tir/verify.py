@@ -217,6 +217,8 @@ class _Verifier:
         if bound.kind is IterKind.SPATIAL:
             return
         for loop in self.loops:
+            if as_int(loop.extent) == 1:
+                continue
             if loop.kind in (ForKind.PARALLEL, ForKind.VECTORIZED) and uses_var(
                 bound.binding, loop.var
             ):

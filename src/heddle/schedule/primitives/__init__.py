@@ -4,6 +4,7 @@
 from heddle.schedule.primitives.cache import cache_read, cache_write, set_scope
 from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
 from heddle.schedule.primitives.loops import (
+    add_unit_loop,
     annotate,
     fuse,
     parallel,
@@ -18,6 +19,7 @@ from heddle.schedule.primitives.move import compute_at, reverse_compute_at
 from heddle.schedule.primitives.reduce import decompose_reduction
 
 __all__ = [
+    "add_unit_loop",
     "annotate",
     "cache_read",
     "cache_write",

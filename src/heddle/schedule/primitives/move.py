@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from heddle.ir.expr import Expr, Var, as_int, const, logical_and
-from heddle.ir.walk import substitute, uses_var
-from heddle.schedule.affine import Affine, Around, Box1, affine, estimate, union
+from heddle.ir.walk import uses_var
+from heddle.schedule.affine import Affine, Around, Box1, affine, union
+from heddle.schedule.boxes import loop_domain, needed_box
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
+from heddle.schedule.primitives.mirror import mirror
 from heddle.schedule.refs import BlockLike, LoopRef
 from heddle.schedule.state import blocks_below
 from heddle.tir.build import TRUE, seq, shape_symbols
 from heddle.tir.nodes import (
     Block,
     Buffer,
-    BufferRegion,
     For,
     ForKind,
     IterKind,
@@ -68,14 +69,16 @@ def compute_at(
     producers = _users(sch.state.writers, [r.buffer for r in node.reads], node)
     _check_complete(sch, name, node, producers, shared, loop)
     boxes = {
-        buffer: needed_box(sch, buffer, _users(sch.state.readers, [buffer], node), target, "reads")
+        buffer: needed_box(
+            sch.state, buffer, _users(sch.state.readers, [buffer], node), target, "reads"
+        )
         for buffer in buffers
     }
     domains = _domains_of_writes(node, boxes)
     nest = _place(
         node,
         domains,
-        Around(_domain(shared), shape_symbols(sch.func)),
+        Around(loop_domain(shared), shape_symbols(sch.func)),
         preserve_unit_loops=preserve_unit_loops,
     )
     children = _children(target.body)
@@ -123,9 +126,13 @@ def reverse_compute_at(
     target = sch.state.loop(loop.var)
     shared = _shared_loops(sch, target)
     _check_complete(sch, name, node, producers, shared, loop)
-    around = Around(_domain(shared), shape_symbols(sch.func))
-    domains = _domains_of_reads(sch, node, producers, target, around)
-    nest = _place(node, domains, around, preserve_unit_loops=preserve_unit_loops)
+    around = Around(loop_domain(shared), shape_symbols(sch.func))
+    mirrored = mirror(sch, node, producers, target)
+    if mirrored is not None:
+        nest: Stmt = mirrored
+    else:
+        domains = _domains_of_reads(sch, node, producers, target, around)
+        nest = _place(node, domains, around, preserve_unit_loops=preserve_unit_loops)
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
     sch.change({children[last]: seq(children[last], nest)})
@@ -147,10 +154,6 @@ def _users(table: dict[Buffer, list[Block]], buffers: Iterable[Buffer], but: Blo
 def _shared_loops(sch: Schedule, target: For) -> list[For]:
     """`target` and the loops around it, outermost first."""
     return [stmt for stmt in sch.state.path(target) if type(stmt) is For]
-
-
-def _domain(loops: Iterable[For]) -> dict[Var, tuple[Expr, Expr]]:
-    return {loop.var: (loop.min, loop.extent) for loop in loops}
 
 
 def _children(body: Stmt) -> tuple[Stmt, ...]:
@@ -208,47 +211,7 @@ def _check_order(
             raise fail(sch, name, f"block `{consumer.name}` reads `{node.name}` before {loop}")
 
 
-# -- boxes -------------------------------------------------------------------------------------
-
-
-def needed_box(
-    sch: Schedule, buffer: Buffer, users: list[Block], target: For, what: str
-) -> list[Box1 | None]:
-    """For each dimension, what `users` touch of `buffer` in one iteration of `target`; None where
-    that is not known (then it is the whole dimension)."""
-    result: list[Box1 | None] | None = None
-    for user in users:
-        path = sch.state.path(user)
-        start = next((n for n, stmt in enumerate(path) if stmt is target), None)
-        if start is None:
-            continue
-        inner = _domain(stmt for stmt in path[start + 1 :] if type(stmt) is For)
-        values = {bound.var: bound.binding for bound in user.iters}
-        for region in user.reads if what == "reads" else user.writes:
-            if region.buffer is buffer:
-                box = region_box(region, values, inner)
-                result = box if result is None else _merge(result, box)
-    return [None] * buffer.ndim if result is None else result
-
-
-def region_box(
-    region: BufferRegion, values: dict[Var, Expr], inner: dict[Var, tuple[Expr, Expr]]
-) -> list[Box1 | None]:
-    """A region of a block, with its iteration variables bound, while `inner` loops run."""
-    box: list[Box1 | None] = []
-    for part in region.ranges:
-        found = estimate(substitute(part.min, values), inner)
-        if found is not None and as_int(part.extent) != 1:
-            size = substitute(part.extent, values)
-            found = None if uses_var(size, set(inner)) else found
-            if found is not None:
-                found = Box1(found.low, affine(found.extent + size - 1).expr())
-        box.append(found)
-    return box
-
-
-def _merge(a: list[Box1 | None], b: list[Box1 | None]) -> list[Box1 | None]:
-    return [None if x is None or y is None else union(x, y) for x, y in zip(a, b, strict=True)]
+# -- boxes ---------------------------------------------------------------------------------------
 
 
 Domains = dict[Var, Box1]
@@ -286,7 +249,7 @@ def _domains_of_reads(
         if region.buffer not in produced:
             continue
         writers = [p for p in producers if any(r.buffer is region.buffer for r in p.writes)]
-        box = needed_box(sch, region.buffer, writers, target, "writes")
+        box = needed_box(sch.state, region.buffer, writers, target, "writes")
         for dim, (part, found) in enumerate(zip(region.ranges, box, strict=True)):
             size = region.buffer.shape[dim]
             if found is None or _is_whole(found, size, around):

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`reverse_compute_at` where what one iteration produces is no box: the consumer runs through the
+same points as its producer, in copies of its loops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heddle.ir.expr import Expr, Var, const, logical_and
+from heddle.ir.structural import structural_equal
+from heddle.ir.walk import substitute, uses_var
+from heddle.schedule.affine import affine, is_product
+from heddle.schedule.boxes import loop_domain, loops_between, region_box
+from heddle.schedule.primitives.base import fail
+from heddle.schedule.primitives.reduce import conjuncts
+from heddle.tir.build import TRUE
+from heddle.tir.nodes import Block, BufferRegion, For, ForKind, IterKind, IterVar, Stmt
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+_NAME = "reverse_compute_at"
+
+
+def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> Stmt | None:
+    """`node` at the points that one iteration of `target` produces; None when they are a box.
+
+    for fo in range(12):                      for fo in range(12):
+        for fi in range(4):                       for fi in range(4):
+            B[(fo*4 + fi) // 6,       ->              B[(fo*4 + fi) // 6, ...] = ...
+              (fo*4 + fi) % 6] = ...              for fi in range(4):
+                                                      C[(fo*4 + fi) // 6, ...] = B[...]
+    """
+    for producer in reversed(producers):
+        values: dict[Var, Expr] = {bound.var: bound.binding for bound in producer.iters}
+        loops = loops_between(sch.state, target, producer)
+        inner = loop_domain(loops)
+        for region in producer.writes:
+            read = [r for r in node.reads if r.buffer is region.buffer]
+            indices = [substitute(part.min, values) for part in region.ranges]
+            if read and not is_product(indices, region_box(region, values, inner), inner):
+                if len({r.buffer for p in producers for r in p.writes}) > 1:
+                    raise fail(
+                        sch,
+                        _NAME,
+                        f"block `{node.name}` reads several buffers that the loop produces, and "
+                        f"its part of `{region.buffer.name}` is no box",
+                    )
+                return _mirrored(sch, node, read, producer, loops, indices)
+    return None
+
+
+def _mirrored(
+    sch: Schedule,
+    node: Block,
+    read: list[BufferRegion],
+    producer: Block,
+    loops: list[For],
+    indices: list[Expr],
+) -> Stmt:
+    kept = [loop for loop in loops if any(uses_var(index, loop.var) for index in indices)]
+    fresh: dict[Var, Expr] = {n.var: Var(n.var.name, n.var.dtype) for n in kept}
+    bindings = _bindings(sch, node, read, [substitute(index, fresh) for index in indices])
+    guard = _guard(sch, node, producer, loops, fresh)
+    iters: list[IterVar] = []
+    whole: list[tuple[Var, Expr]] = []
+    extents = _write_extents(producer)
+    for position, bound in enumerate(node.iters):
+        binding = bindings.get(bound.var)
+        if binding is None:
+            binding = Var(f"ax{position}")
+            whole.append((binding, bound.extent))
+        elif not any(structural_equal(bound.extent, extent) for extent in extents):
+            guard = logical_and(guard, logical_and(binding >= 0, binding < bound.extent))
+        iters.append(IterVar(bound.extent, bound.kind, binding, bound.var))
+    body: Stmt = node.replace(iters=tuple(iters), predicate=guard)
+    for var, extent in reversed(whole):
+        body = For(const(0), extent, ForKind.SERIAL, var, body)
+    for old in reversed(kept):
+        bounds = (substitute(old.min, fresh), substitute(old.extent, fresh))
+        body = For(*bounds, ForKind.SERIAL, fresh[old.var], body)  # type: ignore[arg-type]
+    return body
+
+
+def _bindings(
+    sch: Schedule, node: Block, read: list[BufferRegion], places: list[Expr]
+) -> dict[Var, Expr]:
+    """The value of each iteration variable at which `node` reads the element at `places`."""
+    kinds = {bound.var: bound.kind for bound in node.iters}
+    found: dict[Var, Expr] = {}
+    for region in read:
+        for dim, (part, place) in enumerate(zip(region.ranges, places, strict=True)):
+            index = affine(part.min)
+            atoms = [(a, c) for a, c in index.terms.values() if type(a) is Var and a in kinds]
+            if len(index.terms) != 1 or len(atoms) != 1 or atoms[0][1] != 1:
+                raise fail(
+                    sch,
+                    _NAME,
+                    f"block `{node.name}` reads dimension {dim} of `{region.buffer.name}` with an "
+                    "index that is not an iteration variable plus a constant, while one iteration "
+                    "of the loop produces only a part of it",
+                )
+            var = atoms[0][0]
+            value = place - index.constant
+            if kinds[var] is not IterKind.SPATIAL:
+                raise fail(
+                    sch,
+                    _NAME,
+                    f"`{var.name}` of block `{node.name}` is a {kinds[var].value} variable, and "
+                    "one iteration of the loop produces only a part of what it runs over",
+                )
+            if var in found and not structural_equal(found[var], value):
+                raise fail(
+                    sch, _NAME, f"block `{node.name}` reads different parts of what the loop makes"
+                )
+            found[var] = value
+    return found
+
+
+def _guard(
+    sch: Schedule, node: Block, producer: Block, loops: list[For], fresh: dict[Var, Expr]
+) -> Expr:
+    """The producer's predicate on the copied loops."""
+    dropped = {loop.var for loop in loops} - set(fresh)
+    guard: Expr = TRUE
+    for part in conjuncts(producer.predicate):
+        if not uses_var(part, dropped):
+            guard = logical_and(guard, substitute(part, fresh))
+        elif any(uses_var(part, var) for var in fresh):
+            raise fail(
+                sch, _NAME, f"the predicate of block `{producer.name}` mixes reduction loops in"
+            )
+    return guard
+
+
+def _write_extents(producer: Block) -> list[Expr]:
+    """The extents of the variables that the producer writes with."""
+    extents = {bound.var: bound.extent for bound in producer.iters}
+    parts = [part.min for region in producer.writes for part in region.ranges]
+    return [extents[part] for part in parts if type(part) is Var and part in extents]

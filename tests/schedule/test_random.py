@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random sequences of primitives: whatever is accepted keeps the values; traces replay."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from heddle.ir import first_mismatch
+from heddle.schedule import LoopRef, Schedule, ScheduleError, Trace, replay
+from heddle.schedule.compact import compact_buffers
+from heddle.tir.verify import verify
+from tests.schedule.kernels import KERNELS, check_same
+
+STEPS = 14
+
+
+def _some_loop(rng: random.Random, sch: Schedule) -> LoopRef:
+    loops = list(sch.state.loop_links)
+    if not loops:
+        raise ScheduleError("no loops")
+    return LoopRef(rng.choice(loops))
+
+
+def _some_block(rng: random.Random, sch: Schedule) -> str:
+    return rng.choice(sch.get_blocks()).name
+
+
+def _split(rng: random.Random, sch: Schedule) -> None:
+    factors = [None, rng.choice([1, 2, 3, 4, 5])]
+    if rng.random() < 0.3:
+        factors.append(2)
+    if rng.random() < 0.3:
+        factors.reverse()
+    sch.split(_some_loop(rng, sch), factors, tail=rng.choice(["predicate", "predicate", "peel"]))
+
+
+def _fuse(rng: random.Random, sch: Schedule) -> None:
+    loops = sch.get_loops(_some_block(rng, sch))
+    start = rng.randrange(len(loops)) if loops else 0
+    sch.fuse(*loops[start : start + 2])
+
+
+def _reorder(rng: random.Random, sch: Schedule) -> None:
+    loops = sch.get_loops(_some_block(rng, sch))
+    chosen = rng.sample(loops, min(len(loops), rng.choice([2, 3])))
+    sch.reorder(*chosen)
+
+
+ACTIONS = {
+    "split": (_split, 6),
+    "fuse": (_fuse, 3),
+    "reorder": (_reorder, 4),
+    "parallel": (lambda rng, sch: sch.parallel(_some_loop(rng, sch)), 1),
+    "vectorize": (lambda rng, sch: sch.vectorize(_some_loop(rng, sch)), 1),
+    "unroll": (lambda rng, sch: sch.unroll(_some_loop(rng, sch)), 1),
+    "unit": (lambda rng, sch: sch.add_unit_loop(_some_block(rng, sch)), 1),
+    "compute_at": (
+        lambda rng, sch: sch.compute_at(_some_block(rng, sch), _some_loop(rng, sch)),
+        6,
+    ),
+    "reverse_compute_at": (
+        lambda rng, sch: sch.reverse_compute_at(_some_block(rng, sch), _some_loop(rng, sch)),
+        6,
+    ),
+    "compute_inline": (lambda rng, sch: sch.compute_inline(_some_block(rng, sch)), 1),
+    "reverse_compute_inline": (
+        lambda rng, sch: sch.reverse_compute_inline(_some_block(rng, sch)),
+        1,
+    ),
+    "cache_read": (
+        lambda rng, sch: sch.cache_read(_some_block(rng, sch), rng.choice([0, 1]), "local"),
+        2,
+    ),
+    "cache_write": (lambda rng, sch: sch.cache_write(_some_block(rng, sch), 0, "local"), 2),
+    "decompose_reduction": (
+        lambda rng, sch: sch.decompose_reduction(_some_block(rng, sch), _some_loop(rng, sch)),
+        3,
+    ),
+}
+
+
+def random_schedule(name: str, seed: int) -> Schedule:
+    """A schedule of kernel `name` after some random primitives that were accepted."""
+    rng = random.Random(f"{name} {seed}")
+    sch = Schedule(KERNELS[name]())
+    names = list(ACTIONS)
+    weights = [ACTIONS[action][1] for action in names]
+    done = 0
+    for _ in range(8 * STEPS):
+        action = rng.choices(names, weights)[0]
+        before = sch.func
+        try:
+            ACTIONS[action][0](rng, sch)
+        except ScheduleError:
+            assert sch.func is before, f"{action} failed but changed the function"
+            continue
+        done += 1
+        if done == STEPS:
+            break
+    return sch
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", KERNELS)
+def test_random_schedules_keep_values(name: str, seed: int) -> None:
+    sch = random_schedule(name, seed)
+    original = KERNELS[name]()
+    verify(sch.func)
+    check_same(original, sch.func, seed)
+    compacted = compact_buffers(sch.func)
+    verify(compacted)
+    check_same(original, compacted, seed)
+    again = replay(Trace.from_json(sch.trace.to_json()), original)
+    assert first_mismatch(again.func, sch.func, map_free_vars=True) is None
+    assert str(again.trace) == str(sch.trace)
