@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import zlib
 
@@ -90,9 +89,3 @@ def test_calls_with_constants() -> None:
     assert isinstance(call, Call)
     assert isinstance(call.args[1], Constant)
     assert call.args[1].data.dtype == np.float16
-
-
-def test_submodules_import() -> None:
-    for name in OPS:
-        with pytest.raises(ImportError):
-            importlib.import_module(f"heddle.op.{name}")

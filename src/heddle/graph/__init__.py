@@ -16,6 +16,7 @@ from heddle.graph.nodes import (
     Var,
 )
 from heddle.graph.registry import resolve_op, set_op_resolver
+from heddle.graph.verify import verify, verify_module
 
 __all__ = [
     "Binding",
@@ -33,4 +34,6 @@ __all__ = [
     "is_atom",
     "resolve_op",
     "set_op_resolver",
+    "verify",
+    "verify_module",
 ]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`GraphBuilder`: graph functions in A-normal form, one value after another.
 
-    b = GraphBuilder("main")
-    x = b.param("x", TensorType.of((1, 64), "float32"))
-    y = b.emit(op.relu(op.add(x, 1.0)), name="y")    # nested calls get bindings of their own
-    func = b.finish(y)
+b = GraphBuilder("main")
+x = b.param("x", TensorType.of((1, 64), "float32"))
+y = b.emit(op.relu(op.add(x, 1.0)), name="y")    # nested calls get bindings of their own
+func = b.finish(y)
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ class GraphBuilder:
     def _result(self, value: GraphExpr) -> GraphExpr:
         return value.map(self.atom) if isinstance(value, Tuple) else self.atom(value)
 
-    def finish(
-        self, result: GraphExpr, *, attrs: Mapping[str, object] | None = None
-    ) -> Function:
+    def finish(self, result: GraphExpr, *, attrs: Mapping[str, object] | None = None) -> Function:
         """The function that returns `result` (a value or a `Tuple` of values). Its attribute
         "name" is the builder's name."""
         if len(self._scopes) != 1:

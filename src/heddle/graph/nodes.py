@@ -97,7 +97,7 @@ class Call(GraphExpr):
 class CallDPS(GraphExpr):
     """A call of a loop function or extern function in destination-passing style: it is handed
     `args` and then freshly allocated outputs of `type` (a tensor type, or a tuple of them).
-   """
+    """
 
     callee: GlobalVar
     args: tuple[GraphExpr, ...]

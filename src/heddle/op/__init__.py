@@ -10,19 +10,39 @@ from __future__ import annotations
 from heddle.op import (  # declare the operators
     binary,
     convolution,
+    create,
+    einstein,
+    index,
     join,
     layout,
     linear,
     norm,
     pooling,
     reduce,
+    resample,
     shape,
     unary,
 )
+from heddle.op.interp import interpret
 from heddle.op.registry import Op, all_ops, get, operator
 from heddle.support import UserError
 
-_ = (binary, convolution, join, layout, linear, norm, pooling, reduce, shape, unary)
+_ = (
+    binary,
+    convolution,
+    create,
+    einstein,
+    index,
+    join,
+    layout,
+    linear,
+    norm,
+    pooling,
+    reduce,
+    resample,
+    shape,
+    unary,
+)
 
 
 def __getattr__(name: str) -> Op:
@@ -33,4 +53,4 @@ def __getattr__(name: str) -> Op:
         raise AttributeError(error.message) from None
 
 
-__all__ = ["Op", "all_ops", "get", "operator"]
+__all__ = ["Op", "all_ops", "get", "interpret", "operator"]

@@ -213,10 +213,22 @@ pow_ = binary(
     case(ints(6, low=-4, high=4), ints(6, low=-3, high=7)),
 )
 minimum_ = binary(
-    "minimum", "The smaller of a and b; NaN if either is.", minimum, np.minimum, *_FLOATS, _INTS, _NAN
+    "minimum",
+    "The smaller of a and b; NaN if either is.",
+    minimum,
+    np.minimum,
+    *_FLOATS,
+    _INTS,
+    _NAN,
 )
 maximum_ = binary(
-    "maximum", "The larger of a and b; NaN if either is.", maximum, np.maximum, *_FLOATS, _INTS, _NAN
+    "maximum",
+    "The larger of a and b; NaN if either is.",
+    maximum,
+    np.maximum,
+    *_FLOATS,
+    _INTS,
+    _NAN,
 )
 prelu = binary(
     "prelu",
@@ -284,7 +296,9 @@ def _shift(function: Callable[[Expr, Expr], Expr], *, keeps_sign: bool) -> Any:
         zero = const(0, a.dtype)
         legal = logical_and(b >= zero, b < const(a.dtype.bits, b.dtype))
         shifted = function(a, select(legal, b, zero))
-        emptied = select(a < zero, const(-1, a.dtype), zero) if keeps_sign and a.dtype.is_signed else zero
+        emptied = (
+            select(a < zero, const(-1, a.dtype), zero) if keeps_sign and a.dtype.is_signed else zero
+        )
         return select(legal, shifted, emptied)
 
     return total
@@ -321,9 +335,7 @@ def where(condition: TensorType, a: TensorType, b: TensorType) -> TensorType:
 def _(condition: te.Tensor, a: te.Tensor, b: te.Tensor) -> te.Tensor:
     return te.compute(
         broadcast_shapes(condition.shape, a.shape, b.shape),
-        lambda *i: select(
-            broadcast_load(condition, i), broadcast_load(a, i), broadcast_load(b, i)
-        ),
+        lambda *i: select(broadcast_load(condition, i), broadcast_load(a, i), broadcast_load(b, i)),
         name="where",
     )
 

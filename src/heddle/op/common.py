@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from heddle import te
-from heddle.ir import DType, TensorType, structural_equal
+from heddle.graph.dims import same_dim, same_shape, show_dim, show_shape, simplify_dim
+from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, ExprLike, as_expr, as_int, cast, const
 from heddle.op.attribute import Dims
 from heddle.support import UserError
@@ -17,47 +18,6 @@ Shape = tuple[Expr, ...]
 
 
 # -- dimensions ------------------------------------------------------------------------------
-
-
-def same_dim(a: Expr, b: Expr) -> bool:
-    """Whether two dimensions are provably equal."""
-    if a is b:
-        return True
-    left, right = as_int(a), as_int(b)
-    if left is not None and right is not None:
-        return left == right
-    if structural_equal(a, b):
-        return True
-    from heddle.arith import Analyzer  # only symbolic shapes need the analysis, few models do
-
-    return bool(Analyzer().can_prove_equal(a, b))
-
-
-def simplify_dim(dim: Expr) -> Expr:
-    """A dimension in its simplest form."""
-    if as_int(dim) is not None:
-        return dim
-    from heddle.arith import Analyzer  # see same_dim
-
-    return Analyzer().simplify(dim)
-
-
-def same_shape(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
-    """Whether two shapes are provably equal."""
-    return len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))
-
-
-def show_shape(shape: Sequence[object]) -> str:
-    """`(1, n, 4)` for messages."""
-    return f"({', '.join(show_dim(dim) for dim in shape)}{',' if len(shape) == 1 else ''})"
-
-
-def show_dim(dim: object) -> str:
-    """A dimension for messages."""
-    if not isinstance(dim, Expr):
-        return str(dim)
-    number = as_int(dim)
-    return str(number) if number is not None else str(getattr(dim, "name", dim))
 
 
 def as_dims(dims: Dims) -> Shape:
@@ -110,7 +70,9 @@ def normal_axes(axes: Iterable[int] | None, ndim: int) -> tuple[int, ...]:
 def require_ndim(type_: TensorType, name: str, least: int, most: int | None = None) -> None:
     """`UserError` unless the rank lies in [least, most] (no limit for None)."""
     if type_.ndim < least or (most is not None and type_.ndim > most):
-        wanted = f"{least}" if most == least else f"{least} to {most}" if most else f"{least} or more"
+        wanted = (
+            f"{least}" if most == least else f"{least} to {most}" if most else f"{least} or more"
+        )
         raise UserError(
             f"argument `{name}` has shape {show_shape(type_.shape)}, expected {wanted} dimensions"
         )
@@ -129,7 +91,9 @@ def require_same_dtype(first: TensorType, *others: TensorType | None) -> None:
     """`UserError` unless all (present) tensors have one dtype."""
     for other in others:
         if other is not None and other.dtype is not first.dtype:
-            raise UserError(f"arguments have dtypes {first.dtype} and {other.dtype}, expected equal")
+            raise UserError(
+                f"arguments have dtypes {first.dtype} and {other.dtype}, expected equal"
+            )
 
 
 # -- broadcasting ----------------------------------------------------------------------------
@@ -205,6 +169,32 @@ def elementwise(tensor: te.Tensor, function: object, name: str) -> te.Tensor:
         return value if value.dtype.is_bool else cast(value, tensor.dtype)
 
     return te.compute(tensor.shape, body, name=name)
+
+
+__all__ = [
+    "accumulator_dtype",
+    "as_dims",
+    "broadcast_load",
+    "broadcast_shapes",
+    "cast_tensor",
+    "ceil_div",
+    "elementwise",
+    "is_half",
+    "normal_axes",
+    "normal_axis",
+    "plain_dims",
+    "product",
+    "require_ndim",
+    "require_same_dtype",
+    "require_shape",
+    "same_dim",
+    "same_shape",
+    "show_dim",
+    "show_shape",
+    "simplify_dim",
+    "vectorized",
+    "wide",
+]
 
 
 def vectorized(function: object) -> np.ufunc:

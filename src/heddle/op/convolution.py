@@ -9,7 +9,7 @@ import numpy as np
 
 from heddle import te
 from heddle.ir import DType, TensorType
-from heddle.ir.expr import Expr, all_of, as_int, cast, compare, const, if_then_else, EQ
+from heddle.ir.expr import EQ, Expr, all_of, as_int, cast, compare, const, if_then_else
 from heddle.op.attribute import Ints
 from heddle.op.common import (
     accumulator_dtype,
@@ -197,7 +197,9 @@ def conv_transpose(
         raise UserError(f"{inputs} input channels do not divide into {groups} groups")
     if bias is not None:
         require_shape(bias, "bias", [w.shape[1] * groups])
-    return TensorType(_spread_shape(x, w, strides, pads, dilations, groups, output_padding), x.dtype)
+    return TensorType(
+        _spread_shape(x, w, strides, pads, dilations, groups, output_padding), x.dtype
+    )
 
 
 def _spread_shape(
@@ -317,7 +319,11 @@ def _(
             )
         ]
         where = tuple(
-            slice(tap[a] * dilations[a], tap[a] * dilations[a] + (size[a] - 1) * strides[a] + 1, strides[a])
+            slice(
+                tap[a] * dilations[a],
+                tap[a] * dilations[a] + (size[a] - 1) * strides[a] + 1,
+                strides[a],
+            )
             for a in range(rank)
         )
         result[(slice(None), slice(None), *where)] += np.concatenate(parts, axis=1)
@@ -329,7 +335,9 @@ def _(
 conv_transpose.samples(
     case(floats(1, 3, 4, 4), floats(3, 2, 2, 2), floats(2), strides=(2, 2)),
     case(floats(1, 3, 4, 3), floats(3, 2, 3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),
-    case(floats(1, 2, 4, 3), floats(2, 2, 3, 3), strides=2, pads=(1, 0, 1, 1), output_padding=(1, 1)),
+    case(
+        floats(1, 2, 4, 3), floats(2, 2, 3, 3), strides=2, pads=(1, 0, 1, 1), output_padding=(1, 1)
+    ),
     case(floats(1, 4, 5), floats(4, 2, 3), groups=2),
     case(floats(1, 2, 4), floats(2, 1, 3), dilations=2, strides=3),
     case(floats(1, 1, 3, 3), floats(1, 2, 3, 3)),

@@ -141,6 +141,9 @@ def _(x: np.ndarray, *, sizes: Ints, axis: int) -> tuple[np.ndarray, ...]:
 
 split.samples(case(floats(2, 6), sizes=(1, 3, 2), axis=1), case(ints(4, 2), sizes=(2, 2)))
 
+_BEYOND = 2**31 - 1
+"""A position at least this far out means the end, whatever the size of the axis."""
+
 # -- slice -----------------------------------------------------------------------------------
 
 
@@ -155,6 +158,8 @@ def slice_bounds(dim: Expr, start: Expr, end: Expr, step: int) -> tuple[Expr, Ex
 
 def _clamped(at: Expr, dim: Expr, *, low: int, high: Expr) -> Expr:
     position = as_int(at)
+    if position is not None and abs(position) >= _BEYOND:
+        return high if position > 0 else const(low)
     if position is None:
         at = select(at < 0, at + dim, at)
     elif position < 0:

@@ -114,7 +114,9 @@ def _plan(x: Any, source: str, target: str, shape: Dims | None) -> tuple[Layout,
     wanted = dict(held)
     if shape is not None:
         if len(shape) != len(new.axes):
-            raise UserError(f"attribute `shape` is {show_shape(shape)}, expected {len(new.axes)} dims")
+            raise UserError(
+                f"attribute `shape` is {show_shape(shape)}, expected {len(new.axes)} dims"
+            )
         wanted = dict(zip(new.axes, as_dims(shape), strict=True))
     for axis in old.axes:
         least, most = as_int(wanted[axis]), as_int(held[axis])

@@ -187,9 +187,7 @@ def _(
 
     def body(*i: Expr) -> Expr:
         row = i[:axis]
-        return cast(
-            _affine((wide(x[i]) - mean[row]) * inverse[row], i, scale, bias), x.dtype
-        )
+        return cast(_affine((wide(x[i]) - mean[row]) * inverse[row], i, scale, bias), x.dtype)
 
     return te.compute(x.shape, body, name="layer_norm")
 
@@ -232,9 +230,7 @@ def _(x: te.Tensor, scale: te.Tensor | None, *, axis: int, epsilon: float) -> te
     axes = tuple(range(axis, x.ndim))
     dtype = accumulator_dtype(x.dtype)
     count = cast(product(x.shape[axis:]), dtype)
-    squares = reduce_tensor(
-        x, axes, te.sum, lambda v: wide(v) * wide(v), "rms_norm_square_sum"
-    )
+    squares = reduce_tensor(x, axes, te.sum, lambda v: wide(v) * wide(v), "rms_norm_square_sum")
     inverse = te.compute(
         squares.shape,
         lambda *i: intrin.rsqrt(squares[i] / count + const(epsilon, dtype)),

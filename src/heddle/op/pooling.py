@@ -238,7 +238,9 @@ def _(x: te.Tensor, *, p: int, **attrs: Any) -> te.Tensor:
         v = intrin.fabs(wide(v))
         return v if p == 1 else v * v if p == 2 else intrin.pow(v, const(p, v.dtype))
 
-    total = window_reduce(x, make_window(attrs), te.sum, magnitude, const(0, x.dtype), "lp_pool_sum")
+    total = window_reduce(
+        x, make_window(attrs), te.sum, magnitude, const(0, x.dtype), "lp_pool_sum"
+    )
     if p == 1:
         return cast_tensor(total, x.dtype)
 

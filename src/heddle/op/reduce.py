@@ -46,9 +46,7 @@ _SAMPLES: Final = (
 _INT_SAMPLE: Final = case(ints(3, 4, low=-5, high=5, dtype="int32"), axes=(1,))
 
 
-def reduced_shape(
-    shape: Sequence[Expr], axes: Sequence[int], keepdims: bool
-) -> tuple[Expr, ...]:
+def reduced_shape(shape: Sequence[Expr], axes: Sequence[int], keepdims: bool) -> tuple[Expr, ...]:
     """The shape after reducing `axes`."""
     kept = [
         (const(1) if position in axes else dim)
@@ -113,13 +111,9 @@ def reduction(
     def _(x: te.Tensor, *, axes: Ints, keepdims: bool) -> te.Tensor:
         count = product(x.shape[axis] for axis in axes)
         dtype = accumulator_dtype(x.dtype)
-        stage = reduce_tensor(
-            x, axes, combine, lambda v: before(wide(v)), name, keepdims=keepdims
-        )
+        stage = reduce_tensor(x, axes, combine, lambda v: before(wide(v)), name, keepdims=keepdims)
         if after is not None:
-            stage = elementwise(
-                stage, lambda v: after(v, cast(count, dtype)), f"{name}_finish"
-            )
+            stage = elementwise(stage, lambda v: after(v, cast(count, dtype)), f"{name}_finish")
         return cast_tensor(stage, x.dtype)
 
     op.rule("numpy")(lambda x, *, axes, keepdims: numpy(x, axis=axes, keepdims=keepdims))
@@ -135,9 +129,7 @@ def _mean(total: Expr, count: Expr) -> Expr:
     if total.dtype.is_float:
         return total / count
     positive = total.dtype.kind == "uint"
-    return total // count if positive else select(
-        total < 0, -((-total) // count), total // count
-    )
+    return total // count if positive else select(total < 0, -((-total) // count), total // count)
 
 
 def _mean_reference(x: np.ndarray, **where: Any) -> np.ndarray:
@@ -162,8 +154,12 @@ prod = reduction(
     *_SAMPLES,
     _INT_SAMPLE,
 )
-max_ = reduction("max", "The largest element; NaN if any is NaN.", te.max, np.max, *_SAMPLES, _INT_SAMPLE)
-min_ = reduction("min", "The smallest element; NaN if any is NaN.", te.min, np.min, *_SAMPLES, _INT_SAMPLE)
+max_ = reduction(
+    "max", "The largest element; NaN if any is NaN.", te.max, np.max, *_SAMPLES, _INT_SAMPLE
+)
+min_ = reduction(
+    "min", "The smallest element; NaN if any is NaN.", te.min, np.min, *_SAMPLES, _INT_SAMPLE
+)
 sum_square = reduction(
     "sum_square",
     "The sum of squares.",
@@ -220,9 +216,7 @@ def logical_reduction(name: str, doc: str, combine: Combiner, numpy: Any) -> Op:
 
     @op.rule("compute")
     def _(x: te.Tensor, *, axes: Ints, keepdims: bool) -> te.Tensor:
-        stage = reduce_tensor(
-            x, axes, combine, lambda v: cast(v, "int8"), name, keepdims=keepdims
-        )
+        stage = reduce_tensor(x, axes, combine, lambda v: cast(v, "int8"), name, keepdims=keepdims)
         return cast_tensor(stage, x.dtype)
 
     op.rule("numpy")(lambda x, *, axes, keepdims: numpy(x, axis=axes, keepdims=keepdims))
@@ -256,9 +250,7 @@ def _(x: te.Tensor, *, axes: Ints, keepdims: bool) -> te.Tensor:
         return intrin.exp(wide(x[i]) - finite(kept[at]))
 
     exponentials = te.compute(x.shape, shifted, name="logsumexp_exp")
-    total = reduce_tensor(
-        exponentials, axes, te.sum, lambda v: v, "logsumexp_sum", keepdims=True
-    )
+    total = reduce_tensor(exponentials, axes, te.sum, lambda v: v, "logsumexp_sum", keepdims=True)
     full = te.compute(
         total.shape, lambda *i: intrin.log(total[i]) + finite(kept[i]), name="logsumexp"
     )

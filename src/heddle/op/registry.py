@@ -109,7 +109,7 @@ class Op:
                 optional.add(parameter.name)
         self.tensors = tuple(tensors)
         self.optional = frozenset(optional)
-        classes = {t: dtypes for t in tensors} if isinstance(dtypes, str) else dtypes
+        classes = dict.fromkeys(tensors, dtypes) if isinstance(dtypes, str) else dtypes
         self.dtypes = {t: DTYPE_CLASSES[classes.get(t, "any")] for t in tensors}
 
     def __repr__(self) -> str:

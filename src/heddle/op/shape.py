@@ -37,7 +37,9 @@ def resolve_shape(source: Sequence[Expr], shape: Dims) -> tuple[Expr, ...]:
     """`shape` with its -1, if any, replaced; `UserError` when the element counts differ."""
     unknown = [position for position, dim in enumerate(shape) if as_int(dim) == -1]
     if len(unknown) > 1 or any((as_int(dim) or 0) < -1 for dim in shape):
-        raise UserError(f"shape {show_shape(shape)} is illegal: at most one -1, others not negative")
+        raise UserError(
+            f"shape {show_shape(shape)} is illegal: at most one -1, others not negative"
+        )
     target = [dim for position, dim in enumerate(as_dims(shape)) if position not in unknown]
     left, right = cancel_equal(source, target)
     if not unknown:
@@ -57,9 +59,7 @@ def resolve_shape(source: Sequence[Expr], shape: Dims) -> tuple[Expr, ...]:
     return tuple(target)
 
 
-def cancel_equal(
-    source: Sequence[Expr], target: Sequence[Expr]
-) -> tuple[list[Expr], list[Expr]]:
+def cancel_equal(source: Sequence[Expr], target: Sequence[Expr]) -> tuple[list[Expr], list[Expr]]:
     """Both lists of dimensions without those that occur in both."""
     left, right = list(source), []
     for dim in target:
@@ -73,9 +73,7 @@ def cancel_equal(
     return left, right
 
 
-def _groups(
-    source: Sequence[Expr], target: Sequence[Expr]
-) -> list[tuple[list[int], list[int]]]:
+def _groups(source: Sequence[Expr], target: Sequence[Expr]) -> list[tuple[list[int], list[int]]]:
     """Runs of axes (units left out) of equal products, as short as can be proved."""
     left = [axis for axis, dim in enumerate(source) if as_int(dim) != 1]
     right = [axis for axis, dim in enumerate(target) if as_int(dim) != 1]

@@ -21,7 +21,13 @@ from heddle.op.sample import Sample, bools, case, floats, ints, values
 from heddle.tir import intrin
 
 BOOL: Final = DType.of("bool")
-_WIDE: Final = (case(floats(3, 5)), case(floats(), ), case(floats(4, dtype="float64")))
+_WIDE: Final = (
+    case(floats(3, 5)),
+    case(
+        floats(),
+    ),
+    case(floats(4, dtype="float64")),
+)
 
 
 def unary(
@@ -74,9 +80,7 @@ sinh = unary("sinh", "Hyperbolic sine.", intrin.sinh, np.sinh)
 cosh = unary("cosh", "Hyperbolic cosine.", intrin.cosh, np.cosh)
 tanh = unary("tanh", "Hyperbolic tangent.", intrin.tanh, np.tanh)
 asinh = unary("asinh", "Inverse hyperbolic sine.", intrin.asinh, np.arcsinh)
-acosh = unary(
-    "acosh", "Inverse hyperbolic cosine.", intrin.acosh, np.arccosh, *_positive(1.1, 4.0)
-)
+acosh = unary("acosh", "Inverse hyperbolic cosine.", intrin.acosh, np.arccosh, *_positive(1.1, 4.0))
 atanh = unary(
     "atanh", "Inverse hyperbolic tangent.", intrin.atanh, np.arctanh, *_positive(-0.9, 0.9)
 )
@@ -91,7 +95,13 @@ isnan = unary("isnan", "Whether x is NaN.", intrin.isnan, np.isnan, _SPECIAL, re
 # -- arithmetic ------------------------------------------------------------------------------
 
 identity = unary(
-    "identity", "x itself.", lambda x: x, lambda x: x, case(floats(2, 3)), case(bools(3)), dtypes="any"
+    "identity",
+    "x itself.",
+    lambda x: x,
+    lambda x: x,
+    case(floats(2, 3)),
+    case(bools(3)),
+    dtypes="any",
 )
 negative = unary(
     "negative", "-x; integers wrap.", lambda x: -x, np.negative, *_WIDE, _INTS, dtypes="number"
@@ -287,8 +297,7 @@ def selu(x: TensorType, *, alpha: float = 1.67326319, gamma: float = 1.05070102)
 
 selu = activation(  # type: ignore[assignment]
     selu,
-    lambda x, alpha, gamma: number(gamma, x)
-    * select(x > 0, x, number(alpha, x) * intrin.expm1(x)),
+    lambda x, alpha, gamma: number(gamma, x) * select(x > 0, x, number(alpha, x) * intrin.expm1(x)),
     lambda x, alpha, gamma: gamma * np.where(x > 0, x, alpha * np.expm1(x)),
     case(floats(3, 5)),
 )

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier of the graph level: A-normal form, definitions before uses, types that hold.
+
+verify(func, module)     one function, with the module its calls refer to
+verify_module(module)    every graph function of a module
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from heddle.graph.builder import is_atom
+from heddle.graph.dims import (
+    match_symbols,
+    same_type,
+    shape_fits,
+    show_shape,
+    show_type,
+    simplify_dim,
+)
+from heddle.graph.nodes import (
+    Binding,
+    Branch,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    If,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.ir import (
+    ExternFunc,
+    GlobalVar,
+    IRModule,
+    Node,
+    TensorType,
+    TupleType,
+    Type,
+    free_vars,
+    substitute,
+)
+from heddle.ir.expr import Expr
+from heddle.support import UserError
+from heddle.tir.nodes import Buffer, PrimFunc
+
+
+def verify_module(module: IRModule) -> None:
+    """Verify every graph function of a module. See `verify`."""
+    for name, func in module.functions.items():
+        if isinstance(func, Function):
+            verify(func, module, name=name)
+
+
+def verify(func: Function, module: IRModule | None = None, *, name: str | None = None) -> None:
+    """Raise `UserError` where `func` is ill-formed; the message names the function and the value.
+
+    Checked: parameters and variables are bound once and before they are used; arguments are
+    variables or constants; the type of every value is what its operator or callee gives; a
+    destination-passing call fits its loop function; symbols in types come from the parameters.
+    `module` resolves calls of other functions; without it these are not looked into.
+    """
+    _Verifier(module, name or str(func.attrs.get("name", "main"))).function(func)
+
+
+class _Verifier:
+    def __init__(self, module: IRModule | None, name: str) -> None:
+        self.module = module
+        self.name = name
+        self.defined: set[Var] = set()
+        self.scope: set[Var] = set()
+        self.symbols: set[Any] = set()
+        self.at = "parameters"
+
+    def fail(self, message: str, where: Node) -> NoReturn:
+        raise UserError(f"graph function `{self.name}`, {self.at}: {message}", span=where.span)
+
+    def function(self, func: Function) -> None:
+        for param in func.params:
+            self.define(param)
+            for dim in _dims(param.type):
+                self.symbols.update(free_vars(dim))
+        for binding in func.bindings:
+            self.binding(binding)
+        self.at = "result"
+        self.result(func.result)
+
+    def define(self, var: Var) -> None:
+        if var in self.defined:
+            self.fail(f"variable `{var.name}` is bound twice", var)
+        self.defined.add(var)
+        self.scope.add(var)
+
+    def binding(self, binding: Binding) -> None:
+        self.at = f"value `{binding.var.name}`"
+        self.value(binding.value)
+        self.at = f"value `{binding.var.name}`"
+        if not same_type(binding.var.type, binding.value.type):
+            self.fail(
+                f"the variable has type {show_type(binding.var.type)}, what it is bound to "
+                f"{show_type(binding.value.type)}",
+                binding,
+            )
+        for dim in _dims(binding.var.type):
+            for var in free_vars(dim):
+                if var not in self.symbols:
+                    self.fail(f"symbol `{var.name}` is in no shape of a parameter", binding)
+        self.define(binding.var)
+
+    def value(self, value: GraphExpr) -> None:
+        check = _CHECKS.get(type(value))
+        if check is None:
+            self.fail(f"a {type(value).__name__} is no value of a binding", value)
+        check(self, value)
+
+    def atom(self, value: GraphExpr) -> None:
+        if not is_atom(value):
+            self.fail(
+                f"argument {type(value).__name__} must be a variable or a constant: bind it first",
+                value,
+            )
+        if isinstance(value, Var) and value not in self.scope:
+            known = "out of scope" if value in self.defined else "not bound yet"
+            self.fail(f"variable `{value.name}` is {known} here", value)
+
+    def result(self, value: GraphExpr) -> None:
+        if isinstance(value, Tuple):
+            self.atoms(value)
+        else:
+            self.atom(value)
+
+    def atoms(self, value: Any) -> None:
+        for item in value.children():
+            self.atom(item)
+
+    # -- one check per kind of value ---------------------------------------------------------
+
+    def expect(self, value: GraphExpr, expected: Type, source: str) -> None:
+        if not same_type(value.type, expected):
+            self.fail(
+                f"the type is {show_type(value.type)}, but {source} gives {show_type(expected)}",
+                value,
+            )
+
+    def call(self, value: Call) -> None:
+        self.atoms_of(value.args)
+        if isinstance(value.callee, GlobalVar):
+            self.call_function(value)
+            return
+        types = [arg.type for arg in value.args]
+        for position, type_ in enumerate(types):
+            if not isinstance(type_, TensorType):
+                self.fail(f"argument {position} is {show_type(type_)}, not a tensor", value)
+        self.expect(value, value.callee.infer(types, value.attrs), repr(value.callee))
+
+    def atoms_of(self, args: Sequence[GraphExpr]) -> None:
+        for arg in args:
+            self.atom(arg)
+
+    def callee(self, value: Call | CallDPS) -> Any:
+        if self.module is None:
+            return None
+        name = value.callee.name
+        if name not in self.module:
+            self.fail(f"the module has no function `{name}`", value)
+        return self.module[name]
+
+    def call_function(self, value: Call) -> None:
+        func = self.callee(value)
+        if func is None:
+            return
+        if not isinstance(func, Function):
+            self.fail(f"`{value.callee.name}` is no graph function: use call_dps", value)
+        if len(func.params) != len(value.args):
+            self.fail(
+                f"`{value.callee.name}` takes {len(func.params)} arguments, got {len(value.args)}",
+                value,
+            )
+        shapes = [_shape(param.type) for param in func.params]
+        symbols = match_symbols(shapes, [_shape(arg.type) for arg in value.args])
+        for param, arg in zip(func.params, value.args, strict=True):
+            if isinstance(param.type, TensorType) and isinstance(arg.type, TensorType):
+                fits = param.type.dtype is arg.type.dtype
+                fits = fits and shape_fits(param.type.shape, arg.type.shape, symbols)
+            else:
+                fits = same_type(param.type, arg.type)
+            if not fits:
+                self.fail(
+                    f"parameter `{param.name}` of `{value.callee.name}` is "
+                    f"{show_type(param.type)}, the argument {show_type(arg.type)}",
+                    value,
+                )
+        result = _with_symbols(func.result.type, symbols)
+        self.expect(value, result, f"`{value.callee.name}`")
+
+    def call_dps(self, value: CallDPS) -> None:
+        self.atoms_of(value.args)
+        func = self.callee(value)
+        if func is None or isinstance(func, ExternFunc):
+            return
+        if not isinstance(func, PrimFunc):
+            self.fail(f"`{value.callee.name}` is no loop function", value)
+        outputs = value.type.fields if isinstance(value.type, TupleType) else (value.type,)
+        types = [*(arg.type for arg in value.args), *outputs]
+        buffers = [param for param in func.params if isinstance(param, Buffer)]
+        if len(buffers) != len(types):
+            self.fail(
+                f"`{value.callee.name}` takes {len(buffers)} buffers, got {len(value.args)} "
+                f"arguments and {len(outputs)} outputs",
+                value,
+            )
+        symbols = match_symbols([buffer.shape for buffer in buffers], map(_shape, types))
+        for buffer, type_ in zip(buffers, types, strict=True):
+            fits = isinstance(type_, TensorType) and buffer.dtype is type_.dtype
+            if not fits or not shape_fits(buffer.shape, _shape(type_), symbols):
+                self.fail(
+                    f"buffer `{buffer.name}` of `{value.callee.name}` is {buffer.dtype} "
+                    f"{show_shape(buffer.shape)}, got {show_type(type_)}",
+                    value,
+                )
+
+    def tuple_item(self, value: TupleGetItem) -> None:
+        self.atom(value.value)
+        type_ = value.value.type
+        if not isinstance(type_, TupleType) or not 0 <= value.index < len(type_.fields):
+            self.fail(f"{show_type(type_)} has no field {value.index}", value)
+
+    def conditional(self, value: If) -> None:
+        self.atom(value.condition)
+        type_ = value.condition.type
+        if not (isinstance(type_, TensorType) and type_.ndim == 0 and type_.dtype.is_bool):
+            self.fail(f"the condition is {show_type(type_)}, expected a scalar bool", value)
+        for branch in (value.then, value.otherwise):
+            self.branch(branch)
+            self.expect(value, branch.result.type, "a branch")
+
+    def branch(self, branch: Branch) -> None:
+        outer, at = set(self.scope), self.at
+        for binding in branch.bindings:
+            self.binding(binding)
+        self.at = at
+        self.result(branch.result)
+        self.scope = outer
+
+
+_CHECKS = {
+    Call: _Verifier.call,
+    CallDPS: _Verifier.call_dps,
+    Tuple: _Verifier.atoms,
+    TupleGetItem: _Verifier.tuple_item,
+    If: _Verifier.conditional,
+    Var: _Verifier.atom,
+    Constant: lambda _verifier, _value: None,
+}
+
+
+def _shape(type_: Type) -> Sequence[Expr]:
+    return type_.shape if isinstance(type_, TensorType) else ()
+
+
+def _dims(type_: Type) -> list[Expr]:
+    if isinstance(type_, TupleType):
+        return [dim for field in type_.fields for dim in _dims(field)]
+    return list(_shape(type_))
+
+
+def _with_symbols(type_: Type, symbols: dict[Any, Expr]) -> Type:
+    if isinstance(type_, TupleType):
+        return TupleType(tuple(_with_symbols(field, symbols) for field in type_.fields))
+    if isinstance(type_, TensorType):
+        dims = tuple(simplify_dim(substitute(dim, symbols)) for dim in type_.shape)
+        return TensorType(dims, type_.dtype)
+    return type_

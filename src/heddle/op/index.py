@@ -1,0 +1,494 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that read or write where a tensor of indices says.
+
+Negative indices count from the end. Indices outside are clamped to the axis when reading and
+ignored when writing: no kernel accesses memory that is not its own, whatever the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from heddle import te
+from heddle.ir import DType, TensorType
+from heddle.ir.expr import (
+    EQ,
+    Expr,
+    add,
+    all_of,
+    as_expr,
+    as_int,
+    cast,
+    compare,
+    const,
+    if_then_else,
+    logical_and,
+    logical_not,
+    logical_or,
+    maximum,
+    minimum,
+    mul,
+    select,
+)
+from heddle.op.attribute import Dim
+from heddle.op.common import (
+    normal_axis,
+    require_ndim,
+    require_same_dtype,
+    require_shape,
+    same_dim,
+    show_shape,
+)
+from heddle.op.registry import operator
+from heddle.op.sample import case, floats, ints, values
+from heddle.support import UserError
+from heddle.te import identity_element
+from heddle.tir import intrin
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def clamped(index: Expr, size: Expr) -> Expr:
+    """An index into an axis of `size`: negative ones from the end, then limited to the axis."""
+    index = cast(index, "int64")
+    counted = select(index < 0, index + size, index)
+    return maximum(const(0), minimum(counted, size - 1))
+
+
+def reference_clamped(index: np.ndarray, size: int) -> np.ndarray:
+    """`clamped` on arrays."""
+    counted = index.astype(np.int64)
+    return np.clip(np.where(counted < 0, counted + size, counted), 0, size - 1)
+
+
+_INDEXED = {"data": "any", "indices": "index", "updates": "any"}
+
+
+@operator("gather", kind="injective", dtypes=_INDEXED)
+def gather(data: TensorType, indices: TensorType, *, axis: int = 0) -> TensorType:
+    """data[..., indices, ...]: slices of data along an axis; the axes of `indices` take the
+    place of `axis`."""
+    shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
+    return TensorType(shape, data.dtype)
+
+
+def _canonical_axis(data: TensorType, *_rest: Any, axis: int, **_attrs: Any) -> dict[str, Any]:
+    return {"axis": normal_axis(axis, data.ndim)}
+
+
+gather.rule("normalise")(_canonical_axis)
+
+
+@gather.rule("compute")
+def _(data: te.Tensor, indices: te.Tensor, *, axis: int) -> te.Tensor:
+    def body(*i: Expr) -> Expr:
+        at = clamped(indices[i[axis : axis + indices.ndim]], data.shape[axis])
+        return data[(*i[:axis], at, *i[axis + indices.ndim :])]
+
+    shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
+    return te.compute(shape, body, name="gather")
+
+
+@gather.rule("numpy")
+def _(data: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
+    return np.take(data, reference_clamped(indices, data.shape[axis]), axis=axis)
+
+
+gather.samples(
+    case(floats(5, 3), ints(2, 4, low=-5, high=4)),
+    case(floats(2, 5, 3), ints(4, low=-9, high=9, dtype="int32"), axis=1),
+    case(floats(2, 5), ints(high=4), axis=1),
+)
+
+
+@operator("gather_elements", kind="injective", dtypes=_INDEXED)
+def gather_elements(data: TensorType, indices: TensorType, *, axis: int = 0) -> TensorType:
+    """At each position of `indices`, the element of data there, but along `axis` where the index
+    says."""
+    require_ndim(indices, "indices", data.ndim, data.ndim)
+    return TensorType(indices.shape, data.dtype)
+
+
+gather_elements.rule("normalise")(_canonical_axis)
+
+
+@gather_elements.rule("compute")
+def _(data: te.Tensor, indices: te.Tensor, *, axis: int) -> te.Tensor:
+    def body(*i: Expr) -> Expr:
+        # `indices` may be smaller than data along the other axes, never larger; clamp to be safe.
+        at = [minimum(k, dim - 1) for k, dim in zip(i, data.shape, strict=True)]
+        at[axis] = clamped(indices[i], data.shape[axis])
+        return data[tuple(at)]
+
+    return te.compute(indices.shape, body, name="gather_elements")
+
+
+@gather_elements.rule("numpy")
+def _(data: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
+    inner = tuple(slice(n) if a != axis else slice(None) for a, n in enumerate(indices.shape))
+    at = reference_clamped(indices, data.shape[axis])
+    return np.take_along_axis(data[inner], at, axis=axis)
+
+
+gather_elements.samples(
+    case(floats(3, 4), ints(2, 4, low=-3, high=2)),
+    case(floats(3, 4), ints(3, 2, high=3), axis=1),
+)
+
+
+@operator("gather_nd", kind="injective", dtypes=_INDEXED)
+def gather_nd(data: TensorType, indices: TensorType, *, batch_dims: int = 0) -> TensorType:
+    """Slices of data at the index tuples in the last axis of `indices`; the first `batch_dims`
+    axes of both go together."""
+    depth = _tuple_length(data, indices, batch_dims)
+    return TensorType((*indices.shape[:-1], *data.shape[batch_dims + depth :]), data.dtype)
+
+
+def _tuple_length(data: Any, indices: Any, batch_dims: int = 0) -> int:
+    if indices.ndim < 1:
+        raise UserError("argument `indices` is a scalar, expected index tuples in its last axis")
+    depth = as_int(indices.shape[-1])
+    if depth is None or not 0 <= batch_dims < min(data.ndim, indices.ndim):
+        raise UserError(
+            f"indices of shape {show_shape(indices.shape)} with batch_dims {batch_dims} do not "
+            f"index data of shape {show_shape(data.shape)}"
+        )
+    for a, b in zip(data.shape[:batch_dims], indices.shape[:batch_dims], strict=True):
+        if not same_dim(a, b):
+            raise UserError("the batch axes of data and indices differ")
+    if batch_dims + depth > data.ndim:
+        raise UserError(f"index tuples of {depth} are too long for data of {data.ndim} dimensions")
+    return depth
+
+
+@gather_nd.rule("compute")
+def _(data: te.Tensor, indices: te.Tensor, *, batch_dims: int) -> te.Tensor:
+    depth = _tuple_length(data, indices, batch_dims)
+    lead = indices.ndim - 1
+
+    def body(*i: Expr) -> Expr:
+        at = [
+            clamped(indices[(*i[:lead], const(k))], data.shape[batch_dims + k])
+            for k in range(depth)
+        ]
+        return data[(*i[:batch_dims], *at, *i[lead:])]
+
+    shape = (*indices.shape[:-1], *data.shape[batch_dims + depth :])
+    return te.compute(shape, body, name="gather_nd")
+
+
+@gather_nd.rule("numpy")
+def _(data: np.ndarray, indices: np.ndarray, *, batch_dims: int) -> np.ndarray:
+    depth = indices.shape[-1]
+    result = np.empty((*indices.shape[:-1], *data.shape[batch_dims + depth :]), data.dtype)
+    for position in np.ndindex(*indices.shape[:-1]):
+        at = [
+            int(reference_clamped(indices[(*position, k)], data.shape[batch_dims + k]))
+            for k in range(depth)
+        ]
+        result[position] = data[(*position[:batch_dims], *at)]
+    return result
+
+
+gather_nd.samples(
+    case(floats(3, 4, 2), ints(5, 2, low=-3, high=2)),
+    case(floats(2, 3, 4), ints(2, 1, high=2), batch_dims=1),
+    case(floats(3, 4), ints(2, 2, 2, high=2)),
+)
+
+# -- writing ---------------------------------------------------------------------------------
+
+Reduction = Literal["none", "add", "mul", "min", "max"]
+_COMBINE: dict[str, tuple[str, Callable[..., Expr], Callable[[Expr, Expr], Expr]]] = {
+    "add": ("sum", te.sum, add),
+    "mul": ("prod", te.prod, mul),
+    "min": ("min", te.min, minimum),
+    "max": ("max", te.max, maximum),
+}
+
+
+def _scatter(
+    data: te.Tensor,
+    loops: Sequence[te.ReduceAxis],
+    hits: Callable[[Sequence[Expr]], Expr],
+    element: Callable[[Sequence[Expr], Sequence[Expr]], Expr],
+    reduction: str,
+    name: str,
+) -> te.Tensor:
+    """Every element of the result looks through all updates (`loops`) for those that hit it.
+
+    Without a reduction the last update wins: its number is found first. This costs the product of
+    both sizes, and needs no order and no atomic operation."""
+    if reduction != "none":
+        combiner, reduce, merge = _COMBINE[reduction]
+
+        def gathered(*i: Expr) -> Expr:
+            update = element(i, [loop.var for loop in loops])
+            neutral = identity_element(combiner, data.dtype)
+            return reduce(if_then_else(hits(i), update, neutral), axis=loops)
+
+        found = te.compute(data.shape, gathered, name=f"{name}_updates")
+        return te.compute(data.shape, lambda *i: merge(data[i], found[i]), name=name)
+
+    def number(*i: Expr) -> Expr:
+        flat: Expr = const(0)
+        for loop in loops:
+            flat = flat * loop.extent + loop.var
+        return te.max(select(hits(i), flat, const(-1)), axis=loops)
+
+    last = te.compute(data.shape, number, name=f"{name}_last")
+
+    def chosen(*i: Expr) -> Expr:
+        flat, at = maximum(last[i], const(0)), []
+        for loop in reversed(loops):
+            at.append(flat % loop.extent)
+            flat = flat // loop.extent
+        at.reverse()
+        return if_then_else(last[i] >= 0, element(i, at), data[i])
+
+    return te.compute(data.shape, chosen, name=name)
+
+
+def _hit(index: Expr, size: Expr, position: Expr) -> Expr:
+    index = cast(index, "int64")
+    return compare(EQ, select(index < 0, index + size, index), position)
+
+
+@operator("scatter_elements", kind="opaque", dtypes=_INDEXED)
+def scatter_elements(
+    data: TensorType,
+    indices: TensorType,
+    updates: TensorType,
+    *,
+    axis: int = 0,
+    reduction: Literal["none", "add", "mul", "min", "max"] = "none",
+) -> TensorType:
+    """data with the element at each position of `updates` (along `axis` where the index says)
+    replaced by it, or combined with it."""
+    require_same_dtype(data, updates)
+    require_ndim(indices, "indices", data.ndim, data.ndim)
+    require_shape(updates, "updates", indices.shape)
+    return data
+
+
+scatter_elements.rule("normalise")(_canonical_axis)
+
+
+@scatter_elements.rule("compute")
+def _(
+    data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, axis: int, reduction: str
+) -> te.Tensor:
+    loop = te.reduce_axis(indices.shape[axis], "r")
+
+    def inside(i: Sequence[Expr]) -> Expr:
+        return all_of(
+            *(
+                i[a] < dim
+                for a, dim in enumerate(indices.shape)
+                if a != axis and not same_dim(dim, data.shape[a])
+            )
+        )
+
+    def position(i: Sequence[Expr], at: Expr) -> tuple[Expr, ...]:
+        return (*i[:axis], at, *i[axis + 1 :])
+
+    def hits(i: Sequence[Expr]) -> Expr:
+        index = if_then_else(inside(i), indices[position(i, loop.var)], const(-1, indices.dtype))
+        found = _hit(index, data.shape[axis], i[axis])
+        return logical_and(inside(i), found)
+
+    def element(i: Sequence[Expr], at: Sequence[Expr]) -> Expr:
+        return updates[position(i, at[0])]
+
+    return _scatter(data, [loop], hits, element, reduction, "scatter_elements")
+
+
+_REFERENCE: dict[str, Callable[[Any, Any], Any]] = {
+    "none": lambda _old, new: new,
+    "add": lambda old, new: old + new,
+    "mul": lambda old, new: old * new,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+@scatter_elements.rule("numpy")
+def _(
+    data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int, reduction: str
+) -> np.ndarray:
+    result = data.copy()
+    for position in np.ndindex(*indices.shape):
+        index = int(indices[position])
+        index += data.shape[axis] if index < 0 else 0
+        if 0 <= index < data.shape[axis]:
+            at = (*position[:axis], index, *position[axis + 1 :])
+            result[at] = _REFERENCE[reduction](result[at], updates[position])
+    return result
+
+
+scatter_elements.samples(
+    case(floats(4, 3), ints(2, 3, low=-4, high=3), floats(2, 3)),
+    case(floats(3, 5), ints(2, 3, high=6), floats(2, 3), axis=1),
+    case(floats(3, 4), ints(3, 6, high=3), floats(3, 6), axis=1, reduction="add"),
+    case(ints(3), ints(4, high=2), ints(4), reduction="max"),
+)
+
+
+@operator("scatter_nd", kind="opaque", dtypes=_INDEXED)
+def scatter_nd(
+    data: TensorType,
+    indices: TensorType,
+    updates: TensorType,
+    *,
+    reduction: Literal["none", "add", "mul", "min", "max"] = "none",
+) -> TensorType:
+    """data with the slices at the index tuples in the last axis of `indices` replaced by
+    `updates`, or combined with them."""
+    require_same_dtype(data, updates)
+    depth = _tuple_length(data, indices)
+    require_shape(updates, "updates", (*indices.shape[:-1], *data.shape[depth:]))
+    return data
+
+
+@scatter_nd.rule("compute")
+def _(data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, reduction: str) -> te.Tensor:
+    depth = _tuple_length(data, indices)
+    loops = [te.reduce_axis(dim, f"r{axis}") for axis, dim in enumerate(indices.shape[:-1])]
+
+    def hits(i: Sequence[Expr]) -> Expr:
+        found = [_hit(indices[(*loops, const(k))], data.shape[k], i[k]) for k in range(depth)]
+        return all_of(*found)
+
+    def element(i: Sequence[Expr], at: Sequence[Expr]) -> Expr:
+        return updates[(*at, *i[depth:])]
+
+    return _scatter(data, loops, hits, element, reduction, "scatter_nd")
+
+
+@scatter_nd.rule("numpy")
+def _(data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, reduction: str) -> np.ndarray:
+    result = data.copy()
+    sizes = np.asarray(data.shape[: indices.shape[-1]])
+    for position in np.ndindex(*indices.shape[:-1]):
+        at = indices[position].astype(np.int64)
+        at = np.where(at < 0, at + sizes, at)
+        if np.all((at >= 0) & (at < sizes)):
+            where = tuple(at)
+            result[where] = _REFERENCE[reduction](result[where], updates[position])
+    return result
+
+
+scatter_nd.samples(
+    case(floats(4, 3), ints(2, 1, low=-4, high=4), floats(2, 3)),
+    case(floats(3, 4), ints(2, 2, 2, high=2), floats(2, 2)),
+    case(floats(4, 2), ints(5, 1, high=3), floats(5, 2), reduction="mul"),
+)
+
+# -- one hot, top k --------------------------------------------------------------------------
+
+
+@operator("one_hot", kind="injective", dtypes={"indices": "index", "values": "any"})
+def one_hot(indices: TensorType, values: TensorType, *, depth: Dim, axis: int = -1) -> TensorType:
+    """An axis of `depth` inserted at `axis`: values[1] where its position is the index, else
+    values[0] (everywhere, for an index outside)."""
+    require_shape(values, "values", [2])
+    shape = (*indices.shape[:axis], as_expr(depth), *indices.shape[axis:])
+    return TensorType(shape, values.dtype)
+
+
+@one_hot.rule("normalise")
+def _(indices: TensorType, values: TensorType, *, axis: int, **_rest: Any) -> dict[str, Any]:
+    return {"axis": normal_axis(axis, indices.ndim + 1)}
+
+
+@one_hot.rule("compute")
+def _(indices: te.Tensor, values: te.Tensor, *, depth: Dim, axis: int) -> te.Tensor:
+    size = as_expr(depth)
+
+    def body(*i: Expr) -> Expr:
+        found = _hit(indices[(*i[:axis], *i[axis + 1 :])], size, i[axis])
+        return select(found, values[1], values[0])
+
+    return te.compute((*indices.shape[:axis], size, *indices.shape[axis:]), body, name="one_hot")
+
+
+@one_hot.rule("numpy")
+def _(indices: np.ndarray, values: np.ndarray, *, depth: int, axis: int) -> np.ndarray:
+    counted = np.expand_dims(np.where(indices < 0, indices + depth, indices), axis)
+    shape = [1] * counted.ndim
+    shape[axis] = depth
+    return np.where(counted == np.arange(depth).reshape(shape), values[1], values[0])
+
+
+one_hot.samples(
+    case(ints(3, low=-4, high=5), values([0.0, 1.0]), depth=4),
+    case(ints(2, 3, high=3), values([2, 5], "int32"), depth=4, axis=0),
+)
+
+
+@operator("topk", kind="opaque", dtypes="number")
+def topk(
+    x: TensorType, *, k: Dim, axis: int = -1, largest: bool = True
+) -> tuple[TensorType, TensorType]:
+    """The k largest (or smallest) elements along an axis in order, and their positions (int64).
+    Of equals the first comes first; NaN counts as largest."""
+    wanted, size = as_int(k), as_int(x.shape[axis])
+    if wanted is not None and (wanted < 0 or (size is not None and wanted > size)):
+        raise UserError(f"k is {wanted}, but axis {axis} has {size} elements")
+    shape = (*x.shape[:axis], as_expr(k), *x.shape[axis + 1 :])
+    return TensorType(shape, x.dtype), TensorType(shape, DType.of("int64"))
+
+
+topk.rule("normalise")(_canonical_axis)
+
+
+def _greater(a: Expr, b: Expr) -> Expr:
+    if not a.dtype.is_float:
+        return a > b
+    nan_first = logical_and(intrin.isnan(a), logical_not(intrin.isnan(b)))
+    return logical_or(a > b, nan_first)
+
+
+@topk.rule("compute")
+def _(x: te.Tensor, *, k: Dim, axis: int, largest: bool) -> tuple[te.Tensor, te.Tensor]:
+    size = x.shape[axis]
+    other = te.reduce_axis(size, "other")
+    source = te.reduce_axis(size, "source")
+
+    def rank(*i: Expr) -> Expr:
+        mine, theirs = x[i], x[(*i[:axis], other, *i[axis + 1 :])]
+        before = _greater(theirs, mine) if largest else _greater(mine, theirs)
+        after = _greater(mine, theirs) if largest else _greater(theirs, mine)
+        tied = logical_and(logical_not(after), other.var < i[axis])
+        return te.sum(cast(logical_or(before, tied), "int64"), axis=[other])
+
+    ranks = te.compute(x.shape, rank, name="topk_rank")
+    shape = (*x.shape[:axis], as_expr(k), *x.shape[axis + 1 :])
+
+    def position(*i: Expr) -> Expr:
+        at = ranks[(*i[:axis], source, *i[axis + 1 :])]
+        return te.sum(select(compare(EQ, at, i[axis]), source.var, const(0)), axis=[source])
+
+    positions = te.compute(shape, position, name="topk_position")
+    chosen = te.compute(shape, lambda *i: x[(*i[:axis], positions[i], *i[axis + 1 :])], name="topk")
+    return chosen, positions
+
+
+@topk.rule("numpy")
+def _(x: np.ndarray, *, k: int, axis: int, largest: bool) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(np.flip(x, axis) if largest else x, axis=axis, kind="stable")
+    if largest:  # flipped twice: descending, and of equals the first comes first
+        order = x.shape[axis] - 1 - np.flip(order, axis)
+    order = np.take(order, np.arange(k), axis=axis)
+    return np.take_along_axis(x, order, axis), order
+
+
+topk.samples(
+    case(floats(3, 6), k=2),
+    case(ints(5, 3, high=3), k=4, axis=0, largest=False),
+    case(ints(2, 6, high=2), k=3),
+    case(values([1.0, np.nan, np.inf, -np.inf, 1.0]), k=4),
+)

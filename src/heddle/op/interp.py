@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference interpreter of the graph level: every operator by its numpy rule.
+
+    out = interpret(module, {"x": x})                     # or a list, in order of the parameters
+    interpret(func, [x], on_value=lambda name, value: ...)   # layer by layer
+
+Loop functions run in `heddle.tir.interp`, so a module can be interpreted at every stage of the
+compiler. Slow and simple: it is what compiled code is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from heddle.graph.dims import show_shape
+from heddle.graph.nodes import (
+    Binding,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    If,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.ir import (
+    DType,
+    GlobalVar,
+    IRModule,
+    Node,
+    TensorType,
+    TupleType,
+    Type,
+    free_vars,
+)
+from heddle.ir.expr import Expr
+from heddle.ir.expr import Var as Symbol
+from heddle.support import InternalError, UserError
+from heddle.tir import interp as tir_interp
+from heddle.tir.nodes import PrimFunc
+
+Value: TypeAlias = "np.ndarray | tuple[Value, ...]"
+Watcher = Callable[[str, Value], None]
+
+
+def interpret(
+    program: IRModule | Function,
+    inputs: Sequence[Any] | Mapping[str, Any],
+    *,
+    function: str = "main",
+    on_value: Watcher | None = None,
+) -> Value:
+    """The result of a graph function: an array, or a tuple of results.
+
+    inputs: arrays in order of the parameters, or by name. on_value: called with the name and the
+    value of each binding of `function` as it is computed.
+
+    Raises `UserError` when inputs are missing, unknown or of the wrong dtype or shape.
+    """
+    module = program if isinstance(program, IRModule) else IRModule({function: program})
+    func = module[function]
+    if not isinstance(func, Function):
+        raise UserError(f"`{function}` is no graph function")
+    return _Interpreter(module, on_value).call(func, _in_order(func, inputs))
+
+
+def _in_order(func: Function, inputs: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    names = [param.name for param in func.params]
+    if isinstance(inputs, Mapping):
+        missing = [name for name in names if name not in inputs]
+        unknown = [name for name in inputs if name not in names]
+        if missing or unknown:
+            raise UserError(f"inputs are {names}; missing {missing}, unknown {unknown}")
+        return [inputs[name] for name in names]
+    if len(inputs) != len(names):
+        raise UserError(f"expected {len(names)} inputs {names}, got {len(inputs)}")
+    return list(inputs)
+
+
+class _Interpreter:
+    def __init__(self, module: IRModule, on_value: Watcher | None) -> None:
+        self.module = module
+        self.on_value = on_value
+
+    def call(self, func: Function, inputs: Sequence[Value]) -> Value:
+        frame = _Frame(self)
+        for param, value in zip(func.params, inputs, strict=True):
+            frame.bind_param(param, value)
+        frame.check_params(func)
+        frame.run(func.bindings)
+        return frame.value(func.result)
+
+    def nested(self) -> _Interpreter:
+        """An interpreter that does not report values: those of called functions are inner."""
+        return _Interpreter(self.module, None)
+
+
+class _Frame:
+    """The variables of one call of a graph function."""
+
+    def __init__(self, interpreter: _Interpreter) -> None:
+        self.interpreter = interpreter
+        self.values: dict[Var, Value] = {}
+        self.symbols: dict[Any, Any] = {}
+
+    def bind_param(self, param: Var, value: Any) -> None:
+        if isinstance(param.type, TensorType):
+            array = np.asarray(value)
+            if DType.of(array.dtype) is not param.type.dtype or array.ndim != param.type.ndim:
+                raise UserError(
+                    f"input `{param.name}` is {array.dtype} of shape {array.shape}, expected "
+                    f"{param.type.dtype} of shape {show_shape(param.type.shape)}"
+                )
+            for dim, size in zip(param.type.shape, array.shape, strict=True):
+                if isinstance(dim, Symbol):
+                    self.symbols.setdefault(dim, size)
+            value = array
+        self.values[param] = value
+
+    def check_params(self, func: Function) -> None:
+        for param in func.params:
+            value = self.values[param]
+            if not isinstance(param.type, TensorType) or isinstance(value, tuple):
+                continue
+            for axis, dim in enumerate(param.type.shape):
+                bound = all(var in self.symbols for var in free_vars(dim))
+                if bound and self.dim(dim) != value.shape[axis]:
+                    raise UserError(
+                        f"input `{param.name}`: dimension {axis} is {value.shape[axis]}, expected "
+                        f"{self.dim(dim)}"
+                    )
+
+    def dim(self, dim: Expr) -> int:
+        return int(tir_interp.evaluate(dim)(self.symbols))
+
+    def run(self, bindings: Sequence[Binding]) -> None:
+        for binding in bindings:
+            value = self.value(binding.value)
+            self.values[binding.var] = value
+            if self.interpreter.on_value is not None:
+                self.interpreter.on_value(binding.var.name, value)
+
+    def value(self, node: GraphExpr) -> Value:
+        found = _EVALUATE.get(type(node))
+        if found is None:
+            raise InternalError(f"the interpreter knows no {type(node).__name__}")
+        return found(self, node)
+
+    # -- one method per kind of value --------------------------------------------------------
+
+    def variable(self, node: Var) -> Value:
+        if node not in self.values:
+            raise InternalError(f"variable `{node.name}` is used before it is bound")
+        return self.values[node]
+
+    def call(self, node: Call) -> Value:
+        args = [self.value(arg) for arg in node.args]
+        if isinstance(node.callee, GlobalVar):
+            func = self.interpreter.module[node.callee.name]
+            if not isinstance(func, Function):
+                raise InternalError(f"`{node.callee.name}` is no graph function")
+            return self.interpreter.nested().call(func, args)
+        attrs = {name: self.attribute(value) for name, value in node.attrs.items()}
+        result: Value = node.callee.evaluate(args, attrs)
+        return result
+
+    def attribute(self, value: Any) -> Any:
+        """An attribute with its symbols replaced by their values."""
+        if isinstance(value, tuple):
+            return tuple(self.attribute(item) for item in value)
+        return self.dim(value) if isinstance(value, Expr) else value
+
+    def call_dps(self, node: CallDPS) -> Value:
+        func = self.interpreter.module[node.callee.name]
+        if not isinstance(func, PrimFunc):
+            raise UserError(f"the interpreter cannot call `{node.callee.name}`: no loop function")
+        args: list[Any] = [self.value(arg) for arg in node.args]
+        fields = node.type.fields if isinstance(node.type, TupleType) else (node.type,)
+        outputs = [self.empty(field) for field in fields]
+        tir_interp.run(func, *args, *outputs)
+        return tuple(outputs) if isinstance(node.type, TupleType) else outputs[0]
+
+    def empty(self, type_: Type) -> np.ndarray:
+        if not isinstance(type_, TensorType):
+            raise InternalError(f"an output of a loop function is a {type(type_).__name__}")
+        return np.empty([self.dim(dim) for dim in type_.shape], type_.dtype.numpy)
+
+    def tuple(self, node: Tuple) -> Value:
+        return tuple(self.value(item) for item in node.fields)
+
+    def tuple_item(self, node: TupleGetItem) -> Value:
+        return self.value(node.value)[node.index]
+
+    def conditional(self, node: If) -> Value:
+        branch = node.then if bool(self.value(node.condition)) else node.otherwise
+        self.run(branch.bindings)
+        return self.value(branch.result)
+
+
+_EVALUATE: Mapping[type[Node], Callable[[_Frame, Any], Value]] = {
+    Var: _Frame.variable,
+    Constant: lambda _frame, node: node.data,
+    Call: _Frame.call,
+    CallDPS: _Frame.call_dps,
+    Tuple: _Frame.tuple,
+    TupleGetItem: _Frame.tuple_item,
+    If: _Frame.conditional,
+}
