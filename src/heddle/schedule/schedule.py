@@ -127,13 +127,15 @@ class Schedule:
         """Replace statements of the function (primitives only)."""
         self.set_func(self.state.edited(changes))
 
-    def name_loops_of(self, arguments: Mapping[str, Any]) -> None:
-        """Record where the loops among `arguments` come from, unless the trace knows them."""
+    def name_loops_of(self, arguments: Mapping[str, Any], state: State) -> None:
+        """Record where the loops among `arguments` come from, unless the trace knows them.
+
+        `state` is the one that the arguments belong to."""
         for value in arguments.values():
             for item in value if isinstance(value, (tuple, list)) else (value,):
                 if isinstance(item, LoopRef) and item.var not in self.trace.names:
-                    block = blocks_below(self.state.loop(item.var))[0]
-                    loops = [LoopRef(node.var) for node in self.state.loops(block)]
+                    block = blocks_below(state.loop(item.var))[0]
+                    loops = [LoopRef(node.var) for node in state.loops(block)]
                     self.trace.add("get_loops", {"block": block.name}, loops)
 
     # -- the primitives ----------------------------------------------------------------------

@@ -64,8 +64,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
                 given[parameter] = tuple(checks[parameter](sch, item) for item in value)
             else:
                 given[parameter] = checks[parameter](sch, value)
-        before = sch.func
-        sch.name_loops_of(given)
+        before, state = sch.func, sch.state
         try:
             rest = {key: value for key, value in given.items() if key != variadic}
             result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[call-arg,arg-type]
@@ -73,6 +72,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
             sch.set_func(before)
             raise
         recorded = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
+        sch.name_loops_of(given, state)
         sch.trace.add(name, recorded, _loops_of(result))
         return result
 
