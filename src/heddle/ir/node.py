@@ -68,8 +68,9 @@ def refers(*, default: Any = _MISSING) -> Any:
     return FieldSpec("refers", default)
 
 
-def derived() -> Any:
-    """A field that `_derive` computes after construction."""
+def derived(*, init: typing.Literal[False] = False) -> Any:
+    """A field that `_derive` computes after construction. `init` is for type checkers, which
+    then know that the constructor does not take it."""
     return FieldSpec("derived")
 
 
