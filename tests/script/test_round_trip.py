@@ -207,9 +207,7 @@ def statements() -> tuple[PrimFunc, ...]:
     B = decl_buffer((), "int8", "odd name", scope="local")
     tmp = decl_buffer((8,), "float32", "tmp", scope="local")
     put = store(A, 1.0, (i, j))
-    vector = tir.BufferStore(
-        A, E.Broadcast(imm(0.5), 4), (E.IntImm(0), E.Ramp(zero, one, 4))
-    )
+    vector = tir.BufferStore(A, E.Broadcast(imm(0.5), 4), (E.IntImm(0), E.Ramp(zero, one, 4)))
     seq = tir.Seq
     bodies: list[tir.Stmt] = [
         put,
@@ -293,8 +291,8 @@ def test_blocks(changes: dict[str, Any]) -> None:
 def test_root_blocks() -> None:
     func = block_function()
     root = func.body
-    assert "T.block(\"root\")" not in check(func)
-    assert "T.block(\"root\")" in check(func.replace(body=root.replace(annotations={"a": 1})))
+    assert 'T.block("root")' not in check(func)
+    assert 'T.block("root")' in check(func.replace(body=root.replace(annotations={"a": 1})))
     check(func.replace(body=root.body))  # blocks without a root
     A = decl_buffer((1,), "float32", "A")
     check(prim_func([A], store(A, 1.0, 0)))  # a root without blocks

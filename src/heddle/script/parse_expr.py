@@ -19,7 +19,6 @@ from heddle.ir.types import FunctionType, TensorType, TupleType, Type
 from heddle.script.numbers import call_context, call_dtype, number
 from heddle.script.parse_base import Declared, ParserBase, suggestion
 from heddle.support import UserError
-from heddle.tir.build import load
 from heddle.tir.intrin import INTRINSICS
 from heddle.tir.nodes import Buffer, BufferLoad
 
@@ -185,7 +184,7 @@ class ExprParser(ParserBase):
         """The node `kind` of two operands, after the checks that the builders make."""
         left, right = self.pair(node, a, b)
         with self.located(node):
-            _check_operands(kind, left)
+            _check_operands(kind, left, right)
         return kind(left, right, span=self.span(node))
 
     def pair(self, node: ast.AST, a: Any, b: Any) -> tuple[E.Expr, E.Expr]:
@@ -194,11 +193,12 @@ class ExprParser(ParserBase):
         right = self.to_expr(node, b, left.dtype)
         if not isinstance(a, E.Expr) and not isinstance(b, E.Expr):
             left = self.to_expr(node, a, right.dtype)
-        with self.located(node):
-            try:
-                return E._pair(left, right, f"`{_short(node)}`")
-            except UserError as error:
-                raise UserError(error.message) from None
+        if left.dtype is right.dtype:
+            return left, right
+        try:
+            return E._pair(left, right, f"`{_short(node)}`")
+        except UserError as error:
+            self.fail(node, error.message)
 
     def bits(self, node: ast.BinOp, a: Any, b: Any) -> E.Expr:
         left, right = self.pair(node, a, b)
@@ -263,19 +263,21 @@ class ExprParser(ParserBase):
         buffer = self.value(node.value)
         if not isinstance(buffer, Buffer):
             self.fail(node.value, f"`{_short(node.value)}` is not a buffer")
-        with self.located(node):
-            made = load(buffer, self.indices(node))
-        made.span = self.span(node)
-        return made
+        return BufferLoad(buffer, self.indices(node, buffer), span=self.span(node))
 
-    def indices(self, node: ast.Subscript) -> tuple[E.Expr, ...]:
-        """The indices of an element of a buffer."""
+    def indices(self, node: ast.Subscript, buffer: Buffer) -> tuple[E.Expr, ...]:
+        """The indices of an element of `buffer`."""
         index = node.slice
         items = index.elts if isinstance(index, ast.Tuple) else [index]
         for item in items:
             if isinstance(item, ast.Slice):
                 self.fail(item, "a range is no index; it has a meaning in T.reads and T.writes")
         made = tuple(self.scalar(item) for item in items)
+        if len(items) != buffer.ndim:
+            self.fail(
+                node,
+                f"buffer `{buffer.name}` has {buffer.ndim} dimensions, got {len(items)} indices",
+            )
         for item, value in zip(items, made, strict=True):
             if not value.dtype.is_int:
                 self.fail(item, f"an index must be an integer, got {value.dtype}")
@@ -497,13 +499,15 @@ def _is_dtype(name: str) -> bool:
     return True
 
 
-def _check_operands(kind: Any, left: E.Expr) -> None:
+def _check_operands(kind: Any, left: E.Expr, right: E.Expr) -> None:
     dtype = left.dtype
     if kind is E.Div and not dtype.is_float:
         raise UserError(f"`/` of {dtype}: use `//` (floor) or T.truncdiv for integers")
     integers = (E.FloorDiv, E.FloorMod, E.TruncDiv, E.TruncMod)
     if kind in integers and not dtype.is_int:
         raise UserError(f"{kind.__name__} needs integers, got {dtype}")
+    if kind in integers and E.as_int(right) == 0:
+        raise UserError(f"{kind.__name__} by the constant zero")
     if dtype.element is BOOL and kind in (E.Add, E.Sub, E.Mul):
         raise UserError(f"arithmetic on {dtype}: convert it with T.cast")
 

@@ -13,6 +13,7 @@ from heddle.ir import expr as E
 from heddle.script.numbers import number
 from heddle.script.parse_base import Context, Declared, suggestion
 from heddle.script.parse_expr import ExprParser
+from heddle.support import UserError
 from heddle.tir.access import detect_access_regions
 from heddle.tir.build import store
 from heddle.tir.nodes import (
@@ -396,12 +397,14 @@ class StmtParser(ExprParser):
         buffer = self.value(target.value)
         if not isinstance(buffer, Buffer):
             self.fail(target.value, f"`{ast.unparse(target.value)}` is not a buffer")
-        indices = self.indices(target)
+        indices = self.indices(target, buffer)
         lanes = indices[-1].dtype.lanes if indices else 1
         source = getattr(node, "value", node)
         stored = self.to_expr(source, value, buffer.dtype.with_lanes(lanes))
-        with self.located(source):
+        try:
             return store(buffer, stored, indices)
+        except UserError as error:
+            self.fail(source, error.message)
 
     def update(self, node: ast.AugAssign) -> Stmt:
         """`A[i] += x`"""
