@@ -38,6 +38,11 @@ class Analyzer:
     def __init__(self) -> None:
         self._s = Simplifier()
 
+    @property
+    def simplifier(self) -> Simplifier:
+        """The state behind this analyzer, for the other modules of `heddle.arith`."""
+        return self._s
+
     # -- telling it ---------------------------------------------------------------------------
 
     def bind(self, var: Var, minimum: ExprLike, extent: ExprLike | None = None) -> None:
@@ -73,6 +78,18 @@ class Analyzer:
         self._s.facts.values[var] = simplified
 
     @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Bindings and assumptions made within the `with` block end with it."""
+        s = self._s
+        saved = (s.facts, s.memo, s.made, s.bounds.memo, s.prover.memo)
+        s.facts = s.facts.copy()
+        s.forget()
+        try:
+            yield
+        finally:
+            s.facts, s.memo, s.made, s.bounds.memo, s.prover.memo = saved
+
+    @contextmanager
     def assume(self, condition: ExprLike) -> Iterator[None]:
         """Within the `with` block, `condition` holds. Bindings made inside end with it too.
 
@@ -81,16 +98,10 @@ class Analyzer:
         ...     a.can_prove(n * 2 >= 8)
         True
         """
-        s = self._s
-        saved = (s.facts, s.memo, s.made, s.bounds.memo, s.prover.memo)
-        learned = s.run(as_expr(condition))
-        s.facts = s.facts.copy()
-        s.forget()
-        try:
+        learned = self._s.run(as_expr(condition))
+        with self.scope():
             self._learn(learned, value=True)
             yield
-        finally:
-            s.facts, s.memo, s.made, s.bounds.memo, s.prover.memo = saved
 
     def _learn(self, condition: Expr, *, value: bool) -> None:
         """Remember that a simplified condition has this value."""

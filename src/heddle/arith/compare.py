@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from heddle.arith.simplify import Simplifier
 
 
-def decide(s: Simplifier, kind: type, difference: Sum) -> bool | None:
-    """Whether `difference kind 0` is always true or always false; None when neither is shown."""
+def shown(s: Simplifier, kind: type, difference: Sum) -> bool:
+    """Whether `difference kind 0` is shown to hold always."""
     if kind is LT:
-        return _is_negative(s, difference)
+        return s.prover.nonnegative(difference.scale(-1).shift(-1))
     if kind is LE:
-        return _is_negative(s, difference.shift(-1))
+        return s.prover.nonnegative(difference.scale(-1))
     if kind is GT:
-        return _is_negative(s, difference.scale(-1))
+        return s.prover.nonnegative(difference.shift(-1))
     if kind is GE:
-        return _is_negative(s, difference.scale(-1).shift(-1))
+        return s.prover.nonnegative(difference)
     zero = _is_zero(s, difference)
-    return zero if kind is EQ or zero is None else not zero
+    return zero is (kind is EQ)
 
 
 def _is_negative(s: Simplifier, total: Sum) -> bool | None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 12
 """Replacements tried along one line of proof."""
+MAX_WORK = 48
+"""Sums looked at in one proof."""
 MAX_DEPTH = 3
 """Proofs within proofs (a proof may simplify, and a simplification may ask for a proof)."""
 
@@ -30,6 +32,7 @@ class Prover:
     def __init__(self, simplifier: Simplifier) -> None:
         self.simplifier = simplifier
         self.depth = 0
+        self.work = 0
         self.memo: dict[tuple[int, frozenset[tuple[Expr, int]]], bool] = {}
 
     def nonnegative(self, total: Sum) -> bool:
@@ -45,10 +48,12 @@ class Prover:
         found = self.memo.get(key)
         if found is None:
             self.depth += 1
+            outer, self.work = self.work, MAX_WORK
             try:
                 found = self._search(total, list(facts.nonnegative), MAX_STEPS)
             finally:
                 self.depth -= 1
+                self.work = outer
             if found or self.depth == 0:
                 self.memo[key] = found
         return found
@@ -56,7 +61,8 @@ class Prover:
     def _search(self, total: Sum, known: list[Sum], steps: int) -> bool:
         if self.simplifier.bounds.of_sum(total).lo >= 0:
             return True
-        if steps <= 0 or not total.terms:
+        self.work -= 1
+        if steps <= 0 or self.work <= 0 or not total.terms:
             return False
         if self._follows(total, known):
             return True
@@ -91,7 +97,7 @@ class Prover:
             rest = Sum({t: n for t, n in total.terms.items() if t is not term}, total.constant)
             sides = (rest.plus(s.sum_of(side), count) for side in (term.a, term.b))  # type: ignore[attr-defined]
             either = (type(term) is Min) == (count < 0)
-            results = (self._search(side, known, steps - 2) for side in sides)
+            results = (self._search(side, known, steps - 5) for side in sides)
             return any(results) if either else all(results)
         return False
 

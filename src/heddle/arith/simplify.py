@@ -295,7 +295,7 @@ class Simplifier:
         """Whether the comparison `kind` of two canonical int64 expressions is provable."""
         if a.dtype is not INT64 or b.dtype is not INT64:
             return False
-        return compare.decide(self, kind, self.sum_of(a) - self.sum_of(b)) is True
+        return compare.shown(self, kind, self.sum_of(a) - self.sum_of(b))
 
 
     def modulus(self, total: Sum, divisor: int) -> int | None:

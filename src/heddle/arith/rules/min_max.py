@@ -9,7 +9,6 @@ c1, c2 = constants("c1 c2")
 RULES = RuleTable(
     minimum(x, x) >> x,
     (minimum(x, y) >> x, x <= y),
-    (minimum(x, y) >> y, y <= x),
     minimum(minimum(x, c1), c2) >> minimum(x, minimum(c1, c2)),
     minimum(minimum(x, y), x) >> minimum(x, y),
     minimum(maximum(x, y), x) >> x,
@@ -23,7 +22,6 @@ RULES = RuleTable(
     (minimum(x * c1, y * c1) >> maximum(x, y) * c1, c1 < 0),
     maximum(x, x) >> x,
     (maximum(x, y) >> x, y <= x),
-    (maximum(x, y) >> y, x <= y),
     maximum(maximum(x, c1), c2) >> maximum(x, maximum(c1, c2)),
     maximum(maximum(x, y), x) >> maximum(x, y),
     maximum(minimum(x, y), x) >> x,
