@@ -217,7 +217,7 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
         return False
     block, groups = work.options.block, call.attrs["groups"]
     assert isinstance(groups, int)
-    attrs = _plain_attrs(call)
+    attrs = _plain_attrs(call, "out_dtype")
     if groups == 1:
         # A few input channels (an image) make a block of their own: no work on padding.
         inner = inputs if inputs * 2 <= block and not work.is_blocked(x) else block

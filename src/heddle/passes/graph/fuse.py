@@ -46,6 +46,11 @@ WINDOWED_OPS: Final = frozenset(
 )
 """Reductions that read an element several times: work on their input is done once, before."""
 
+REPEATING_OPS: Final = frozenset(
+    {"gather", "gather_elements", "gather_nd", "tile", "resize", "broadcast_to"}
+)
+"""Data movement that may read an element several times."""
+
 _RANK: Final = {
     "elementwise": 0,
     "broadcast": 0,
@@ -254,11 +259,23 @@ class _Grouping:
         )
 
     def _keeps_size(self, node: int, path: list[int]) -> bool:
-        """Whether no element of `node` would be computed more than once. Data movement may be."""
-        if self.rank[node] == _INJECTIVE:
-            return True
-        size = nominal_size(self._shape(node).shape)
-        return all(nominal_size(self._shape(step).shape) <= size for step in path)
+        """Whether nothing would be computed more than once. Data movement may be repeated."""
+        inside = {node, *path}
+        for step in path:
+            repeats = op_name(self.bindings[step].value) in REPEATING_OPS
+            if self.rank[step] != _ELEMENTWISE and not repeats:
+                continue
+            size = nominal_size(self._shape(step).shape)
+            for atom in atoms_of(self.bindings[step].value):
+                source = self.producer.get(atom) if isinstance(atom, Var) else None
+                if source not in inside or source is None or self._only_moves(source):
+                    continue
+                if repeats or nominal_size(self._shape(source).shape) < size:
+                    return False
+        return True
+
+    def _only_moves(self, node: int) -> bool:
+        return all(self.rank[member] == _INJECTIVE for member in self.members[self.find(node)])
 
     def _views_allowed(self, node: int, path: list[int]) -> bool:
         """Whether each view involved has data movement on its other side."""
