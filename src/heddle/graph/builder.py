@@ -78,8 +78,8 @@ class GraphBuilder:
         if isinstance(value, Var):
             return value
         flat = value.map(self.atom)
-        var = Var(self.fresh_name(name or _stem(flat)), flat.type, span=value.span)
-        self._scopes[-1].append(Binding(flat, var, span=value.span))
+        var = Var(self.fresh_name(name or _stem(flat)), flat.type, span=value.span)  # type: ignore[call-arg]
+        self._scopes[-1].append(Binding(flat, var, span=value.span))  # type: ignore[call-arg]
         return var
 
     def atom(self, value: GraphExpr) -> GraphExpr:

@@ -7,7 +7,7 @@ verify_module(module)    every graph function of a module
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from heddle.graph.builder import is_atom
@@ -246,7 +246,7 @@ class _Verifier:
         self.scope = outer
 
 
-_CHECKS = {
+_CHECKS: Mapping[type[Node], Callable[[_Verifier, Any], None]] = {
     Call: _Verifier.call,
     CallDPS: _Verifier.call_dps,
     Tuple: _Verifier.atoms,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -159,10 +160,9 @@ def cast_tensor(tensor: te.Tensor, dtype: DType) -> te.Tensor:
     return te.compute(tensor.shape, lambda *i: cast(tensor[i], dtype), name=f"{tensor.name}_cast")
 
 
-def elementwise(tensor: te.Tensor, function: object, name: str) -> te.Tensor:
+def elementwise(tensor: te.Tensor, function: Callable[[Expr], Expr], name: str) -> te.Tensor:
     """`function` of every element, in float32 for half precision; result in the tensor's dtype
     (bool stays bool)."""
-    assert callable(function)
 
     def body(*i: Expr) -> Expr:
         value = function(wide(tensor[i]))
@@ -197,6 +197,7 @@ __all__ = [
 ]
 
 
-def vectorized(function: object) -> np.ufunc:
+def vectorized(function: Callable[[float], float]) -> Callable[[np.ndarray], np.ndarray]:
     """A Python function of a float as a reference on arrays."""
-    return np.vectorize(function, otypes=[np.float64])  # type: ignore[return-value, call-overload, no-any-return]
+    result: Any = np.vectorize(function, otypes=[np.float64])
+    return result  # type: ignore[no-any-return]

@@ -65,7 +65,9 @@ def conv(
     """Convolution (correlation) of x[N, C, *spatial] with w[O, C / groups, *kernel], plus bias[O]:
     [N, O, *positions]. `pads` lists all begins, then all ends; padding is zero. Half precision
     accumulates in float32; `out_dtype` is the dtype to accumulate and return."""
-    assert strides and pads and dilations
+    assert strides is not None
+    assert pads is not None
+    assert dilations is not None
     require_same_dtype(x, w)
     check_channels(x, w, groups)
     if bias is not None:
@@ -185,7 +187,10 @@ def conv_transpose(
     """The transpose (gradient) of a convolution: x[N, C, *spatial] spread by w[C, O / groups,
     *kernel], plus bias[O]. An axis of size s becomes
     (s - 1) * stride - pads + (kernel - 1) * dilation + 1 + output_padding."""
-    assert strides and pads and dilations and output_padding is not None
+    assert strides is not None
+    assert pads is not None
+    assert dilations is not None
+    assert output_padding is not None
     require_same_dtype(x, w)
     require_ndim(w, "w", x.ndim, x.ndim)
     if not same_dim(x.shape[1], w.shape[0]):

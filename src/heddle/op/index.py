@@ -420,7 +420,7 @@ def _(indices: np.ndarray, values: np.ndarray, *, depth: int, axis: int) -> np.n
     counted = np.expand_dims(np.where(indices < 0, indices + depth, indices), axis)
     shape = [1] * counted.ndim
     shape[axis] = depth
-    return np.where(counted == np.arange(depth).reshape(shape), values[1], values[0])
+    return np.where(counted == np.arange(depth).reshape(shape), values[1], values[0])  # type: ignore[no-any-return]
 
 
 one_hot.samples(

@@ -144,7 +144,7 @@ def layout_transform(
 
 @layout_transform.rule("compute")
 def _(x: te.Tensor, *, source: str, target: str, shape: Dims | None) -> te.Tensor:
-    old, new, held, wanted = _plan(x, source, target, shape)
+    old, new, _, wanted = _plan(x, source, target, shape)
     new_shape = new.shape(wanted)
     full = new.extents(new_shape)
 
@@ -158,11 +158,11 @@ def _(x: te.Tensor, *, source: str, target: str, shape: Dims | None) -> te.Tenso
             for axis in new.axes
             if not same_dim(full[axis], wanted[axis])
         ]
-        index = []
+        source_index = []
         for axis, block in old.parts:
             whole = old.blocks.get(axis, 1)
-            index.append(position[axis] % block if block else position[axis] // whole)
-        return if_then_else(all_of(*inside), x[tuple(index)], const(0, x.dtype))
+            source_index.append(position[axis] % block if block else position[axis] // whole)
+        return if_then_else(all_of(*inside), x[tuple(source_index)], const(0, x.dtype))
 
     return te.compute(new_shape, body, name="layout_transform")
 
@@ -235,7 +235,9 @@ def conv2d_nchwc(
     """`conv` on x[N, Cb, H, W, ci] with w[Ob, Ib, KH, KW, ci, co] and bias[Ob, co]: a result
     [N, Ob, H', W', co]. With groups, Ib is the number of input blocks in a group. Depthwise is
     w[Cb, 1, KH, KW, 1, c] with x[N, Cb, H, W, c] (and groups = the number of channels)."""
-    assert strides and pads and dilations
+    assert strides is not None
+    assert pads is not None
+    assert dilations is not None
     require_same_dtype(x, w)
     require_ndim(x, "x", 5, 5)
     require_ndim(w, "w", 6, 6)

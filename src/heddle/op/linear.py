@@ -108,7 +108,7 @@ def _(
         a, b = a.astype(out_dtype.numpy), b.astype(out_dtype.numpy)
     left = np.swapaxes(a, -1, -2) if transpose_a and a.ndim > 1 else a
     right = np.swapaxes(b, -1, -2) if transpose_b and b.ndim > 1 else b
-    return np.matmul(left, right)
+    return np.matmul(left, right)  # type: ignore[no-any-return]
 
 
 matmul.samples(
@@ -201,7 +201,7 @@ def _(x: te.Tensor, w: te.Tensor, *, n: Dim) -> te.Tensor:
 @packed_matmul.rule("numpy")
 def _(x: np.ndarray, w: np.ndarray, *, n: int) -> np.ndarray:
     matrix = w.transpose(1, 0, 2).reshape(w.shape[1], -1)[:, :n]
-    return np.matmul(x, matrix)
+    return np.matmul(x, matrix)  # type: ignore[no-any-return]
 
 
 packed_matmul.samples(

@@ -248,7 +248,7 @@ def _(x: np.ndarray, scale: np.ndarray | None, *, axis: int, epsilon: float) -> 
     axes = tuple(range(axis, x.ndim))
     mean = np.mean(x * x, axis=axes, keepdims=True)
     result = x / np.sqrt(mean + x.dtype.type(epsilon))
-    return result if scale is None else result * scale
+    return result if scale is None else result * scale  # type: ignore[no-any-return]
 
 
 rms_norm.samples(case(floats(3, 8), floats(8)), case(floats(2, 3, 4), axis=1))
@@ -337,7 +337,7 @@ def _reference_groups(
     rows = x.reshape(x.shape[0], groups, -1)
     distance = rows - rows.mean(axis=2, keepdims=True)
     flat = distance / np.sqrt(rows.var(axis=2, keepdims=True) + x.dtype.type(epsilon))
-    return flat.reshape(x.shape) * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)
+    return flat.reshape(x.shape) * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)  # type: ignore[no-any-return]
 
 
 @group_norm.rule("numpy")
@@ -436,7 +436,7 @@ def _(
     epsilon: float,
 ) -> np.ndarray:
     factor = scale / np.sqrt(variance + x.dtype.type(epsilon))
-    return (x - per_channel(mean, x.ndim)) * per_channel(factor, x.ndim) + per_channel(bias, x.ndim)
+    return (x - per_channel(mean, x.ndim)) * per_channel(factor, x.ndim) + per_channel(bias, x.ndim)  # type: ignore[no-any-return]
 
 
 batch_norm.samples(
@@ -481,7 +481,7 @@ def _(x: np.ndarray, *, size: int, alpha: float, beta: float, bias: float) -> np
     before = (size - 1) // 2
     squares = np.pad(x * x, [(0, 0), (before, size - 1 - before), *[(0, 0)] * (x.ndim - 2)])
     total = sum(squares[:, at : at + x.shape[1]] for at in range(size))
-    return x / (bias + alpha / size * total) ** beta  # type: ignore[no-any-return]
+    return x / (bias + alpha / size * total) ** beta
 
 
 lrn.samples(case(floats(2, 5, 3, 3), size=3, alpha=0.1), case(floats(1, 4, 2), size=4, beta=0.5))

@@ -133,7 +133,7 @@ def _mean(total: Expr, count: Expr) -> Expr:
 
 
 def _mean_reference(x: np.ndarray, **where: Any) -> np.ndarray:
-    return np.trunc(np.mean(x, **where)) if x.dtype.kind in "iu" else np.mean(x, **where)
+    return np.trunc(np.mean(x, **where)) if x.dtype.kind in "iu" else np.mean(x, **where)  # type: ignore[no-any-return]
 
 
 sum_ = reduction("sum", "The sum; integers wrap.", te.sum, _plain_sum, *_SAMPLES, _INT_SAMPLE)
@@ -273,7 +273,7 @@ def squeeze_tensor(x: te.Tensor, axes: Sequence[int]) -> te.Tensor:
 def _(x: np.ndarray, *, axes: Ints, keepdims: bool) -> np.ndarray:
     result = x
     for axis in reversed(axes):
-        result = np.logaddexp.reduce(result, axis=axis, keepdims=keepdims)
+        result = np.logaddexp.reduce(result, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
     return result
 
 

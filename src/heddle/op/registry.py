@@ -170,7 +170,7 @@ class Op:
         gaps = self._gaps(tensors)
         if gaps:
             canonical["absent"] = gaps
-        return Call(self, tuple(present), canonical, result, span=span)
+        return Call(self, tuple(present), canonical, result, span=span)  # type: ignore[call-arg]
 
     def _gaps(self, tensors: Sequence[object]) -> tuple[str, ...]:
         last = max((i for i, item in enumerate(tensors) if item is not None), default=-1)

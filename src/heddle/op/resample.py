@@ -250,7 +250,7 @@ def _places(old: int, new: int, scale: float, attrs: dict[str, Any]) -> np.ndarr
     start, end = attrs["start"], attrs["end"]
     if new == 1:
         return np.full(1, (start + end) * (old - 1) / 2)
-    return start * (old - 1) + i * (end - start) * (old - 1) / (new - 1)
+    return start * (old - 1) + i * (end - start) * (old - 1) / (new - 1)  # type: ignore[no-any-return]
 
 
 def _matrix(old: int, places: np.ndarray, attrs: dict[str, Any]) -> np.ndarray:
@@ -283,7 +283,7 @@ def _kernel(distance: float, attrs: dict[str, Any]) -> float:
     a, d = attrs["cubic_coefficient"], distance
     if d <= 1:
         return (a + 2) * d**3 - (a + 3) * d**2 + 1  # type: ignore[no-any-return]
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0  # type: ignore[no-any-return]
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
 
 
 @resize.rule("numpy")
