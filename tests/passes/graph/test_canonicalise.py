@@ -57,7 +57,11 @@ PATTERNS = [
         lambda x: op.mul(op.mul(x, F(0.25)), op.add(op.erf(op.div(x, F(math.sqrt(2)))), F(1))),
         ["mul", "div", "erf", "add", "mul"],
     ),
-    ("silu of another value", lambda x: op.mul(x, op.sigmoid(op.exp(x))), ["exp", "sigmoid", "mul"]),
+    (
+        "silu of another value",
+        lambda x: op.mul(x, op.sigmoid(op.exp(x))),
+        ["exp", "sigmoid", "mul"],
+    ),
 ]
 
 
@@ -209,7 +213,9 @@ def test_split_becomes_slices() -> None:
 
 def test_symbolic_shapes_are_kept() -> None:
     n = Var("n")
-    before = build(lambda x: op.relu(op.reshape(op.unsqueeze(x, axes=(0,)), shape=(n, 2, 4))), (n, 8))
+    before = build(
+        lambda x: op.relu(op.reshape(op.unsqueeze(x, axes=(0,)), shape=(n, 2, 4))), (n, 8)
+    )
     after = canonicalise(before)
     assert ops_of(after) == ["reshape", "relu"]
     check_values(before, after, n=3)

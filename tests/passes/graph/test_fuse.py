@@ -103,7 +103,11 @@ CASES = [
         lambda x: op.exp(op.reshape(op.relu(x), shape=(4, 16))),
         ["relu", "exp"],
     ),
-    ("contraction, view, movement", lambda x: op.transpose(op.reshape(conv(x), shape=(4, 16))), None),
+    (
+        "contraction, view, movement",
+        lambda x: op.transpose(op.reshape(conv(x), shape=(4, 16))),
+        None,
+    ),
 ]
 
 

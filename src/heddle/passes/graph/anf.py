@@ -30,6 +30,7 @@ from heddle.graph.nodes import (
 from heddle.ir.expr import (
     Add,
     BinaryExpr,
+    Cast,
     Expr,
     FloorDiv,
     FloorMod,
@@ -44,6 +45,7 @@ from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import GlobalVar, IRModule
 from heddle.ir.types import TensorType
 from heddle.ir.walk import post_order
+from heddle.support import InternalError
 
 NOMINAL: Final = 128
 """What a symbolic dimension counts where a heuristic needs a number."""
@@ -261,8 +263,8 @@ def free_symbols(types: Iterable[TensorType]) -> list[Symbol]:
     return list(seen)
 
 
-def nominal_value(dim: Expr) -> int:
-    """The value of a dimension, where every symbol counts `NOMINAL`: only for heuristics."""
+def evaluate_dim(dim: Expr, symbols: Mapping[Symbol, int]) -> int:
+    """The value of a dimension for values of its symbols; `KeyError` when one is missing."""
     number = as_int(dim)
     if number is not None:
         return number
@@ -270,12 +272,25 @@ def nominal_value(dim: Expr) -> int:
     for item in post_order(dim):
         if isinstance(item, IntImm):
             values[item] = item.value
+        elif isinstance(item, Symbol):
+            values[item] = symbols[item]
         elif isinstance(item, BinaryExpr) and type(item) in _ARITHMETIC:
             values[item] = _ARITHMETIC[type(item)](values[item.a], values[item.b])
+        elif isinstance(item, Cast):
+            values[item] = values[item.value]
         else:
-            inner = item.children()
-            values[item] = values[inner[0]] if len(inner) == 1 else NOMINAL
+            raise InternalError(f"{type(item).__name__} in a dimension")
     return values[dim]
+
+
+class _Nominal(dict[Any, int]):
+    def __missing__(self, symbol: Any) -> int:
+        return NOMINAL
+
+
+def nominal_value(dim: Expr) -> int:
+    """The value of a dimension, where every symbol counts `NOMINAL`: only for heuristics."""
+    return evaluate_dim(dim, _Nominal())
 
 
 def nominal_size(dims: Iterable[Expr]) -> int:
