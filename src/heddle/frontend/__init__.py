@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Importers: what turns a model of another framework into an `IRModule`."""

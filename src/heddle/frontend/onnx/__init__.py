@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ONNX importer: `from_onnx(model)` gives an `IRModule` with the graph function `main`.
+
+    from heddle.frontend.onnx import from_onnx
+    module = from_onnx("resnet50.onnx", shapes={"image": (1, 3, 224, 224)})
+
+Needs the package `onnx` (`pip install heddle[onnx]`).
+"""
+
+from heddle.frontend.onnx.importer import from_onnx
+from heddle.frontend.onnx.registry import supported_operators
+from heddle.frontend.onnx.report import ImportFailure
+
+__all__ = ["ImportFailure", "from_onnx", "supported_operators"]

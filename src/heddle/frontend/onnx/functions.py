@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that ONNX defines by other operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import defs
+
+from heddle.frontend.onnx.tensors import onnx_type
+from heddle.frontend.onnx.values import Symbolic, Value
+from heddle.graph import GraphExpr
+from heddle.ir import TensorType
+from heddle.ir.expr import as_int
+
+
+def find_function(
+    node: onnx.NodeProto, version: int, inputs: Sequence[Value]
+) -> onnx.FunctionProto | None:
+    """The body by which ONNX defines the operator of `node`, or None when it is primitive."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = defs.get_schema(node.op_type, version, domain)
+    except defs.SchemaError:
+        return None
+    text = b""
+    if schema.has_function:
+        fitting = [v for v in schema.function_opset_versions if v <= version]
+        if fitting:
+            text = schema.get_function_with_opset_version(max(fitting))
+    if not text and schema.has_context_dependent_function:
+        fitting = [v for v in schema.context_dependent_function_opset_versions if v <= version]
+        if fitting:
+            types = [_type_proto(value).SerializeToString() for value in inputs]
+            text = schema.get_context_dependent_function_with_opset_version(
+                max(fitting), node.SerializeToString(), types
+            )
+    if not text:
+        return None
+    function = onnx.FunctionProto()
+    function.ParseFromString(text)
+    return function
+
+
+def _type_proto(value: Value) -> onnx.TypeProto:
+    made = onnx.TypeProto()
+    if isinstance(value, Symbolic):
+        made.tensor_type.elem_type = onnx_type(value.dtype)
+        for dim in value.data.shape:
+            made.tensor_type.shape.dim.add().dim_value = dim
+    elif isinstance(value, GraphExpr) and isinstance(value.type, TensorType):
+        made.tensor_type.elem_type = onnx_type(value.type.dtype)
+        made.tensor_type.shape.SetInParent()
+        for dim in value.type.shape:
+            entry = made.tensor_type.shape.dim.add()
+            known = as_int(dim)
+            if known is not None:
+                entry.dim_value = known
+    return made

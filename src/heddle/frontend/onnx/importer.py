@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an ONNX model to a graph function: the walk over nodes. What each operator means is in
+`ops/`, one file per family."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from heddle.frontend.onnx import ops  # declares the converters
+from heddle.frontend.onnx.attributes import Attributes
+from heddle.frontend.onnx.functions import find_function
+from heddle.frontend.onnx.inputs import Inputs, ShapeLike
+from heddle.frontend.onnx.model_file import opset_versions, read_model
+from heddle.frontend.onnx.node import Node, check_bytes
+from heddle.frontend.onnx.order import describe, sort_nodes
+from heddle.frontend.onnx.registry import Converter, find_converter
+from heddle.frontend.onnx.report import Report, Unsupported
+from heddle.frontend.onnx.symbolic import evaluate_symbolic
+from heddle.frontend.onnx.tensors import to_array
+from heddle.frontend.onnx.values import Poison, Symbolic, Value
+from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
+from heddle.ir import DType, IRModule, pre_order
+from heddle.support import Span, UserError
+
+_ = ops
+_DEPTH_LIMIT = 32
+
+
+def from_onnx(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, ShapeLike] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+    name: str | None = None,
+) -> IRModule:
+    """Import an ONNX model as a module with one graph function, `main`.
+
+    Parameters keep the names of the inputs; the attribute "output_names" of the function lists
+    those of the outputs. Dimensions that the model names are symbols of that name, unnamed ones
+    symbols of their own. `shapes` fixes or names dimensions per input (an integer, a name, None
+    for "as the model has it"); `values` fixes whole inputs, which are then no parameters.
+
+    Raises `UserError` for a damaged or unsafe file, `ImportFailure` (a `UserError`) that lists all
+    operators that cannot be imported.
+
+    >>> module = from_onnx("bert.onnx", shapes={"input_ids": (1, 128)})   # doctest: +SKIP
+    """
+    try:
+        proto, path = read_model(model)
+        return Importer(proto, path, shapes or {}, values or {}, name).run()
+    except UnicodeDecodeError:
+        raise UserError(f"model `{model}` has a name that is not UTF-8") from None
+    except RecursionError:
+        raise UserError(f"model `{model}` nests its graphs too deeply") from None
+
+
+class Scope:
+    """Names of one graph (or function body) and the graph around it."""
+
+    def __init__(
+        self,
+        versions: Mapping[str, int],
+        *,
+        parent: Scope | None = None,
+        attributes: Mapping[str, onnx.AttributeProto] | None = None,
+        depth: int = 0,
+    ) -> None:
+        self.values: dict[str, Value] = {}
+        self.versions = versions
+        self.parent = parent
+        self.attributes = attributes if attributes is not None else {}
+        self.depth = depth
+
+    def find(self, name: str) -> Value:
+        """The value of a name that `sort_nodes` has seen defined."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.parent
+        raise UserError(f"`{name}` is read, but nothing defines it")
+
+    def has(self, name: str) -> bool:
+        """Whether this graph or one around it defines the name."""
+        return name in self.values or (self.parent is not None and self.parent.has(name))
+
+
+class Importer:
+    """The import of one model."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        path: Path | None,
+        shapes: Mapping[str, ShapeLike],
+        values: Mapping[str, np.ndarray],
+        name: str | None,
+    ) -> None:
+        self.model = model
+        self.folder = path.parent if path is not None else None
+        self.file = str(path) if path is not None else "<model>"
+        self.name = name or (path.stem if path is not None else model.graph.name) or "main"
+        self.builder = GraphBuilder(self.name)
+        self.report = Report()
+        self.values = values
+        constant = {tensor.name for tensor in model.graph.initializer}
+        declared = [v for v in model.graph.input if v.name not in constant]
+        self.inputs = Inputs(shapes, values, declared, self.file)
+        self.functions = {
+            (f.domain, f.name, getattr(f, "overload", "")): f for f in model.functions
+        }
+        self._sources: dict[Var, frozenset[str]] = {}
+        self._returned: list[GraphExpr] = []
+        self._node_count = 0
+
+    # -- whole graph -------------------------------------------------------------------------
+
+    def run(self) -> IRModule:
+        """The module."""
+        graph = self.model.graph
+        scope = Scope(opset_versions(self.model, self.file))
+        self._add_initializers(graph, scope)
+        for value in graph.input:
+            if value.name not in scope.values:
+                scope.values[value.name] = self._parameter(value)
+        self.run_nodes(graph.node, scope)
+        names = [value.name for value in graph.output]
+        for name in names:
+            if not scope.has(name):
+                raise UserError(f"model `{self.file}`: nothing defines the output `{name}`")
+        results = [self._output(name, scope) for name in names]
+        self.report.raise_if_any(self.file)
+        function = self._finish(results, names)
+        return IRModule({"main": function})
+
+    def _finish(self, results: Sequence[GraphExpr | None], names: Sequence[str]) -> Function:
+        found: list[GraphExpr] = [value for value in results if value is not None]
+        result = found[0] if len(found) == 1 else Tuple(tuple(found))
+        attrs = {"output_names": tuple(names)}
+        return drop_unused(self.builder.finish(result, attrs=attrs))
+
+    def _parameter(self, value: onnx.ValueInfoProto) -> Value:
+        if not value.name:
+            raise UserError(f"model `{self.file}` has an input without a name")
+        try:
+            type_ = self.inputs.type_of(value)
+        except Unsupported as problem:
+            self.report.add("input", "graph", value.name, problem)
+            return Poison()
+        check_bytes(type_)
+        if value.name in self.values:
+            given = np.asarray(self.values[value.name])
+            if DType.of(given.dtype) is not type_.dtype:
+                raise UserError(
+                    f"values: `{value.name}` has dtype {given.dtype}, the model says {type_.dtype}"
+                )
+            return Constant(given)
+        var = self.builder.param(value.name, type_)
+        self._sources[var] = frozenset((value.name,))
+        return var
+
+    def _output(self, name: str, scope: Scope) -> GraphExpr | None:
+        value = scope.find(name)
+        if isinstance(value, Poison):
+            return None
+        try:
+            if isinstance(value, Symbolic):
+                node = self._helper_node(name, scope)
+                value = node.finish([node.as_tensor(value)])[0]
+            if not isinstance(value, GraphExpr):
+                raise Unsupported(f"output `{name}` is a sequence or an optional")
+        except Unsupported as problem:
+            self.report.add("output", "graph", name, problem)
+            return None
+        if isinstance(value, Constant) or value in self.builder.params or value in self._returned:
+            node = self._helper_node(name, scope)
+            value = node.finish([node.op.identity(value)])[0]
+            assert isinstance(value, GraphExpr)
+        self._returned.append(value)
+        return value
+
+    def _helper_node(self, output: str, scope: Scope) -> Node:
+        proto = onnx.NodeProto(op_type="Identity", output=[output])
+        return self._node(proto, [], scope, "Identity", Attributes({}, output, None))
+
+    # -- constants ---------------------------------------------------------------------------
+
+    def _add_initializers(self, graph: onnx.GraphProto, scope: Scope) -> None:
+        for tensor in graph.initializer:
+            what = f"model `{self.file}`: initializer `{tensor.name}`"
+            if not tensor.name or tensor.name in scope.values:
+                raise UserError(f"{what} has no name" if not tensor.name else f"{what} twice")
+            try:
+                scope.values[tensor.name] = Constant(to_array(tensor, self.folder, what))
+            except Unsupported as problem:
+                self.report.add("initializer", "graph", tensor.name, problem)
+                scope.values[tensor.name] = Poison()
+        for sparse in graph.sparse_initializer:
+            self.report.add(
+                "initializer", "graph", sparse.values.name, Unsupported("it is sparse")
+            )
+            scope.values[sparse.values.name] = Poison()
+        seen: set[str] = set()
+        for value in graph.input:
+            if value.name in seen:
+                raise UserError(f"model `{self.file}`: input `{value.name}` is defined twice")
+            seen.add(value.name)
+
+    # -- nodes -------------------------------------------------------------------------------
+
+    def run_nodes(self, nodes: Sequence[onnx.NodeProto], scope: Scope) -> None:
+        """Import nodes into a scope that has what they may read."""
+        if scope.depth > _DEPTH_LIMIT:
+            raise UserError(
+                f"model `{self.file}`: graphs and functions are nested more than "
+                f"{_DEPTH_LIMIT} deep (does a function call itself?)"
+            )
+        outer = scope.parent.has if scope.parent is not None else lambda name: False
+        for index in sort_nodes(nodes, scope.values, outer, f"model `{self.file}`"):
+            self._run_node(nodes[index], index, scope)
+
+    def _run_node(self, proto: onnx.NodeProto, index: int, scope: Scope) -> None:
+        inputs = [scope.find(name) if name else None for name in proto.input]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        label = describe(proto, index)
+        where = f"model `{self.file}`: node `{label}` ({proto.op_type})"
+        results: Sequence[Value]
+        if any(isinstance(value, Poison) for value in inputs):
+            results = [Poison() for _ in proto.output]
+        else:
+            try:
+                results = self._convert(proto, inputs, scope, label, where)
+            except Unsupported as problem:
+                self._note(proto, label, scope, problem)
+                results = [Poison() for _ in proto.output]
+        for name, value in zip(proto.output, results, strict=False):
+            if name:
+                scope.values[name] = value
+        for name in list(proto.output)[len(results) :]:
+            if name:
+                raise UserError(f"{where}: output `{name}` is one more than the operator has")
+
+    def _note(
+        self, proto: onnx.NodeProto, label: str, scope: Scope, problem: Unsupported
+    ) -> None:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        version = scope.versions.get(domain, "no opset")
+        operator = f"{domain}::{proto.op_type}" if domain else proto.op_type
+        self.report.add(operator, f"opset {version}", label, problem)
+
+    def _convert(
+        self, proto: onnx.NodeProto, inputs: list[Value], scope: Scope, label: str, where: str
+    ) -> Sequence[Value]:
+        self._node_count += 1
+        given = self._attributes(proto, scope, where)
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        local = self.functions.get((proto.domain, proto.op_type, getattr(proto, "overload", "")))
+        if local is not None:
+            return self._inline(local, inputs, given, scope, len(proto.output))
+        version = scope.versions.get(domain)
+        if version is None:
+            raise Unsupported(f"the model does not import the operator set `{domain}`")
+        node = self._node(proto, inputs, scope, label, Attributes(given, where, self.folder))
+        node.version = version
+        symbolic = evaluate_symbolic(node)
+        if symbolic is not None:
+            return [symbolic]
+        converter = find_converter(domain, proto.op_type, version)
+        if converter is not None:
+            return self._apply(converter, node, where)
+        resolved = onnx.NodeProto()
+        resolved.CopyFrom(proto)
+        del resolved.attribute[:]
+        resolved.attribute.extend(given.values())
+        function = find_function(resolved, version, inputs)
+        if function is None:
+            raise Unsupported("there is no such operator in Heddle")
+        return self._inline(function, inputs, given, scope, len(proto.output))
+
+    def _apply(self, converter: Converter, node: Node, where: str) -> Sequence[Value]:
+        try:
+            results = converter(node)
+        except UserError as error:
+            if error.message.startswith("model `"):
+                raise
+            raise UserError(f"{where}: {error.message}", span=error.span or node.span) from None
+        if not isinstance(results, (tuple, list)):
+            results = (results,)
+        return node.finish(results)
+
+    def _node(
+        self,
+        proto: onnx.NodeProto,
+        inputs: Sequence[Value],
+        scope: Scope,
+        label: str,
+        attr: Attributes,
+    ) -> Node:
+        text = f"{label}: {proto.op_type}({', '.join(proto.input)}) -> {', '.join(proto.output)}"
+        span = Span(self.file, self._node_count + 1, 0, end_column=len(label), text=text)
+        return Node(proto, attr, inputs, version=0, span=span, importer=self, scope=scope)
+
+    def _attributes(
+        self, proto: onnx.NodeProto, scope: Scope, where: str
+    ) -> dict[str, onnx.AttributeProto]:
+        """The attributes by name, those of an enclosing function put in."""
+        given: dict[str, onnx.AttributeProto] = {}
+        for attribute in proto.attribute:
+            if attribute.name in given:
+                raise UserError(f"{where}: attribute `{attribute.name}` is given twice")
+            if attribute.ref_attr_name:
+                found = scope.attributes.get(attribute.ref_attr_name)
+                if found is None:
+                    continue
+                copied = onnx.AttributeProto()
+                copied.CopyFrom(found)
+                copied.name = attribute.name
+                given[attribute.name] = copied
+            else:
+                given[attribute.name] = attribute
+        return given
+
+    # -- functions and subgraphs -------------------------------------------------------------
+
+    def _inline(
+        self,
+        function: onnx.FunctionProto,
+        inputs: Sequence[Value],
+        given: Mapping[str, onnx.AttributeProto],
+        scope: Scope,
+        outputs: int,
+    ) -> Sequence[Value]:
+        """The body of a function with its parameters bound."""
+        versions = {
+            ("" if entry.domain == "ai.onnx" else entry.domain): entry.version
+            for entry in function.opset_import
+        }
+        defaults = {attribute.name: attribute for attribute in function.attribute_proto}
+        schema_defaults = _schema_defaults(function, scope)
+        body = Scope(
+            {**scope.versions, **versions},
+            attributes={**schema_defaults, **defaults, **given},
+            depth=scope.depth + 1,
+        )
+        if len(inputs) > len(function.input):
+            raise UserError(
+                f"function `{function.name}` takes {len(function.input)} inputs, got {len(inputs)}"
+            )
+        for position, name in enumerate(function.input):
+            body.values[name] = inputs[position] if position < len(inputs) else None
+        self.run_nodes(function.node, body)
+        return [body.find(name) for name in list(function.output)[:outputs]]
+
+    def run_graph(
+        self, graph: onnx.GraphProto, inputs: Sequence[Value], scope: Scope
+    ) -> list[Value]:
+        """A subgraph inlined: its outputs for these inputs."""
+        body = Scope(
+            scope.versions, parent=scope, attributes=scope.attributes, depth=scope.depth + 1
+        )
+        self._add_initializers(graph, body)
+        formal = [value.name for value in graph.input if value.name not in body.values]
+        if len(formal) != len(inputs):
+            raise UserError(
+                f"model `{self.file}`: subgraph `{graph.name}` takes {len(formal)} inputs, "
+                f"got {len(inputs)}"
+            )
+        body.values.update(zip(formal, inputs, strict=True))
+        self.run_nodes(graph.node, body)
+        return [body.find(value.name) for value in graph.output]
+
+    # -- where values come from --------------------------------------------------------------
+
+    def sources_of(self, value: GraphExpr) -> frozenset[str]:
+        """The graph inputs that a value is computed from."""
+        if isinstance(value, Var):
+            return self._sources.get(value, frozenset())
+        found: Iterable[frozenset[str]] = (self.sources_of(item) for item in value.children())
+        return frozenset().union(*found)
+
+    def derive_sources(self, var: Var, value: GraphExpr) -> None:
+        """Note that `var` is computed as `value`."""
+        self._sources[var] = self.sources_of(value)
+
+
+def _schema_defaults(
+    function: onnx.FunctionProto, scope: Scope
+) -> dict[str, onnx.AttributeProto]:
+    """Defaults of the attributes of an operator that is expanded into its definition."""
+    domain = "" if function.domain == "ai.onnx" else function.domain
+    version = scope.versions.get(domain)
+    try:
+        schema = onnx.defs.get_schema(function.name, version or 1, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    return {
+        name: attribute.default_value
+        for name, attribute in schema.attributes.items()
+        if attribute.default_value.name
+    }
+
+
+def drop_unused(function: Function) -> Function:
+    """The function without bindings that its result does not need."""
+    needed: set[Var] = set()
+
+    def note(value: Any) -> None:
+        needed.update(item for item in pre_order(value) if isinstance(item, Var))
+
+    note(function.result)
+    kept = []
+    for binding in reversed(function.bindings):
+        if binding.var in needed:
+            kept.append(binding)
+            note(binding.value)
+    return function.replace(bindings=tuple(reversed(kept)))  # type: ignore[no-any-return]

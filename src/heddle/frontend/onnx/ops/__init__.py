@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converters, one module per family of operators. Importing this package declares them."""
+
+from heddle.frontend.onnx.ops import (
+    contraction,
+    control,
+    math,
+    nn,
+    normalization,
+    quantize,
+    recurrent,
+    reduction,
+    shape,
+    signal,
+)
+
+__all__ = [
+    "contraction",
+    "control",
+    "math",
+    "nn",
+    "normalization",
+    "quantize",
+    "recurrent",
+    "reduction",
+    "shape",
+    "signal",
+]

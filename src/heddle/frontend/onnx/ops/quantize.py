@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantised tensors, in the operators that everything else is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.contraction import shifted
+from heddle.frontend.onnx.ops.nn import conv_attrs
+from heddle.frontend.onnx.registry import converts
+from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.tensors import dtype_of
+from heddle.graph import GraphExpr
+from heddle.ir import DType
+from heddle.support import UserError
+
+
+def _aligned(node: Node, value: GraphExpr, x: GraphExpr, axis: int, block: int) -> GraphExpr:
+    """scale or zero point so that it broadcasts with x: one for all, one per slice along `axis`,
+    or one per block of `block` elements along it."""
+    if rank(value) == 0 or shape(value) == (1,):
+        return node.reshape(value, ())
+    if block == 0 and rank(value) == 1:
+        return node.reshape(value, (*shape(value), *(1,) * (rank(x) - axis - 1)))
+    if rank(value) != rank(x):
+        raise UserError(f"scale of {rank(value)} dimensions for a tensor of {rank(x)}")
+    size, blocks = node.static_dim(x, axis, "x"), node.static_dim(value, axis, "scale")
+    if size == blocks:
+        return value
+    each = block or -(-size // blocks)
+    wide = node.op.unsqueeze(value, axes=(axis + 1,))
+    dims = list(shape(value))
+    dims.insert(axis + 1, each)
+    spread = node.op.broadcast_to(wide, shape=tuple(dims))
+    full = node.reshape(spread, (*shape(value)[:axis], blocks * each, *shape(value)[axis + 1 :]))
+    if blocks * each == size:
+        return full
+    return node.op.slice(full, starts=(0,), ends=(size,), axes=(axis,))  # type: ignore[no-any-return]
+
+
+def _axis(node: Node, x: GraphExpr) -> int:
+    axis = node.attr.int("axis", 1)
+    return normal_axis(axis, rank(x)) if rank(x) > 1 else 0
+
+
+@converts("DequantizeLinear")
+def _dequantize(node: Node) -> Any:
+    x, scale = node.tensor(0), node.tensor(1)
+    axis, block = _axis(node, x), node.attr.int("block_size", 0)
+    number = node.attr.int("output_dtype", 0)
+    result = dtype_of(number, "the result") if number else dtype(scale)
+    wide = "int32" if dtype(x).bits < 32 else dtype(x)
+    value = node.cast(x, wide)
+    if node.has(2):
+        point = node.cast(_aligned(node, node.tensor(2), x, axis, block), wide)
+        value = node.op.sub(value, point)
+    factor = _aligned(node, scale, x, axis, block)
+    return node.op.mul(node.cast(value, result), node.cast(factor, result))
+
+
+@converts("QuantizeLinear")
+def _quantize(node: Node) -> Any:
+    x, scale = node.tensor(0), node.tensor(1)
+    axis, block = _axis(node, x), node.attr.int("block_size", 0)
+    number = node.attr.int("output_dtype", 0)
+    point = node.optional(2)
+    if number:
+        target = dtype_of(number, "the result")
+    else:
+        target = DType.of("uint8") if point is None else dtype(point)
+    if not target.is_int:
+        raise Unsupported(f"quantisation to {target}")
+    kind = dtype(scale) if dtype(scale).is_float and dtype(x).is_float else "float32"
+    factor = node.cast(_aligned(node, scale, x, axis, block), kind)
+    shift = None if point is None else _aligned(node, point, x, axis, block)
+    return quantized(node, node.op.div(node.cast(x, kind), factor), shift, target)
+
+
+def quantized(
+    node: Node, value: GraphExpr, point: GraphExpr | None, target: DType
+) -> GraphExpr:
+    """round(value) + point, saturated to `target`."""
+    value = node.op.round(node.cast(value, "float32"))
+    if point is not None:
+        value = node.op.add(value, node.cast(point, "float32"))
+    return node.cast(value, target)
+
+
+@converts("DynamicQuantizeLinear")
+def _dynamic_quantize(node: Node) -> Any:
+    x = node.tensor(0)
+    low = node.op.minimum(node.op.min(x), 0.0)
+    high = node.op.maximum(node.op.max(x), 0.0)
+    scale = node.op.div(node.op.sub(high, low), 255.0)
+    shift = node.op.round(node.op.clip(node.op.div(node.op.negative(low), scale), min=0, max=255))
+    point = node.cast(shift, "uint8")
+    return quantized(node, node.op.div(x, scale), point, DType.of("uint8")), scale, point
+
+
+@converts("ConvInteger")
+def _conv_integer(node: Node) -> Any:
+    x, w = node.tensor(0), node.tensor(1)
+    attrs = conv_attrs(node, x, w)
+    return node.op.conv(
+        shifted(node, x, node.optional(2), None),
+        _kernel_shifted(node, w, node.optional(3)),
+        out_dtype="int32",
+        **attrs,
+    )
+
+
+def _kernel_shifted(node: Node, w: GraphExpr, zero: GraphExpr | None) -> GraphExpr:
+    """w - zero, one zero for each output channel or one for all."""
+    if zero is None or rank(zero) == 0 or shape(zero) == (1,):
+        flat = None if zero is None else node.reshape(zero, ())
+        return shifted(node, w, flat, None)
+    return shifted(node, w, zero, 0)
+
+
+@converts("QLinearConv")
+def _qlinear_conv(node: Node) -> Any:
+    x, x_scale, x_point, w, w_scale, w_point, y_scale, y_point = (
+        node.tensor(position) for position in range(8)
+    )
+    attrs = conv_attrs(node, x, w)
+    total = node.op.conv(
+        shifted(node, x, node.reshape(x_point, ()), None),
+        _kernel_shifted(node, w, w_point),
+        node.optional(8),
+        out_dtype="int32",
+        **attrs,
+    )
+    scale = node.op.div(node.op.mul(node.reshape(x_scale, ()), w_scale), node.reshape(y_scale, ()))
+    if rank(scale) == 1 and shape(scale) != (1,):
+        scale = node.reshape(scale, (*shape(scale), *(1,) * (rank(x) - 2)))
+    elif rank(scale) == 1:
+        scale = node.reshape(scale, ())
+    value = node.op.mul(node.cast(total, "float32"), node.cast(scale, "float32"))
+    return quantized(node, value, node.reshape(y_point, ()), dtype(y_point))
+
+
+@converts("QLinearMatMul")
+def _qlinear_matmul(node: Node) -> Any:
+    a, a_scale, a_point, b, b_scale, b_point, y_scale, y_point = (
+        node.tensor(position) for position in range(8)
+    )
+    rows = -2 if rank(a) > 1 else None
+    total = node.op.matmul(
+        shifted(node, a, a_point, rows), shifted(node, b, b_point, -1), out_dtype="int32"
+    )
+    left = node.cast(a_scale, "float32")
+    if rank(left) == 1 and shape(left) != (1,):
+        left = node.reshape(left, (*shape(left), 1))
+    factor = node.op.mul(left, node.cast(b_scale, "float32"))
+    factor = node.op.div(factor, node.cast(y_scale, "float32"))
+    value = node.op.mul(node.cast(total, "float32"), factor)
+    return quantized(node, value, y_point, dtype(y_point))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an import could not do, and the one error that says all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from heddle.support import UserError
+
+
+class Unsupported(Exception):
+    """Raised inside a converter: this node cannot be imported, and why.
+
+    inputs: the graph inputs whose values would have to be known for it to work.
+    """
+
+    def __init__(self, reason: str, *, inputs: Iterable[str] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.inputs = frozenset(inputs)
+
+
+class ImportFailure(UserError):
+    """The model has operators that cannot be imported; the message lists every one of them.
+
+    needs: the graph inputs that would have to be known when compiling (pass them as `values`),
+    empty when that would not help.
+    """
+
+    def __init__(self, message: str, needs: frozenset[str]) -> None:
+        super().__init__(message)
+        self.needs = needs
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    operator: str
+    opset: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Report:
+    """Collects unsupported nodes; the same trouble of several nodes is one line."""
+
+    _nodes: dict[_Key, list[str]] = field(default_factory=dict)
+    _needs: set[str] = field(default_factory=set)
+    _hopeless: bool = False
+
+    def add(self, operator: str, opset: str, node: str, problem: Unsupported) -> None:
+        """Note that `node` cannot be imported."""
+        self._nodes.setdefault(_Key(operator, opset, problem.reason), []).append(node)
+        self._needs |= problem.inputs
+        self._hopeless |= not problem.inputs
+
+    def raise_if_any(self, model: str) -> None:
+        """`ImportFailure` when anything was noted."""
+        if not self._nodes:
+            return
+        lines = []
+        for key, nodes in self._nodes.items():
+            count = f" ({len(nodes)} nodes)" if len(nodes) > 1 else ""
+            lines.append(
+                f"  {key.operator} ({key.opset}) at node `{nodes[0]}`{count}: {key.reason}"
+            )
+        total = sum(len(nodes) for nodes in self._nodes.values())
+        what = "1 node" if total == 1 else f"{total} nodes"
+        needs = frozenset() if self._hopeless else frozenset(self._needs)
+        raise ImportFailure(
+            f"model `{model}`: {what} cannot be imported\n" + "\n".join(lines), needs
+        )
