@@ -219,6 +219,10 @@ class _Verifier:
         for loop in self.loops:
             if as_int(loop.extent) == 1:
                 continue
+            if loop.kind is ForKind.VECTORIZED and block.init is None and (
+                bound.kind is IterKind.REDUCTION
+            ):
+                continue  # lanes are combined; the vectorizer checks that it can
             if loop.kind in (ForKind.PARALLEL, ForKind.VECTORIZED) and uses_var(
                 bound.binding, loop.var
             ):
@@ -373,6 +377,9 @@ class _Verifier:
 
 
 def _within(analyzer: Analyzer, bound: IterVar) -> bool:
+    reach, extent = analyzer.bounds(bound.binding), as_int(bound.extent)
+    if extent is not None and reach.lo >= 0 and reach.hi < extent:
+        return True
     return analyzer.can_prove(bound.binding >= 0) and analyzer.can_prove(
         bound.binding < bound.extent
     )

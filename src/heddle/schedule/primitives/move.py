@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from heddle.ir.expr import Expr, Var, as_int, const, logical_and
-from heddle.ir.walk import uses_var
+from heddle.ir.walk import free_vars, uses_var
 from heddle.schedule.affine import Affine, Around, Box1, affine, union
 from heddle.schedule.boxes import loop_domain, needed_box
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.primitives.mirror import mirror
+from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.refs import BlockLike, LoopRef
+from heddle.schedule.region import expr_key
 from heddle.schedule.state import blocks_below
 from heddle.tir.build import TRUE, seq, shape_symbols
 from heddle.tir.nodes import (
@@ -132,7 +134,10 @@ def reverse_compute_at(
         nest: Stmt = mirrored
     else:
         domains = _domains_of_reads(sch, node, producers, target, around)
-        nest = _place(node, domains, around, preserve_unit_loops=preserve_unit_loops)
+        guard = _shared_guard(producers, {*(n.var for n in shared), *shape_symbols(sch.func)})
+        nest = _place(
+            node, domains, around, guard=guard, preserve_unit_loops=preserve_unit_loops
+        )
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
     sch.change({children[last]: seq(children[last], nest)})
@@ -310,11 +315,30 @@ def _constrain(
 # -- the block in its new place ----------------------------------------------------------------
 
 
-def _place(node: Block, domains: Domains, around: Around, *, preserve_unit_loops: bool) -> Stmt:
+def _shared_guard(producers: list[Block], shared: set[Var]) -> Expr:
+    """The conditions on the loops around both under which the producers run at all."""
+    guard: Expr = TRUE
+    seen: list[object] = []
+    for producer in producers:
+        for part in conjuncts(producer.predicate):
+            key = expr_key(part)
+            if shared.issuperset(free_vars(part)) and key not in seen:
+                seen.append(key)
+                guard = logical_and(guard, part)
+    return guard
+
+
+def _place(
+    node: Block,
+    domains: Domains,
+    around: Around,
+    *,
+    guard: Expr = TRUE,
+    preserve_unit_loops: bool,
+) -> Stmt:
     """Loops over the boxes (the whole domain where there is none) around `node`."""
     loops: list[tuple[Var, Expr]] = []
     iters: list[IterVar] = []
-    guard: Expr = TRUE
     for position, bound in enumerate(node.iters):
         box = domains.get(bound.var)
         low, extent = Affine({}, 0), bound.extent
