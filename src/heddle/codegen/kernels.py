@@ -133,7 +133,7 @@ class KernelCompiler:
 
 def symbol_of(digest: str) -> str:
     """The symbol of the kernel with a digest."""
-    return f"heddle_kernel_{digest[:24]}"
+    return f"kernel_{digest[:24]}"
 
 
 def compile_kernels(

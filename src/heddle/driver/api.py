@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from heddle.driver.model_cache import ModelCache, content_key, open_entry, target_key
-from heddle.driver.pipeline import emit, graph_pipeline, schedule_kernels
+from heddle.driver.pipeline import compile_kernels, emit, graph_pipeline
 from heddle.driver.report import CompileReport
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Instrument
@@ -142,9 +144,15 @@ def _has_external_data(path: Path) -> bool:
 def _compile_temporarily(
     model: Model, device: Target, name: str | None, shapes: Any, report: CompileReport
 ) -> Executable:
-    directory = tempfile.TemporaryDirectory(prefix="heddle-")
-    _compile_into(Path(directory.name), model, device, name, shapes, report)
-    return open_entry(Path(directory.name), keep=directory)
+    directory = Path(tempfile.mkdtemp(prefix="heddle-"))
+    try:
+        _compile_into(directory, model, device, name, shapes, report)
+        executable = open_entry(directory)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    weakref.finalize(executable, shutil.rmtree, directory, ignore_errors=True)
+    return executable
 
 
 def _compile_into(
@@ -156,7 +164,7 @@ def _compile_into(
     with report.stage("graph"):
         module = graph_pipeline(device).run(module)
     with report.stage("kernels"):
-        plan, kernels = schedule_kernels(module, device, report)
+        plan, kernels = compile_kernels(module, device, report)
     with report.stage("link"):
         emit(module, plan, kernels, device, directory)
 

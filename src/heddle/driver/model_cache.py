@@ -105,13 +105,11 @@ class ModelCache:
             total -= size
 
 
-def open_entry(entry: Path, *, keep: object = None) -> Executable:
+def open_entry(entry: Path) -> Executable:
     """The executable whose files lie in a directory."""
     constants = entry / "constants.bin"
     data = None
     if constants.exists() and constants.stat().st_size:
         data = np.memmap(constants, np.uint8, "r")
     objects = sorted(entry.glob("*.o"))
-    return Executable.from_library(
-        entry / "library.so", constants=data, objects=objects, keep=keep
-    )
+    return Executable.from_library(entry / "library.so", constants=data, objects=objects)

@@ -12,11 +12,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from heddle.codegen import compile_host, compile_kernels
+from heddle.codegen import CompiledKernel, KernelCompiler, compile_text, host_ir
 from heddle.driver.report import CompileReport
+from heddle.ir.expr import as_int
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Pass, Pipeline
 from heddle.passes.graph.assign_layouts import AssignLayouts
@@ -30,6 +32,7 @@ from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
 from heddle.runtime.toolchain import link_shared
 from heddle.schedule.rules import default_schedule, panel_width
+from heddle.support.version import VERSION
 from heddle.target import Target
 from heddle.tir.nodes import PrimFunc
 
@@ -74,33 +77,57 @@ class ScheduleKernels:
         return module.with_functions(scheduled)
 
 
-def schedule_kernels(
+def compile_kernels(
     module: IRModule, target: Target, report: CompileReport
-) -> tuple[HostPlan, dict[str, bytes]]:
+) -> tuple[HostPlan, dict[str, CompiledKernel]]:
     """The memory plan of a module, and the object code of each kernel that it calls."""
     attrs = module["main"].attrs  # type: ignore[attr-defined]
-    plan = plan_memory(module, name=str(attrs.get("name", "model")))
-    funcs = {name: module[name] for name in plan.kernels}
-    report.kernels = len(funcs)
+    plan = replace(plan_memory(module), name=str(attrs.get("name", "model")))
+    compiler = KernelCompiler(target)
+    for name in plan.kernels:
+        func = module[name]
+        compiler.add(func.replace(attrs={**func.attrs, "name": name}))  # type: ignore[attr-defined]
+    kernels = compiler.finish(progress=lambda done, of: report.tell("kernels", done / of))
+    report.kernels = len(kernels)
+    report.cached_kernels = sum(kernel.cached for kernel in kernels.values())
     report.arena_bytes = plan.report.arena
     report.live_bytes = plan.report.live_peak
     report.constant_bytes = plan.constants_size
-    return plan, compile_kernels(funcs, target, progress=report.tell)
+    return plan, kernels
 
 
 def emit(
     module: IRModule,
     plan: HostPlan,
-    kernels: dict[str, bytes],
+    kernels: dict[str, CompiledKernel],
     target: Target,
     directory: Path,
 ) -> None:
     """Write the objects, the constants and the library of a model into `directory`."""
-    objects = []
-    for name, code in {**kernels, "host": compile_host(plan, module, target)}.items():
-        path = directory / f"{name}.o"
-        path.write_bytes(code)
-        objects.append(path)
+    symbols = {name: kernel.symbol for name, kernel in kernels.items()}
+    text = host_ir(plan, symbols, target, metadata=json.dumps(_metadata(module, plan, target)))
+    objects = {kernel.symbol: kernel.object_code for kernel in kernels.values()}
+    objects["host"] = compile_text("host", text, target).object_code
+    paths = []
+    for name, code in objects.items():
+        paths.append(directory / f"{name}.o")
+        paths[-1].write_bytes(code)
     if plan.constants_size:
         plan.constant_bytes().tofile(directory / "constants.bin")
-    link_shared(objects, directory / "library.so", name=plan.name)
+    link_shared(paths, directory / "library.so", name=plan.name)
+
+
+def _metadata(module: IRModule, plan: HostPlan, target: Target) -> dict[str, object]:
+    """What the library says of itself: for profiles, and for whoever finds the file later."""
+    kernels = []
+    for call in plan.calls:
+        attrs = module[call.kernel].attrs  # type: ignore[attr-defined]
+        costs = {key: as_int(attrs.get(key, 0)) or 0 for key in ("flops", "bytes")}
+        kernels.append({"name": call.kernel, "label": call.label, **costs})
+    return {
+        "heddle": VERSION,
+        "target": str(target),
+        "kernels": kernels,
+        "arena": plan.report.arena,
+        "live_peak": plan.report.live_peak,
+    }

@@ -215,7 +215,6 @@ class _Plan:
         if not row_loops:
             return [], [], []
         *outer, last = row_loops
-        whole = (extent_of(sch, last) or 0) % tile.rows == 0
         tiles, inner = sch.split(last, [None, tile.rows])
         chunks: list[LoopRef] = []
         walked: list[LoopRef | None] = [*outer, tiles]
@@ -223,7 +222,7 @@ class _Plan:
             return chunks, walked, [inner]
         wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / max(1, self._tasks()))
         for position, loop in enumerate(walked):
-            if wanted <= 1 or (loop is tiles and not whole):
+            if wanted <= 1:
                 break
             extent = extent_of(sch, loop)
             if extent is None or extent <= wanted:

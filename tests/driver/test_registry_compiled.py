@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every operator, compiled: what the kernels give is what the numpy rules give.
+
+All samples of an operator go through the whole pipeline as one module, for the machine's own
+target and for smaller ones that it can also run.
+"""
+
+import numpy as np
+import pytest
+
+from heddle import op
+from heddle.driver.api import compile
+from heddle.graph.builder import GraphBuilder
+from heddle.graph.nodes import Tuple, TupleGetItem
+from heddle.ir import IRModule, TensorType
+from heddle.op.sample import Sample
+
+# float32 sums in another order and elementary functions within a few ulp; half types round once.
+TOLERANCES = {"float32": 2e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.6e-2}
+COMPILED = [name for name in op.all_ops() if op.get(name).has_rule("compute")]
+TARGETS = ["native", "llvm -mcpu=haswell", "llvm -mcpu=x86-64"]
+
+
+def compile_samples(name: str, samples: list[Sample], target: str):
+    """One module that calls the operator once per sample; the arrays to call it with."""
+    builder, operator = GraphBuilder(), op.get(name)
+    feeds, expected, results = {}, [], []
+    for number, sample in enumerate(samples):
+        arrays = sample.draw(seed=number)
+        args = []
+        for position, array in enumerate(arrays):
+            if array is None:
+                args.append(None)
+                continue
+            label = f"x{number}_{position}"
+            args.append(builder.param(label, TensorType.of(array.shape, array.dtype)))
+            feeds[label] = array
+        value = builder.emit(operator(*args, **sample.attrs))
+        reference = operator.evaluate(
+            arrays, operator(*args, **sample.attrs).attrs
+        )
+        if isinstance(reference, tuple):
+            for index, part in enumerate(reference):
+                results.append(builder.emit(TupleGetItem(value, index)))
+                expected.append(part)
+        else:
+            results.append(value)
+            expected.append(reference)
+    function = builder.finish(Tuple(tuple(results)))
+    return compile(IRModule({"main": function}), target, cache=False), feeds, expected
+
+
+def check(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Equal for integers; within the tolerance of the dtype for floats."""
+    assert actual.shape == expected.shape, what
+    assert actual.dtype == expected.dtype, what
+    tolerance = TOLERANCES.get(str(expected.dtype))
+    if tolerance is None:
+        np.testing.assert_array_equal(actual, expected, err_msg=what)
+        return
+    wide, reference = actual.astype(np.float64), expected.astype(np.float64)
+    scale = np.abs(reference[np.isfinite(reference)]).max(initial=1e-6)
+    np.testing.assert_allclose(
+        wide, reference, rtol=tolerance, atol=tolerance * scale, err_msg=what
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_operator_agrees_with_numpy(name, target):
+    samples = op.get(name).sample_cases
+    assert samples, f"op.{name} has no samples"
+    executable, feeds, expected = compile_samples(name, samples, target)
+    outputs = executable(**feeds)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for index, (actual, reference) in enumerate(zip(outputs, expected, strict=True)):
+        check(actual.numpy(), np.asarray(reference), f"op.{name}, result {index}")
