@@ -198,6 +198,15 @@ def test_product_of_rows_keeps_its_leading_axes() -> None:
     after = canonicalise(before)
     assert ops_of(after) == ["relu", "matmul", "add"]
     check_values(before, after)
+    before = build(lambda x: body(op.transpose(x)), (5, 3, 2))
+    after = canonicalise(before)
+    assert ops_of(after) == ["transpose", "relu", "matmul", "add"]
+    check_values(before, after)
+
+
+def test_reshape_that_breaks_columns_stays_behind_the_product() -> None:
+    before = build(lambda x: op.reshape(op.matmul(x, weights(5, 6)), shape=(2, 3, 2, 3)), (2, 3, 5))
+    assert canonicalise(before) is before
 
 
 def test_split_becomes_slices() -> None:

@@ -106,7 +106,7 @@ CASES = [
     (
         "contraction, view, movement",
         lambda x: op.transpose(op.reshape(conv(x), shape=(4, 16))),
-        None,
+        ["conv", "transpose"],
     ),
 ]
 

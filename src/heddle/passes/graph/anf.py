@@ -131,6 +131,16 @@ def static_shape(value: GraphExpr) -> tuple[int, ...] | None:
     return value.type.static_shape if isinstance(value.type, TensorType) else None
 
 
+def dims_attribute(dims: Iterable[Expr]) -> tuple[int | Expr, ...]:
+    """Dimensions as an attribute holds them: integers where they are known."""
+    return tuple(dim if (number := as_int(dim)) is None else number for dim in dims)
+
+
+def value_name(value: GraphExpr) -> str:
+    """The name of a variable, "" for anything else."""
+    return value.name if isinstance(value, Var) else ""
+
+
 def same_type(left: GraphExpr, right: GraphExpr) -> bool:
     """Whether two values are tensors of one shape and dtype."""
     a, b = tensor_type(left), tensor_type(right)

@@ -32,6 +32,7 @@ from heddle.passes.graph import packing
 from heddle.passes.graph.anf import (
     Rewriter,
     atoms_of,
+    dims_attribute,
     map_functions,
     op_name,
     shape_of,
@@ -131,13 +132,13 @@ class _Assignment(Rewriter):
         blocked = self.blocked[item]
         dims = shape_of(item)
         if not blocked.padded and _is_pixel(dims):
-            value = op.reshape(blocked.value, shape=_attribute(dims))
+            value = op.reshape(blocked.value, shape=dims_attribute(dims))
         else:
             value = op.layout_transform(
                 blocked.value,
                 source=f"NCHW{blocked.block}c",
                 target="NCHW",
-                shape=_attribute(dims),
+                shape=dims_attribute(dims),
             )
         new = self.emit(value.replace(span=item.span), like=item)
         self.alias_new(item, new)
@@ -156,7 +157,7 @@ class _Assignment(Rewriter):
             return _Blocked(Constant(packing.block_channels(value.data, block)), channels, block)
         dims = shape_of(item)
         if channels % block == 0 and _is_pixel(dims):
-            shape = (*_attribute(dims[:1]), channels // block, 1, 1, block)
+            shape = (*dims_attribute(dims[:1]), channels // block, 1, 1, block)
             moved = op.reshape(value, shape=shape)
         else:
             moved = op.layout_transform(value, source="NCHW", target=f"NCHW{block}c")
@@ -181,10 +182,6 @@ class _Assignment(Rewriter):
 
 def _variables(value: GraphExpr) -> list[Var]:
     return [item for item in atoms_of(value) if isinstance(item, Var)]
-
-
-def _attribute(dims: tuple[Expr, ...]) -> tuple[Any, ...]:
-    return tuple(dim if (number := as_int(dim)) is None else number for dim in dims)
 
 
 def _is_pixel(dims: tuple[Expr, ...]) -> bool:
@@ -269,7 +266,7 @@ def _transposed_convolution(work: _Assignment, binding: Binding, call: Call) -> 
     if bias is not None:
         args.append(Constant(packing.pack_bias(packing.repeat(bias.data, rows * columns), block)))
     tiles = work.emit(op.conv2d_nchwc(*args), name=f"{binding.var.name}_tiles")
-    batch, _, height, width = _attribute(shape_of(x))
+    batch, _, height, width = dims_attribute(shape_of(x))
     blocks = outputs // block
     split = op.reshape(tiles, shape=(batch, rows, columns, blocks, height, width, block))
     turned = op.transpose(work.emit(split, name="tiles"), permutation=(0, 3, 4, 1, 5, 2, 6))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from heddle.graph.nodes import Call, Constant, GraphExpr, TupleGetItem
 from heddle.ir.expr import as_int
 from heddle.passes.graph.anf import (
     Rewriter,
+    dims_attribute,
     op_name,
     same_type,
     scalar_value,
@@ -158,16 +159,7 @@ def _not_negative(rewriter: Rewriter, value: GraphExpr) -> bool:
 @RULES.add("squeeze", "unsqueeze", "flatten")
 def as_reshape(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     """squeeze, unsqueeze, flatten  ->  reshape"""
-    return op.reshape(call.args[0], shape=_dims(call))  # type: ignore[no-any-return]
-
-
-def _dims(value: GraphExpr) -> tuple[Any, ...]:
-    """The shape of a value as an attribute holds it."""
-    dims = []
-    for dim in shape_of(value):
-        number = as_int(dim)
-        dims.append(dim if number is None else number)
-    return tuple(dims)
+    return op.reshape(call.args[0], shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
 
 
 @RULES.add("reshape")
@@ -176,7 +168,7 @@ def reshape_of_reshape(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     inner = rewriter.defining_call(call.args[0], "reshape", single_use=False)
     if inner is None:
         return None
-    return op.reshape(inner.args[0], shape=_dims(call))  # type: ignore[no-any-return]
+    return op.reshape(inner.args[0], shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
 
 
 @RULES.add("transpose")
@@ -207,7 +199,7 @@ def transpose_of_ones(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     kept = [axis for axis in _permutation(call) if as_int(shape[axis]) != 1]
     if kept != sorted(kept):
         return None
-    return op.reshape(call.args[0], shape=_dims(call))  # type: ignore[no-any-return]
+    return op.reshape(call.args[0], shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
 
 
 @RULES.add("slice")
@@ -247,7 +239,7 @@ def reshape_after_elementwise(rewriter: Rewriter, call: Call) -> GraphExpr | Non
     if inner is None or len(call.args) != 1 or rewriter.definition(inner.args[0]) is None:
         return None
     early = call.callee(inner.args[0], **call.attrs)
-    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=_dims(call))  # type: ignore[no-any-return]
+    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
 
 
 @RULES.add("mul", "add", "sub", "div")
@@ -261,4 +253,4 @@ def reshape_after_scalar(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     scalar = call.args[1]
     assert isinstance(scalar, Constant)
     early = call.callee(inner.args[0], Constant(scalar.data.reshape(-1)[:1].reshape(())))
-    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=_dims(call))  # type: ignore[no-any-return]
+    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]

@@ -12,7 +12,17 @@ import numpy as np
 
 from heddle import op
 from heddle.graph.nodes import Call, Constant, GraphExpr
-from heddle.passes.graph.anf import Rewriter, op_name, scalar_value, static_shape, tensor_type
+from heddle.ir.expr import as_int
+from heddle.passes.graph.anf import (
+    Rewriter,
+    dims_attribute,
+    op_name,
+    scalar_value,
+    shape_of,
+    static_shape,
+    tensor_type,
+    value_name,
+)
 from heddle.passes.graph.rule_table import RuleTable
 
 RULES: Final = RuleTable()
@@ -47,7 +57,7 @@ def batch_norm(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     like = parameters[0]
     assert isinstance(like, Constant)
     product = rewriter.simplify(op.mul(x, _like(factor.reshape(shape), like)))
-    return op.add(rewriter.emit(product, name="scaled"), _like(shift.reshape(shape), like))  # type: ignore[no-any-return]
+    return op.add(rewriter.emit(product, name=value_name(x)), _like(shift.reshape(shape), like))  # type: ignore[no-any-return]
 
 
 def _per_channel(value: GraphExpr, channels: int, ndim: int) -> np.ndarray | None:
@@ -202,7 +212,7 @@ def product_scale(rewriter: Rewriter, call: Call) -> GraphExpr | None:
         if bias is None:
             return scaled  # type: ignore[no-any-return]
         new_bias = _like((_wide(bias).reshape(-1) * scale), weight)
-        return op.add(rewriter.emit(scaled, name="scaled"), new_bias)  # type: ignore[no-any-return]
+        return op.add(rewriter.emit(scaled, name=value_name(inner)), new_bias)  # type: ignore[no-any-return]
     return None
 
 
@@ -227,7 +237,10 @@ def product_bias(rewriter: Rewriter, call: Call) -> GraphExpr | None:
 
 @RULES.add("reshape")
 def product_of_rows(rewriter: Rewriter, call: Call) -> GraphExpr | None:
-    """reshape(reshape(x, rows) @ w [+ b], leading)  ->  x @ w [+ b] where x has `leading` axes"""
+    """reshape(x @ w [+ b]) that keeps the columns  ->  reshape(x) @ w [+ b]
+
+    Work that follows on the reshaped result then joins the kernel of the product.
+    """
     total = rewriter.defining_call(call.args[0], "add")
     inner, bias = call.args[0], None
     if total is not None and isinstance(total.args[1], Constant):
@@ -235,20 +248,21 @@ def product_of_rows(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     product = rewriter.defining_call(inner, "matmul")
     if product is None or product.attrs.get("transpose_a"):
         return None
-    weight = product.args[1]
-    rows = rewriter.defining_call(product.args[0], "reshape", single_use=False)
-    if rows is None or not isinstance(weight, Constant) or weight.data.ndim != 2:
+    x, weight = product.args
+    if not isinstance(weight, Constant) or weight.data.ndim != 2 or len(shape_of(x)) < 2:
         return None
-    source, wanted = static_shape(rows.args[0]), static_shape(call)
-    if source is None or wanted is None or len(source) < 2:
+    columns = _columns(weight, product)
+    leading, last = shape_of(call)[:-1], as_int(shape_of(call)[-1]) if shape_of(call) else None
+    if last != columns or not leading:
+        return None
+    if bias is not None and _along_columns(bias, columns) is None:
         return None
     depth = weight.data.shape[1 if product.attrs.get("transpose_b") else 0]
-    if source[-1] != depth or wanted != (*source[:-1], _columns(weight, product)):
-        return None
-    if bias is not None and _along_columns(bias, wanted[-1]) is None:
-        return None
-    result = op.matmul(rows.args[0], weight, **_plain_attrs(product))
+    rows = rewriter.simplify(op.reshape(x, shape=(*dims_attribute(leading), depth)))
+    name = value_name(inner)
+    rows = rewriter.emit(rows, name=f"{name}_rows")
+    result = op.matmul(rows, weight, **_plain_attrs(product))
     if bias is None:
         return result  # type: ignore[no-any-return]
     flat = Constant(np.ascontiguousarray(bias.data.reshape(-1)))
-    return op.add(rewriter.emit(result, name="rows"), flat)  # type: ignore[no-any-return]
+    return op.add(rewriter.emit(result, name=name), flat)  # type: ignore[no-any-return]

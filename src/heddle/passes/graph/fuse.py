@@ -251,8 +251,7 @@ class _Grouping:
         if data is None:
             return False
         return all(
-            self.rank[step] == _ELEMENTWISE
-            and self._group_rank(step) <= _REDUCTION
+            self._group_rank(step) == _ELEMENTWISE
             and same_shape(self._shape(step).shape, data.shape)
             for step in (node, *path)
             if step != end
