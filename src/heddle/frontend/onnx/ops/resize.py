@@ -7,35 +7,70 @@ from typing import Any
 
 import numpy as np
 
-from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
+from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.report import Unsupported
 from heddle.graph import GraphExpr
 from heddle.support import UserError
 
+_COORDINATES = "coordinate_transformation_mode"
+
 
 def resize(node: Node) -> Any:
-    """Each axis is a product with a matrix of weights known at import, or a gather."""
+    """The operator of the library; with antialiasing, a product with weights known at import."""
     x = node.tensor(0)
-    mode = node.attr.string("mode", "nearest")
     axes, sizes, scales = _target(node, x)
     box = _region(node, x, axes)
-    for axis in range(rank(x)):
-        if axis not in axes:
-            continue
-        at = axes.index(axis)
+    if node.attr.flag("antialias"):
+        return _antialiased(node, x, axes, sizes, scales, box)
+    dims, factors, roi = list(shape(x)), [1.0] * rank(x), [0.0] * rank(x) + [1.0] * rank(x)
+    for axis, size, scale, (start, stop) in zip(axes, sizes, scales, box, strict=True):
+        dims[axis], factors[axis] = size, scale
+        roi[axis], roi[axis + rank(x)] = start, stop
+    known = None if any(factor is None for factor in factors) else tuple(factors)
+    old = node.version < 11 or node.op_type == "Upsample"
+    return node.op.resize(
+        x,
+        shape=tuple(dims),
+        scales=known,
+        mode=node.attr.string("mode", "nearest"),
+        coordinates="asymmetric" if old else node.attr.string(_COORDINATES, "half_pixel"),
+        rounding="floor" if old else node.attr.string("nearest_mode", "round_prefer_floor"),
+        cubic_coefficient=node.attr.float("cubic_coeff_a", -0.75),
+        exclude_outside=node.attr.flag("exclude_outside"),
+        extrapolation=node.attr.float("extrapolation_value", 0.0),
+        roi=tuple(roi),
+    )
+
+
+def _antialiased(
+    node: Node,
+    x: GraphExpr,
+    axes: list[int],
+    sizes: list[Any],
+    scales: list[Any],
+    box: list[tuple[float, float]],
+) -> Any:
+    mode = node.attr.string("mode", "nearest")
+    if mode not in ("linear", "cubic"):
+        raise UserError(f"antialias with mode `{mode}`, expected linear or cubic")
+    result = x
+    for axis, size, scale, (start, stop) in zip(axes, sizes, scales, box, strict=True):
         have = node.static_dim(x, axis, "X")
-        start, stop = box[at]
-        same = sizes[at] == have and scales[at] == 1.0 and (start, stop) == (0.0, 1.0)
-        if same or sizes[at] == have == 1:
+        if size == have and scale == 1.0:
             continue
-        places = coordinates(node, have, sizes[at], scales[at], start, stop)
-        x = _along(node, x, axis, have, places, scales[at], mode)
-    return x if isinstance(x, GraphExpr) and x is not node.inputs[0] else node.op.identity(x)
+        places = coordinates(node, have, size, scale, start, stop)
+        weights = _weights(node, places, have, scale, mode)
+        kind = dtype(result)
+        wide = result if kind.is_float and kind.bits > 16 else node.cast(result, "float32")
+        product = _product(node, wide, axis, weights.astype(dtype(wide).numpy))
+        result = node.cast(node.op.round(product) if kind.is_int else product, kind)
+    return node.op.identity(x) if result is x else result
 
 
-def _target(node: Node, x: GraphExpr) -> tuple[list[int], list[int], list[float]]:
-    """The axes, their new sizes, and the scales."""
+def _target(node: Node, x: GraphExpr) -> tuple[list[int], list[Any], list[Any]]:
+    """The axes, their new sizes, and the scales (None where a symbolic size decides)."""
     axes = [normal_axis(a, rank(x)) for a in node.attr.ints("axes", tuple(range(rank(x))))]
-    have = [node.static_dim(x, axis, "X") for axis in axes]
+    have = [shape(x)[axis] for axis in axes]
     first = 1 if node.version < 11 or node.op_type == "Upsample" else 2
     if node.version < 9 and node.op_type == "Upsample":
         given = np.asarray(node.attr.floats("scales"))
@@ -45,14 +80,16 @@ def _target(node: Node, x: GraphExpr) -> tuple[list[int], list[int], list[float]
         if given.size != len(axes):
             raise UserError(f"`scales` has {given.size} elements for {len(axes)} axes")
         scales = [float(item) for item in given.ravel()]
-        if min(scales) <= 0:
+        if not all(0 < scale < 2**31 for scale in scales):
             raise UserError(f"`scales` is {scales}, expected positive numbers")
-        return axes, [int(h * s) for h, s in zip(have, scales, strict=True)], scales
-    wanted = list(node.ints(3, "sizes"))
+        return axes, [_scaled(h, s) for h, s in zip(have, scales, strict=True)], scales
+    wanted = list(node.dims(3, "sizes"))
     if len(wanted) != len(axes):
         raise UserError(f"`sizes` has {len(wanted)} elements for {len(axes)} axes")
+    if not all(isinstance(item, int) for item in have + wanted):
+        return axes, wanted, [None] * len(axes)
     policy = node.attr.string("keep_aspect_ratio_policy", "stretch")
-    scales = [w / h for w, h in zip(wanted, have, strict=True)]
+    scales = [w / h if h else 1.0 for w, h in zip(wanted, have, strict=True)]
     if policy != "stretch":
         common = min(scales) if policy == "not_larger" else max(scales)
         scales = [common] * len(axes)
@@ -60,9 +97,17 @@ def _target(node: Node, x: GraphExpr) -> tuple[list[int], list[int], list[float]
     return axes, wanted, scales
 
 
+def _scaled(size: Any, scale: float) -> Any:
+    if isinstance(size, int):
+        return int(size * scale)
+    if not scale.is_integer():
+        raise Unsupported(f"a symbolic dimension scaled by {scale}")
+    return size * int(scale)
+
+
 def _region(node: Node, x: GraphExpr, axes: list[int]) -> list[tuple[float, float]]:
     """The part of the input to resize, for tf_crop_and_resize, as fractions."""
-    crop = node.attr.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    crop = node.attr.string(_COORDINATES, "half_pixel") == "tf_crop_and_resize"
     if not crop or not node.has(1):
         return [(0.0, 1.0)] * len(axes)
     roi = [float(item) for item in node.constant(1, "roi").ravel()]
@@ -75,7 +120,7 @@ def coordinates(
     node: Node, have: int, want: int, scale: float, start: float, stop: float
 ) -> np.ndarray:
     """Where each output element lies in the input."""
-    mode = node.attr.string("coordinate_transformation_mode", "half_pixel")
+    mode = node.attr.string(_COORDINATES, "half_pixel")
     if node.version < 11 or node.op_type == "Upsample":
         mode = "asymmetric"
     x = np.arange(want, dtype=np.float64)
@@ -98,29 +143,6 @@ def coordinates(
     raise UserError(f"attribute `coordinate_transformation_mode` is `{mode}`")
 
 
-def _along(
-    node: Node, x: GraphExpr, axis: int, have: int, places: np.ndarray, scale: float, mode: str
-) -> GraphExpr:
-    crop = node.attr.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
-    outside = (places < 0) | (places > have - 1) if crop else np.zeros(len(places), bool)
-    if mode == "nearest":
-        index = np.clip(_nearest(node, places), 0, have - 1).astype(np.int64)
-        result = node.op.gather(x, index, axis=axis)
-    elif mode in ("linear", "cubic"):
-        weights = _weights(node, places, have, scale, mode)
-        kind = dtype(x)
-        wide = x if kind.is_float else node.cast(x, "float32")
-        matrix = weights.astype(np.float32 if kind.bits == 16 or not kind.is_float else kind.numpy)
-        result = node.cast(_product(node, wide, axis, matrix), kind)
-    else:
-        raise UserError(f"attribute `mode` is `{mode}`, expected nearest, linear or cubic")
-    if outside.any():
-        fill = node.scalar(node.attr.float("extrapolation_value", 0.0), x)
-        mask = outside.reshape(-1, *(1,) * (rank(x) - axis - 1))
-        result = node.op.where(mask, fill, result)
-    return result  # type: ignore[no-any-return]
-
-
 def _product(node: Node, x: GraphExpr, axis: int, weights: np.ndarray) -> GraphExpr:
     """x with `axis` multiplied by weights[want, have]."""
     if dtype(x).bits == 16:
@@ -134,19 +156,6 @@ def _product(node: Node, x: GraphExpr, axis: int, weights: np.ndarray) -> GraphE
     moved = node.op.transpose(x, permutation=tuple(order))
     product = node.op.matmul(moved, np.ascontiguousarray(weights.T))
     return node.op.transpose(product, permutation=tuple(order))  # type: ignore[no-any-return]
-
-
-def _nearest(node: Node, places: np.ndarray) -> np.ndarray:
-    mode = node.attr.string("nearest_mode", "round_prefer_floor")
-    if node.version < 11 or node.op_type == "Upsample":
-        mode = "floor"
-    if mode == "round_prefer_floor":
-        return np.ceil(places - 0.5)
-    if mode == "round_prefer_ceil":
-        return np.floor(places + 0.5)
-    if mode in ("floor", "ceil"):
-        return np.floor(places) if mode == "floor" else np.ceil(places)
-    raise UserError(f"attribute `nearest_mode` is `{mode}`")
 
 
 def _weights(node: Node, places: np.ndarray, have: int, scale: float, mode: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
-from heddle.frontend.onnx.values import of_dims, symbolic_array
+from heddle.frontend.onnx.values import Symbolic, of_dims, symbolic_array
 from heddle.graph import Constant, GraphExpr
 from heddle.ir import DType
 from heddle.ir.expr import as_int
@@ -69,10 +69,9 @@ def _check_count(count: int) -> None:
 
 @converts("Range")
 def _range(node: Node) -> Any:
-    dims = [symbolic_array(node.value(position)) for position in range(3)]
-    known = [d is not None and as_int(d.ravel()[0]) is not None for d in dims]
-    if all(d is not None for d in dims) and not all(known):
-        raise Unsupported("a range that ends at a symbolic dimension")
+    ends = [symbolic_array(node.value(position)) for position in range(3)]
+    if any(isinstance(node.value(position), Symbolic) for position in range(3)):
+        return _symbolic_range(node, ends)
     start, limit, delta = (
         node.constant(position, name).ravel()[0]
         for position, name in enumerate(("start", "limit", "delta"))
@@ -82,6 +81,21 @@ def _range(node: Node) -> Any:
     count = max(0, int(np.ceil((float(limit) - float(start)) / float(delta))))
     _check_count(count)
     return Constant((start + np.arange(count) * delta).astype(start.dtype))
+
+
+def _symbolic_range(node: Node, ends: list[Any]) -> Any:
+    """From a number up to a symbolic dimension."""
+    if any(end is None for end in ends):
+        raise Unsupported("a range of which one end is symbolic and one is data")
+    start, limit, delta = (end.ravel()[0] for end in ends)
+    if as_int(start) is None or as_int(delta) != 1:
+        raise Unsupported("a range that starts at a symbolic dimension, or with a step")
+    return node.op.range(count=limit - start, start=start, dtype=dtype_of_value(node.value(1)))
+
+
+def dtype_of_value(value: Any) -> DType:
+    """The dtype of a constant or symbolic value."""
+    return value.dtype if isinstance(value, Symbolic) else dtype(value)
 
 
 # -- shapes ----------------------------------------------------------------------------------
@@ -255,14 +269,10 @@ def _center_crop_pad(node: Node) -> Any:
 
 @converts("Trilu")
 def _trilu(node: Node) -> Any:
-    x = node.tensor(0)
-    k = node.integer(1, "k") if node.has(1) else 0
-    rows = node.static_dim(x, -2, "input")
-    columns = node.static_dim(x, -1, "input")
-    _check_count(rows * columns)
-    distance = np.arange(columns) - np.arange(rows)[:, None]
-    kept = distance >= k if node.attr.flag("upper", True) else distance <= k
-    return node.op.where(kept, x, node.scalar(0, x))
+    offset = node.integer(1, "k") if node.has(1) else 0
+    return node.op.trilu(
+        node.tensor(0), upper=node.attr.flag("upper", True), offset=_clamped((offset,))[0]
+    )
 
 
 # -- by index --------------------------------------------------------------------------------

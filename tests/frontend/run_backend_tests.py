@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the cases of `onnx.backend.test` and says how many pass, by operator.
+
+    python tests/frontend/run_backend_tests.py [--engine reference|compiled] [--filter TEXT]
+                                               [--kind node|real|simple|...] [--list failed]
+
+Cases run in worker processes, so that a crash is seen as one. A case is "unsupported" when the
+error says so (`ImportFailure`), "failed" when values differ or anything else is raised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import multiprocessing
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+KINDS = ("node", "real", "simple", "pytorch-converted", "pytorch-operator", "light")
+
+
+def load_cases(kinds: list[str]) -> list[Any]:
+    """The cases of these kinds, `real` being the networks with generated weights."""
+    warnings.simplefilter("ignore")
+    from onnx.backend.test.loader import load_model_tests
+
+    cases = []
+    for kind in kinds:
+        cases += list(load_model_tests(kind="real" if kind == "light" else kind))
+    return cases
+
+
+def operator_of(case: Any) -> str:
+    """The operator that a case is about."""
+    if case.model is None or len(case.model.graph.node) != 1:
+        name = str(case.name).removeprefix("test_")
+        return name.split("_")[0] + ("_expanded" if "expanded" in name else "")
+    return str(case.model.graph.node[0].op_type)
+
+
+def run_case(case: Any, engine: str) -> tuple[str, str]:
+    """Outcome and detail of one case."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    from heddle.frontend.onnx import ImportFailure
+    from heddle.frontend.onnx.backend import prepare
+
+    try:
+        if case.model is None:
+            return run_folder(case, engine)
+        rep = prepare(case.model, engine=engine)
+        for inputs, expected in case.data_sets:
+            outputs = rep.run(inputs)
+            check(expected, outputs, case.rtol, case.atol)
+    except ImportFailure as failure:
+        return "unsupported", str(failure).splitlines()[1].strip()
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {error}"[:400]
+    del np, onnx, numpy_helper
+    return "passed", ""
+
+
+def run_folder(case: Any, engine: str) -> tuple[str, str]:
+    """A case whose model and data lie in a folder."""
+    import onnx
+    from onnx import numpy_helper
+
+    from heddle.frontend.onnx.backend import prepare
+
+    folder = Path(case.model_dir)
+    model = onnx.load(folder / "model.onnx")
+    rep = prepare(model, engine=engine)
+    for data in sorted(folder.glob("test_data_set_*")):
+        sides = []
+        for side in ("input", "output"):
+            arrays = []
+            for index in range(len(list(data.glob(f"{side}_*.pb")))):
+                tensor = onnx.TensorProto()
+                tensor.ParseFromString((data / f"{side}_{index}.pb").read_bytes())
+                arrays.append(numpy_helper.to_array(tensor))
+            sides.append(arrays)
+        check(sides[1], rep.run(sides[0]), case.rtol, case.atol)
+    return "passed", ""
+
+
+def check(expected: Any, outputs: Any, rtol: float, atol: float) -> None:
+    """As the runner of onnx compares: equal dtypes and shapes, close values."""
+    import numpy as np
+
+    if len(expected) != len(outputs):
+        raise AssertionError(f"{len(outputs)} outputs, expected {len(expected)}")
+    for want, got in zip(expected, outputs, strict=True):
+        want = np.asarray(want)
+        if want.dtype != got.dtype:
+            raise AssertionError(f"dtype {got.dtype}, expected {want.dtype}")
+        if want.dtype.name == "bfloat16":
+            want, got = want.astype(np.float32), got.astype(np.float32)
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+def work(connection: Any, kinds: list[str], engine: str) -> None:
+    """A worker: takes indices of cases, gives outcomes."""
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+    warnings.simplefilter("ignore")
+    cases = load_cases(kinds)
+    while True:
+        index = connection.recv()
+        if index is None:
+            return
+        connection.send(run_case(cases[index], engine))
+
+
+class Worker:
+    """A process that runs cases; it is started anew after a crash or when a case takes too long."""
+
+    def __init__(self, kinds: list[str], engine: str, limit: float) -> None:
+        self._arguments = (kinds, engine)
+        self._limit = limit
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=work, args=(theirs, *self._arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def run(self, index: int) -> tuple[str, str]:
+        """Outcome and detail of case `index`."""
+        try:
+            self._connection.send(index)
+            if self._connection.poll(self._limit):
+                return self._connection.recv()  # type: ignore[no-any-return]
+            outcome = ("failed", f"took more than {self._limit} s")
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join(5)
+            outcome = ("crashed", f"exit code {self._process.exitcode}")
+        self._process.kill()
+        self._start()
+        return outcome
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.send(None)
+        self._process.join(5)
+
+
+def main() -> int:
+    """Run, print, and return 1 when a case crashed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", choices=("compiled", "reference"), default="compiled")
+    parser.add_argument("--filter", default="", help="only cases whose name contains this")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="default: node and real")
+    parser.add_argument("--list", action="append", default=[], help="print cases of this outcome")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one case")
+    options = parser.parse_args()
+    kinds = options.kind or ["node", "real"]
+    cases = load_cases(kinds)
+    chosen = [i for i, case in enumerate(cases) if options.filter in case.name]
+    worker = Worker(kinds, options.engine, options.limit)
+    totals: collections.Counter[str] = collections.Counter()
+    table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    begin = time.monotonic()
+    for index in chosen:
+        outcome, detail = worker.run(index)
+        totals[outcome] += 1
+        table[operator_of(cases[index])][outcome] += 1
+        if outcome == "crashed" or outcome in options.list:
+            print(f"{outcome:12} {cases[index].name}: {detail}", flush=True)
+    worker.stop()
+    for operator, counts in sorted(table.items()):
+        if set(counts) != {"passed"}:
+            print(f"{operator:32} {dict(counts)}")
+    print(f"{dict(totals)} of {len(chosen)} in {time.monotonic() - begin:.0f} s")
+    return int(totals["crashed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+    sys.exit(main())
