@@ -54,9 +54,7 @@ def conv2d(size: int = 7, channels: int = 3, filters: int = 5) -> PrimFunc:
     w = te.placeholder((3, 3, channels, filters), name="W")
 
     def pad(h: Var, v: Var, c: Var):
-        inside = logical_and(
-            logical_and(h >= 1, h < size + 1), logical_and(v >= 1, v < size + 1)
-        )
+        inside = logical_and(logical_and(h >= 1, h < size + 1), logical_and(v >= 1, v < size + 1))
         return if_then_else(inside, x[h - 1, v - 1, c], 0.0)
 
     p = te.compute((size + 2, size + 2, channels), pad, name="P")
@@ -112,9 +110,7 @@ def inputs_of(func: PrimFunc, seed: int = 0, **symbols: int) -> list[np.ndarray]
 
 
 def _shape(buffer, symbols: dict[str, int]) -> tuple[int, ...]:
-    return tuple(
-        symbols[dim.name] if isinstance(dim, Var) else dim.value for dim in buffer.shape
-    )
+    return tuple(symbols[dim.name] if isinstance(dim, Var) else dim.value for dim in buffer.shape)
 
 
 def output_of(func: PrimFunc, inputs: Sequence[np.ndarray], **symbols: int) -> np.ndarray:
@@ -131,6 +127,4 @@ def check_same(before: PrimFunc, after: PrimFunc, seed: int = 0, **symbols: int)
     expected = output_of(before, inputs, **symbols)
     assert not np.isnan(expected).any()
     # float32 sums of a few dozen terms of size 1: reordering costs some 1e-6.
-    np.testing.assert_allclose(
-        output_of(after, inputs, **symbols), expected, rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(output_of(after, inputs, **symbols), expected, rtol=1e-5, atol=1e-5)

@@ -209,6 +209,29 @@ def is_product(indices: Sequence[Expr], box: Sequence[Box1 | None], inner: Domai
     return points >= places
 
 
+def is_injective(indices: Sequence[Expr], inner: Domain) -> bool:
+    """Whether different iterations of `inner` surely give different `indices`: each loop occurs
+    once, with a step no smaller than what the steps below it reach. False means "not seen"."""
+    missing = {var for var, (_, size) in inner.items() if as_int(size) != 1}
+    for index in indices:
+        steps: list[tuple[int, int | None]] = []
+        for atom, count in affine(index).terms.values():
+            if type(atom) is not Var:
+                if uses_var(atom, set(inner)):
+                    return False
+            elif atom in inner:
+                if atom not in missing:
+                    return False
+                missing.discard(atom)
+                steps.append((abs(count), as_int(inner[atom][1])))
+        reach: int | None = 1
+        for step, size in sorted(steps, key=lambda item: item[0]):
+            if reach is None or step < reach:
+                return False
+            reach = None if size is None else reach + step * (size - 1)
+    return not missing
+
+
 def constant_bounds(value: Affine, ranges: Mapping[Var, tuple[int, int]]) -> tuple[float, float]:
     """The least and greatest value, given inclusive ranges of variables."""
     low: float = value.constant

@@ -43,6 +43,10 @@ def _divides(value: Expr) -> bool:
     return any(type(n) in (FloorDiv, FloorMod) for n in pre_order(value))
 
 
+def _size(value: Expr) -> int:
+    return sum(1 for _ in pre_order(value))
+
+
 def _needs_work(block: Block) -> bool:
     return _divides(block.predicate) or any(_divides(bound.binding) for bound in block.iters)
 
@@ -50,7 +54,12 @@ def _needs_work(block: Block) -> bool:
 def _simplified(block: Block, analyzer: Analyzer) -> Block:
     iters = []
     for bound in block.iters:
-        binding = analyzer.simplify(bound.binding) if _divides(bound.binding) else bound.binding
+        binding = bound.binding
+        if _divides(binding):
+            simpler = analyzer.simplify(binding)
+            # Other forms of the same size would hide that two bindings share a fused loop.
+            if _size(simpler) < _size(binding):
+                binding = simpler
         iters.append(IterVar(bound.extent, bound.kind, binding, bound.var, span=bound.span))
     predicate = analyzer.simplify(block.predicate)
     result: Block = block.replace(iters=tuple(iters), predicate=predicate)

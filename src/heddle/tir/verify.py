@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import Random
 from typing import Any, Final, NoReturn
 
 from heddle.arith import Analyzer
@@ -23,6 +24,7 @@ from heddle.ir.structural import structural_equal
 from heddle.ir.walk import post_order, pre_order, uses_var
 from heddle.support import UserError
 from heddle.tir.build import shape_symbols
+from heddle.tir.interp import evaluate
 from heddle.tir.nodes import (
     Allocate,
     Assert,
@@ -219,8 +221,10 @@ class _Verifier:
         for loop in self.loops:
             if as_int(loop.extent) == 1:
                 continue
-            if loop.kind is ForKind.VECTORIZED and block.init is None and (
-                bound.kind is IterKind.REDUCTION
+            if (
+                loop.kind is ForKind.VECTORIZED
+                and block.init is None
+                and (bound.kind is IterKind.REDUCTION)
             ):
                 continue  # lanes are combined; the vectorizer checks that it can
             if loop.kind in (ForKind.PARALLEL, ForKind.VECTORIZED) and uses_var(
@@ -241,14 +245,35 @@ class _Verifier:
         if not open_:
             return
         with analyzer.assume(block.predicate):
-            for bound in open_:
-                if not _within(analyzer, bound):
-                    reach = analyzer.bounds(bound.binding)
-                    self.fail(
-                        bound,
-                        f"the binding of `{bound.var.name}` reaches [{reach.lo}, {reach.hi}], "
-                        "which is not shown to lie in [0, extent) where the predicate holds",
-                    )
+            open_ = [bound for bound in open_ if not _within(analyzer, bound)]
+        for bound in open_:
+            witness = self.witness(block, bound)
+            if witness:
+                self.fail(
+                    bound,
+                    f"the binding of `{bound.var.name}` leaves [0, extent) where the predicate "
+                    f"holds: {witness}",
+                )
+
+    def witness(self, block: Block, bound: IterVar) -> str:
+        """An iteration at which a binding is out of its domain; empty when none is found.
+
+        What arithmetic can neither prove nor refute is tried at some iterations, most of them at
+        the ends of loops.
+        """
+        random = Random(0)
+        inside = evaluate(block.predicate)
+        value, extent = evaluate(bound.binding), evaluate(bound.extent)
+        outer = [n for n in self.defined if type(n) is Var and n.dtype.is_int]
+        for _ in range(_TRIALS):
+            env: dict[Any, Any] = {var: random.randrange(1, 40) for var in outer}
+            if not _enter_loops(env, self.loops, random) or not inside(env):
+                continue
+            reached, limit = value(env), extent(env)
+            if not 0 <= reached < limit:
+                at = ", ".join(f"{n.var.name} = {env[n.var]}" for n in self.loops)
+                return f"at {at} it is {reached}, and the extent is {limit}"
+        return ""
 
     def analyzer(self) -> Analyzer:
         """An analyzer that knows the loops and iteration variables around."""
@@ -374,6 +399,20 @@ class _Verifier:
                     f"index {dim} of `{buffer.name}` lies in [{reach.lo}, {reach.hi}], outside "
                     f"[0, {'its dimension' if limit is None else limit})",
                 )
+
+
+_TRIALS: Final = 200
+
+
+def _enter_loops(env: dict[Any, Any], loops: list[For], random: Random) -> bool:
+    """Choose an iteration of each loop; False when one has none."""
+    for loop in loops:
+        start, count = evaluate(loop.min)(env), evaluate(loop.extent)(env)
+        if count <= 0:
+            return False
+        offset = random.choice((0, count - 1, random.randrange(count)))
+        env[loop.var] = start + offset
+    return True
 
 
 def _within(analyzer: Analyzer, bound: IterVar) -> bool:

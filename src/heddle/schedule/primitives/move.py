@@ -122,6 +122,7 @@ def reverse_compute_at(
             raise fail(
                 sch, name, f"block `{consumer.name}` inside {loop} reads what `{node.name}` writes"
             )
+    _check_whole(sch, name, node, producers, inside, loop)
     if node.name not in inside:
         _check_order(sch, name, node, producers, loop)
     sch.change({node: None})
@@ -135,9 +136,7 @@ def reverse_compute_at(
     else:
         domains = _domains_of_reads(sch, node, producers, target, around)
         guard = _shared_guard(producers, {*(n.var for n in shared), *shape_symbols(sch.func)})
-        nest = _place(
-            node, domains, around, guard=guard, preserve_unit_loops=preserve_unit_loops
-        )
+        nest = _place(node, domains, around, guard=guard, preserve_unit_loops=preserve_unit_loops)
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
     sch.change({children[last]: seq(children[last], nest)})
@@ -195,6 +194,39 @@ def _check_complete(
                         f"`{bound.var.name}` of block `{producer.name}`: inside {loop}, block "
                         f"`{node.name}` would read unfinished values; choose a loop around it",
                     )
+
+
+def _check_whole(
+    sch: Schedule,
+    name: str,
+    node: Block,
+    producers: list[Block],
+    inside: set[str],
+    loop: LoopRef,
+) -> None:
+    """Raise when `node` is only a part of what writes its buffer, or the loop makes only a part
+    of what `node` reads: main loop and tail of a split are such parts."""
+    for region in node.writes:
+        for other in sch.state.writers[region.buffer]:
+            if other.name != node.name:
+                raise fail(
+                    sch,
+                    name,
+                    f"block `{other.name}` writes `{region.buffer.name}` as well as "
+                    f"`{node.name}`; move the block before splitting or decomposing it",
+                )
+    for producer in producers:
+        read = {region.buffer for region in producer.reads}
+        for region in producer.writes:
+            others = [p for p in sch.state.writers[region.buffer] if p.name not in inside]
+            # An update in place finishes what an init outside the loop has begun.
+            if others and region.buffer not in read:
+                raise fail(
+                    sch,
+                    name,
+                    f"block `{others[0].name}` outside {loop} writes another part of "
+                    f"`{region.buffer.name}`, which `{node.name}` reads",
+                )
 
 
 def _check_order(

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from heddle.ir.expr import Expr, Var, const
-from heddle.ir.walk import uses_var
-from heddle.schedule.state import State, blocks_below, walk
+from heddle.ir.expr import Expr, Var, as_int, const
+from heddle.ir.walk import rewrite, uses_var
+from heddle.schedule.primitives.reduce import without_init
+from heddle.schedule.state import State, blocks_below, edit, walk
 from heddle.tir.build import replace_buffers, seq
 from heddle.tir.nodes import Block, Buffer, For, ForKind, IterKind, Stmt
 
@@ -35,6 +36,8 @@ def peel_tail(
     private = _private_buffers(sch.state, old)
     copies = {buffer: buffer.replace(name=f"{buffer.name}_tail") for buffer in private}
     copy = copy_statement(sch.state, replace_buffers(old.body, copies), "_tail")
+    if as_int(done) is not None:
+        copy = _without_inits(copy, old.var)
     copy = rebind(copy, {old.var: old.min + done + tail_var})
     tail = For(const(0), rest, ForKind.SERIAL, tail_var, copy, old.annotations)
     main_nest = nest(list(zip(variables, extents, strict=True)), main)
@@ -46,6 +49,18 @@ def peel_tail(
                 body=root.replace(alloc_buffers=(*root.alloc_buffers, *copies.values()))
             )
         )
+
+
+def _without_inits(stmt: Stmt, var: Var) -> Stmt:
+    """`stmt` without the `init` of reductions over `var`: the main loops have run it."""
+    changes: dict[Stmt, Stmt | None] = {
+        block: without_init(block)
+        for block in blocks_below(stmt)
+        if block.init is not None
+        and any(b.kind is IterKind.REDUCTION and uses_var(b.binding, var) for b in block.iters)
+    }
+    result = edit(stmt, changes)
+    return stmt if result is None else result
 
 
 def _private_buffers(state: State, loop: For) -> list[Buffer]:
@@ -71,8 +86,6 @@ def _private_buffers(state: State, loop: For) -> list[Buffer]:
 
 def copy_statement(state: State, stmt: Stmt, suffix: str) -> Stmt:
     """A copy of `stmt` with fresh loop and iteration variables and fresh block names."""
-    from heddle.ir.walk import rewrite
-
     memo: dict[object, object] = {}
     names: dict[str, str] = {}
     for found in walk(stmt):

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heddle.arith import detect_iter_map
 from heddle.ir.expr import And, Expr, Var, logical_and
 from heddle.ir.walk import rewrite, substitute, uses_var
+from heddle.schedule.affine import is_injective
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import has_loops, point_reads
+from heddle.schedule.state import edit
 from heddle.tir.build import TRUE, make_block, seq
 from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Stmt
 
@@ -54,23 +57,52 @@ def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> Block
                     f"value again; choose loop `{outer.var.name}` or one around it",
                 )
     inner = loops[position:]
+    _check_once(sch, node, loops, position)
     kept = [n for n in inner if any(uses_var(b.binding, n.var) for b in spatial)]
     initial = _init_nest(sch, node, spatial, inner, kept)
-    written = [] if has_loops(node) else [r.buffer for r in node.writes]
-    reads = node.reads
-    if not has_loops(node):
-        reads = tuple(point_reads([node.body], ()))
-    else:
-        reads = (*node.reads, *(r for r in node.writes if r.buffer not in written))
-    update = node.replace(init=None, reads=reads)
     site = sch.state.loop(loop.var)
-    from heddle.schedule.state import edit
-
-    changed = edit(site, {node: update})
+    changed = edit(site, {node: without_init(node)})
     assert changed is not None
     init_name = initial[1].name
     sch.change({site: seq(initial[0], changed)})
     return BlockRef(init_name)
+
+
+def without_init(node: Block) -> Block:
+    """The updates of a reduction alone: they read what they write."""
+    reads = (*node.writes, *node.reads) if has_loops(node) else point_reads([node.body], ())
+    result: Block = node.replace(init=None, reads=tuple(reads))
+    return result
+
+
+def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> None:
+    """Raise unless the loops from `position` on run each step of the reduction once, and no other
+    block has written the elements before."""
+    name = "decompose_reduction"
+    order = list(sch.state.block_links)
+    for region in node.writes:
+        for other in sch.state.writers[region.buffer]:
+            if order.index(other.name) < order.index(node.name):
+                raise fail(
+                    sch,
+                    name,
+                    f"block `{other.name}` has written `{region.buffer.name}` before, and its "
+                    "values would be lost; decompose before splitting with a tail",
+                )
+    bindings = [bound.binding for bound in node.iters]
+    inner = {n.var: (n.min, n.extent) for n in loops[position:]}
+    if is_injective(bindings, inner):
+        return
+    everywhere = {n.var: (n.min, n.extent) for n in loops}
+    for domain in (everywhere, inner):
+        if detect_iter_map(bindings, domain, node.predicate):
+            return
+    raise fail(
+        sch,
+        name,
+        f"loop `{loops[position].var.name}` and those inside it run block `{node.name}` several "
+        "times for the same elements, each time from the start value; choose a loop further in",
+    )
 
 
 def _init_nest(
