@@ -13,7 +13,6 @@ RULES = RuleTable(
     ((x // y) // z >> x // (y * z), z > 0),
     # the digits of a number in mixed radix: divide first, then take the remainder
     ((x % c1) // c2 >> (x // c2) % (c1 // c2), (c1 > 0) & (c2 > 0) & (c1 % c2 == 0)),
-    ((x % c1) % c2 >> x % c2, (c2 > 0) & (c1 % c2 == 0)),
     (x % y) % y >> x % y,
     # rounding does not matter where nothing is negative
     (truncdiv(x, y) >> x // y, (x >= 0) & (y > 0)),

@@ -6,7 +6,6 @@ from heddle.arith.pattern import RuleTable, select, variables
 x, y, z, b = variables("x y z b")
 
 RULES = RuleTable(
-    select(b, x, x) >> x,
     select(~b, x, y) >> select(b, y, x),
     select(b, select(b, x, y), z) >> select(b, x, z),
     select(b, x, select(b, y, z)) >> select(b, x, z),
