@@ -26,7 +26,7 @@ from typing import Any
 from heddle.graph.nodes import Function
 from heddle.ir import IRModule
 from heddle.script.parse_base import Context, Source
-from heddle.script.parser import _guarded, parse_function, parse_module, syntax_tree
+from heddle.script.parser import guarded, parse_function, parse_module, syntax_tree
 from heddle.support import UserError
 from heddle.tir.nodes import PrimFunc
 
@@ -74,7 +74,7 @@ def _parse_here(target: Any, frame: Any, parse: Callable[[Context, Any], Any]) -
     outer: Mapping[str, Any] = {**frame.f_globals, **_closure(target), **frame.f_locals}
     context = Context(source, outer)
     node = syntax_tree(source, dedented).body[0]
-    return _guarded(context, node, lambda: parse(context, node))
+    return guarded(context, lambda: parse(context, node))
 
 
 def _closure(target: Any) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class ExprParser(ParserBase):
                 return value
         self.fail(node, f"`{ast.unparse(node)}` is not a value")
 
-    def tuple(self, node: ast.Tuple | ast.List) -> Any:
+    def sequence(self, node: ast.Tuple | ast.List) -> Any:
         return tuple(self.value(item) for item in node.elts)
 
     # -- operators ---------------------------------------------------------------------------
@@ -185,7 +185,8 @@ class ExprParser(ParserBase):
         left, right = self.pair(node, a, b)
         with self.located(node):
             _check_operands(kind, left, right)
-        return kind(left, right, span=self.span(node))
+        made: E.Expr = kind(left, right, span=self.span(node))
+        return made
 
     def pair(self, node: ast.AST, a: Any, b: Any) -> tuple[E.Expr, E.Expr]:
         """Two operands in one dtype; a plain number takes the other's."""
@@ -430,9 +431,9 @@ class ExprParser(ParserBase):
     def quoted(self, node: ast.Constant) -> ast.expr:
         """The expression in a string, with the position of the string."""
         try:
-            inner = ast.parse(node.value, mode="eval").body
+            inner: ast.expr = ast.parse(str(node.value), mode="eval").body
         except SyntaxError:
-            self.fail(node, f"`{node.value}` is not an expression")
+            self.fail(node, f"{node.value!r} is not an expression")
         for item in ast.walk(inner):
             ast.copy_location(item, node)
         return inner
@@ -525,8 +526,8 @@ _HANDLERS: Final[Mapping[type, Callable[..., Any]]] = {
     ast.Constant: ExprParser.constant,
     ast.Name: ExprParser.name,
     ast.Attribute: ExprParser.attribute,
-    ast.Tuple: ExprParser.tuple,
-    ast.List: ExprParser.tuple,
+    ast.Tuple: ExprParser.sequence,
+    ast.List: ExprParser.sequence,
     ast.BinOp: ExprParser.binary,
     ast.UnaryOp: ExprParser.unary,
     ast.Compare: ExprParser.compare,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,7 +37,8 @@ def parse(
     context = Context(source, constants=constants or {})
     tree = syntax_tree(source, text)
     items = [node for node in tree.body if not _is_ignored(node)]
-    return _guarded(context, tree, lambda: _parse_items(context, tree, items))
+    result: Parsed = guarded(context, lambda: _parse_items(context, items))
+    return result
 
 
 def syntax_tree(source: Source, text: str) -> ast.Module:
@@ -60,7 +61,8 @@ def syntax_tree(source: Source, text: str) -> ast.Module:
         raise UserError("the script is nested too deeply to be parsed", span=span) from None
 
 
-def _guarded(context: Context, node: ast.AST, work: Any) -> Any:
+def guarded(context: Context, work: Callable[[], Any]) -> Any:
+    """The result of `work`; nesting that exhausts Python's stack is the script's mistake."""
     try:
         return work()
     except RecursionError:
@@ -74,14 +76,13 @@ def _is_ignored(node: ast.stmt) -> bool:
     return documentation or isinstance(node, (ast.Import, ast.ImportFrom))
 
 
-def _parse_items(context: Context, tree: ast.Module, items: Sequence[ast.stmt]) -> Parsed:
+def _parse_items(context: Context, items: Sequence[ast.stmt]) -> Parsed:
     if not items:
         raise UserError("the script is empty", span=context.source.at(1, 0, 1, 1))
     if len(items) == 1 and isinstance(items[0], ast.ClassDef):
         return parse_module(context, items[0])
     if len(items) == 1 and isinstance(items[0], ast.FunctionDef):
-        func = parse_function(context, items[0])
-        return func
+        return parse_function(context, items[0])
     return _parse_members(context, items)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from heddle.ir import DType, Node
+from heddle.ir import INT64, DType, Node
 from heddle.ir import expr as E
 from heddle.ir.node import init_fields
 from heddle.ir.types import FunctionType, TensorType, TupleType, Type
@@ -225,7 +225,7 @@ class ExprPrinter:
 
 
 def _is_int64(node: Any) -> bool:
-    return isinstance(node, E.IntImm) and node.dtype is E.INT64
+    return isinstance(node, E.IntImm) and node.dtype is INT64
 
 
 def _join(parts: list[list[Piece]]) -> list[Piece]:

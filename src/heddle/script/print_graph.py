@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from heddle.graph import nodes as graph
-from heddle.ir import GlobalVar, structural_equal
+from heddle.ir import INT64, GlobalVar, structural_equal
 from heddle.ir import expr as E
 from heddle.ir.types import FunctionType, TensorType, TupleType, Type
 from heddle.ir.walk import pre_order
@@ -67,7 +67,7 @@ class GraphPrinter:
             for var in pre_order(dim):
                 if isinstance(var, E.Var) and self.names.find(var) is None:
                     name = self.names.define(var, var.name)
-                    if var.dtype is not E.INT64:
+                    if var.dtype is not INT64:
                         self.expr.pending[var] = f'T.var("{var.dtype}", "{name}")'
         return self.expr.type(node)
 
@@ -173,8 +173,9 @@ class GraphPrinter:
         key = self._keys.get(id(data))
         if key is None:
             count = len(self.constants)
-            while (key := f"c{count}") in self.constants:
+            while f"c{count}" in self.constants:
                 count += 1
+            key = f"c{count}"
             self.constants[key] = data
             self._keys[id(data)] = key
         return f'G.constants["{key}"]'

@@ -408,7 +408,7 @@ def _is_plain_root(block: Block) -> bool:
 def shared_binders(func: PrimFunc) -> list[E.Var]:
     """The variables that more than one loop, let or block of `func` binds, in order."""
     order = list(post_order(func.body))
-    paths = {func.body: 1}
+    paths: dict[Node, int] = {func.body: 1}
     counts: dict[Any, int] = {}
     for node in reversed(order):
         paths.setdefault(node, 1)
