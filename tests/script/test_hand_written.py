@@ -11,6 +11,7 @@ from heddle.graph import nodes as graph
 from heddle.ir import DType, IRModule, first_mismatch, structural_equal
 from heddle.ir.expr import IntImm, Var
 from heddle.script import G, I, T, parse, to_text
+from heddle.support import UserError
 from heddle.tir.access import detect_access_regions
 from heddle.tir.build import collect, shape_symbols
 from heddle.tir.interp import run
@@ -198,3 +199,49 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert parse(out) is not None
     assert out == str(matmul) + "\n"
+
+
+@T.macro
+def relu(x):
+    return T.max(x, 0.0)
+
+
+@T.macro
+def clear(buffer, extent):
+    """Statements take the place of the call."""
+    for i in T.serial(extent):
+        buffer[i] = relu(-1.0 * SIZE)
+
+
+@T.macro
+def broken(x):
+    return x + unknown
+
+
+def test_macros() -> None:
+    @T.prim_func
+    def f(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+        i = A[0]
+        clear(B, 8)
+        B[0] = relu(i + A[1])
+
+    @T.prim_func(name="f")
+    def expected(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+        first = A[0]
+        for k in T.serial(8):
+            B[k] = 0.0
+        B[0] = T.max(first + A[1], 0.0)
+
+    assert first_mismatch(f, expected) is None
+
+
+def test_error_in_a_macro_points_into_it() -> None:
+    with pytest.raises(UserError, match="`unknown` is not defined") as caught:
+
+        @T.prim_func
+        def f(A: T.Buffer((8,), "float32")):
+            A[0] = broken(A[1])
+
+    span = caught.value.span
+    assert span is not None
+    assert span.source_line() == "    return x + unknown"

@@ -12,7 +12,7 @@
                 B[vi] = A[vi] * 2.0
 
 A decorator reads the source of what it decorates and gives the IR; Python never runs the body.
-Integers, floats, strings and dtypes of the surrounding code may be used in it by name.
+Integers, floats, strings, dtypes and macros of the surrounding code may be used in it by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from heddle.graph.nodes import Function
 from heddle.ir import IRModule
-from heddle.script.parse_base import Context, Source
+from heddle.script.parse_base import Context, Macro, Source
 from heddle.script.parser import guarded, parse_function, parse_module, syntax_tree
 from heddle.support import UserError
 from heddle.tir.nodes import PrimFunc
@@ -111,6 +111,19 @@ class _LoopNamespace(Namespace):
             return result
 
         return decorate if func is None else decorate(func)
+
+    def macro(self, target: Any) -> Macro:
+        """Decorator: the body of the function takes the place of its calls in scripts.
+
+        Parameters stand for the expressions and buffers of the call. A body that is one `return`
+        makes an expression, any other body statements.
+
+            @T.macro
+            def relu(x):
+                return T.max(x, 0.0)
+        """
+        macro: Macro = _parse_here(target, sys._getframe(1), lambda c, node: Macro(node, c))
+        return macro
 
 
 class _GraphNamespace(Namespace):

@@ -8,7 +8,7 @@ import difflib
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -80,6 +80,20 @@ class Context:
     shared: dict[str, Declared] = field(default_factory=dict)
 
 
+@dataclass
+class Macro:
+    """A function with `@T.macro`: its body takes the place of a call."""
+
+    node: ast.FunctionDef
+    context: Context
+
+    def body(self) -> list[ast.stmt]:
+        """The statements without documentation."""
+        first = self.node.body[0]
+        documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+        return self.node.body[1:] if documented else self.node.body
+
+
 class ParserBase:
     """Scopes and errors."""
 
@@ -145,6 +159,31 @@ class ParserBase:
             )
         self.scopes[-1][name] = value = make()
         return value
+
+    @contextmanager
+    def inside(self, macro: Macro, values: dict[str, Any]) -> Iterator[None]:
+        """Parse in the place where `macro` was written: it sees its parameters, not the caller."""
+        context, scopes = self.context, self.scopes
+        self.context = replace(
+            macro.context,
+            constants=context.constants,
+            functions=context.functions,
+            shared=context.shared,
+        )
+        self.scopes = [{}, values]
+        try:
+            yield
+        finally:
+            self.context, self.scopes = context, scopes
+
+    def macro(self, node: ast.AST) -> Macro | None:
+        """The macro that a call names, or None."""
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            return None
+        if self.lookup(node.func.id) is not None:
+            return None
+        found = self.context.outer.get(node.func.id)
+        return found if isinstance(found, Macro) else None
 
     def outer_value(self, name: str) -> Any:
         """The value of a name around a decorated script if it is one that scripts may use."""

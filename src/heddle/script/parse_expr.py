@@ -17,7 +17,7 @@ from heddle.ir import BOOL, INT64, DType
 from heddle.ir import expr as E
 from heddle.ir.types import FunctionType, TensorType, TupleType, Type
 from heddle.script.numbers import call_context, call_dtype, number
-from heddle.script.parse_base import Declared, ParserBase, suggestion
+from heddle.script.parse_base import Declared, Macro, ParserBase, suggestion
 from heddle.support import UserError
 from heddle.tir.intrin import INTRINSICS
 from heddle.tir.nodes import Buffer, BufferLoad
@@ -286,6 +286,9 @@ class ExprParser(ParserBase):
 
     def call(self, node: ast.Call) -> Any:
         name = self.called(node)
+        macro = self.macro(node)
+        if macro is not None:
+            return self.expand(node, macro)
         if name is None:
             if isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
                 return self.two_operands(node, node.func.id)
@@ -300,6 +303,21 @@ class ExprParser(ParserBase):
             return self.typed(node, DType.of(name))
         known = {*INTRINSICS, *_CALLS, *_TWO, "select", "float32", "int64"}
         self.fail(node.func, f"there is no `T.{name}`{suggestion(name, known)}")
+
+    def expand(self, node: ast.Call, macro: Macro) -> Any:
+        """The value of a macro whose body is one `return`."""
+        values = self.macro_arguments(node, macro)
+        body = macro.body()
+        if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
+            self.fail(node, f"macro `{macro.node.name}` is made of statements and has no value")
+        with self.inside(macro, values):
+            return self.value(body[0].value)
+
+    def macro_arguments(self, node: ast.Call, macro: Macro) -> dict[str, Any]:
+        """The arguments of a macro's call by parameter name."""
+        parameters = tuple(arg.arg for arg in macro.node.args.args)
+        given = self.arguments(node, parameters)
+        return {name: self.value(item) for name, item in given.items()}
 
     def two_operands(self, node: ast.Call, name: str) -> E.Expr:
         if name == "select":

@@ -11,7 +11,7 @@ from typing import Any, Final
 from heddle.ir import BOOL, INT64, DType, Node, structural_equal
 from heddle.ir import expr as E
 from heddle.script.numbers import number
-from heddle.script.parse_base import Context, Declared, suggestion
+from heddle.script.parse_base import Context, Declared, Macro, suggestion
 from heddle.script.parse_expr import ExprParser
 from heddle.support import UserError
 from heddle.tir.access import detect_access_regions
@@ -186,6 +186,10 @@ class StmtParser(ExprParser):
         for node in body:
             if self.is_header(node, parts, in_function):
                 continue
+            macro = self.macro(node.value) if isinstance(node, ast.Expr) else None
+            if macro is not None and isinstance(node, ast.Expr):
+                levels[-1][0].extend(self.expand_statements(node.value, macro, parts))
+                continue
             wrapper = self.binding(node)
             if wrapper is not None:
                 levels.append(([], wrapper))
@@ -196,6 +200,16 @@ class StmtParser(ExprParser):
             if wrapper is not None:
                 levels[-1][0].append(wrapper(self.fold(stmts)))
         return levels[0][0]
+
+    def expand_statements(
+        self, node: ast.expr, macro: Macro, parts: BlockParts | None
+    ) -> list[Stmt]:
+        """The statements of a macro, with its parameters bound to the arguments of the call."""
+        if not isinstance(node, ast.Call):
+            self.fail(node, "expected the call of a macro")
+        values = self.macro_arguments(node, macro)
+        with self.inside(macro, values):
+            return self.elements(macro.body(), parts)
 
     # -- what a block or a function says about itself -----------------------------------------
 
