@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import zlib
 
@@ -13,6 +14,7 @@ from heddle import op, te
 from heddle.graph import Call, Constant, Var
 from heddle.ir import DType, TensorType, TupleType, structural_equal
 from heddle.op.registry import KINDS
+from heddle.op.sample import Sample
 from heddle.tir import interp
 
 OPS = sorted(op.all_ops())
@@ -22,7 +24,7 @@ CASES = [
     for index in range(len(op.get(name).sample_cases))
 ]
 # Half precision results round once to 11 bits; float32 sums of a few dozen terms lose a few ulp.
-TOLERANCE = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-5, "float64": 1e-12}
 
 
 def _seed(name: str, index: int) -> int:
@@ -45,11 +47,41 @@ def test_declaration(name: str) -> None:
     assert getattr(op, name) is found, "a submodule hides the operator"
 
 
+DTYPES_OF = {
+    name: frozenset.intersection(*op.get(name).dtypes.values())
+    if op.get(name).dtypes
+    else frozenset()
+    for name in OPS
+}
+
+
+def _half_samples() -> list[object]:
+    """The first sample of each operator of floats, in the 16-bit formats."""
+    found = []
+    for name in OPS:
+        sample = next(iter(op.get(name).sample_cases), Sample(()))
+        is_float = [a is None or a.dtype == "float32" for a in sample.args]
+        admitted = DTYPES_OF[name] >= {"float16", "bfloat16"}
+        if sample.args and all(is_float) and admitted:
+            for dtype in ("float16", "bfloat16"):
+                args = tuple(a and dataclasses.replace(a, dtype=dtype) for a in sample.args)
+                found.append(pytest.param(name, Sample(args, sample.attrs), id=f"{name}-{dtype}"))
+    return found
+
+
+@pytest.mark.parametrize("name, sample", _half_samples())
+def test_half_precision(name: str, sample: Sample) -> None:
+    _check(op.get(name), sample, _seed(name, 0))
+
+
 @pytest.mark.parametrize("name, index", CASES)
 def test_rules_agree(name: str, index: int) -> None:
-    """The type that is inferred, the reference and the kernel agree."""
-    found, sample = op.get(name), op.get(name).sample_cases[index]
-    arrays = sample.draw(_seed(name, index))
+    _check(op.get(name), op.get(name).sample_cases[index], _seed(name, index))
+
+
+def _check(found: op.Op, sample: Sample, seed: int) -> None:
+    """The type that is inferred, the reference and the interpreted kernel agree."""
+    arrays = sample.draw(seed)
     variables = [
         None if a is None else Var(f"x{i}", TensorType.of(a.shape, DType.of(a.dtype)))
         for i, a in enumerate(arrays)
@@ -68,12 +100,13 @@ def test_rules_agree(name: str, index: int) -> None:
     outputs = found.compute(inputs, call.attrs)
     assert [(t.dtype, _static(t)) for t in outputs] == [(t.dtype, t.static_shape) for t in types]
     results = [np.empty(t.static_shape, t.dtype.numpy) for t in types]
-    interp.run(te.create_prim_func([*inputs, *outputs], name=name), *present, *results)
+    func = te.create_prim_func([*inputs, *outputs], name=found.name)
+    interp.run(func, *present, *results)
     for got, want in zip(results, expected, strict=True):
         if want.dtype.kind in "iub":
             np.testing.assert_array_equal(got, want)
         else:
-            near = TOLERANCE.get(want.dtype.name, 1e-2)
+            near = TOLERANCE[want.dtype.name]
             np.testing.assert_allclose(
                 got.astype(np.float64), want.astype(np.float64), rtol=near, atol=near
             )
