@@ -77,13 +77,7 @@ def _figures(
     calls = [value for part in times for value in part]
     medians = [statistics.median(part) for part in times]
     median = statistics.median(calls)
-    counts = {kernel.name: kernel.count for kernel in found.kernels}
-    flops = [
-        entry["flops"] * counts.get(entry.get("name"), 0)
-        for entry in executable.metadata.get("kernels") or []
-        if isinstance(entry, dict) and isinstance(entry.get("flops"), (int, float))
-    ]
-    total = sum(flops)
+    total = 1e6 * sum(kernel.median_ms * (kernel.gflops or 0.0) for kernel in found.kernels)
     return {
         "model": executable.name,
         "threads": executable.num_threads,
@@ -128,6 +122,6 @@ def _text(data: Mapping[str, Any]) -> str:
         rows.append(["speed", f"{data['gflops']:.1f} GFLOP/s"])
     if data["peak_gflops"] is not None:
         share = data["share_of_peak"]
-        of_it = "" if share is None else f"; this is {share:.0%} of it"
+        of_it = "" if share is None else f"; this is {share:.1%} of it"
         rows.append(["peak", f"{data['peak_gflops']:.0f} GFLOP/s of float32 multiply-add{of_it}"])
     return table(rows)

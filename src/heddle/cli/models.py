@@ -142,8 +142,8 @@ def _compile_data(
         "from_cache": report.from_cache,
         "kernels": len(executable.info.kernels) or report.kernels,
         "cached_kernels": report.cached_kernels,
-        "arena_bytes": report.arena_bytes,
-        "live_peak_bytes": report.live_bytes,
+        "arena_bytes": executable.metadata.get("arena", report.arena_bytes),
+        "live_peak_bytes": executable.metadata.get("live_peak", report.live_bytes),
         "constant_bytes": executable.info.constants_size,
     }
 

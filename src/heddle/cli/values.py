@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -86,30 +87,31 @@ def _read(text: str, executable: Executable) -> Arrays:
 
 
 def _load_array(path: Path) -> np.ndarray:
-    found = _open(path)
-    if not isinstance(found, np.ndarray):
-        found.close()
+    found = _load(path)
+    if isinstance(found, dict):
         raise UserError(f"{path}: expected one array in a .npy file, got an archive of several")
     return found
 
 
 def _load_archive(path: Path) -> Arrays:
-    found = _open(path)
-    if isinstance(found, np.ndarray):
+    found = _load(path)
+    if not isinstance(found, dict):
         raise UserError(f"{path}: expected an archive of arrays (.npz), got one array")
-    try:
-        with found:
-            return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable .npz file: {error}") from error
+    return found
 
 
-def _open(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
+def _load(path: Path) -> np.ndarray | Arrays:
+    """The array of a .npy file, or the arrays of an archive. Objects are refused: they are code."""
     try:
-        return np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return found
+            with found:
+                return {name: found[name] for name in found.files}
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "not a readable .npy or .npz file"
         raise UserError(f"{path}: {reason}") from error
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`heddle compile` and `heddle run`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import heddle
+
+from .conftest import Run, expected
+
+
+def test_compile_reports(heddle_command: Run, model: Path, tmp_path: Path) -> None:
+    out, header = tmp_path / "out.so", tmp_path / "out.h"
+    result = heddle_command("compile", model, "-o", out, "--header", header, "--name", "my model")
+    assert result.exit_code == 0, result.stderr
+    for text in ("out.so (", "out.h", "x: float32[3, 8]", "y: float32[3, 5]", "time"):
+        assert text in result.stdout
+    assert "kernels ..." in result.stderr
+    assert "my_model_run(" in header.read_text()
+    x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    np.testing.assert_allclose(heddle.load(out)(x).numpy(), expected(x), rtol=1e-5, atol=1e-6)
+
+
+def test_compile_json(heddle_command: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ("compile", model, "-o", tmp_path / "out.so", "--json", "--quiet")
+    result = heddle_command(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    data = json.loads(result.stdout)
+    assert data["inputs"] == [{"name": "x", "dtype": "float32", "shape": [3, 8]}]
+    assert data["library_bytes"] == os.path.getsize(tmp_path / "out.so")
+    assert data["kernels"] >= 1
+    assert data["arena_bytes"] >= data["live_peak_bytes"]
+    again = json.loads(heddle_command(*arguments).stdout)
+    assert again["from_cache"]
+    assert {key: again[key] for key in ("inputs", "kernels", "constant_bytes")} == {
+        key: data[key] for key in ("inputs", "kernels", "constant_bytes")
+    }
+
+
+def test_compile_for_an_older_processor(heddle_command: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "old.so"
+    options = ("--target", "llvm -mcpu=x86-64", "--num-threads", 1, "--no-cache")
+    result = heddle_command("compile", model, "-o", out, *options)
+    assert result.exit_code == 0, result.stderr
+    x = np.random.default_rng(2).standard_normal((3, 8)).astype(np.float32)
+    np.testing.assert_allclose(heddle.load(out)(x).numpy(), expected(x), rtol=1e-5, atol=1e-6)
+
+
+def test_run_files(heddle_command: Run, library: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(3).standard_normal((3, 8)).astype(np.float32)
+    np.savez(tmp_path / "in.npz", x=x)
+    np.save(tmp_path / "x.npy", np.asfortranarray(x))
+    for given in (tmp_path / "in.npz", tmp_path / "x.npy", f"x={tmp_path / 'x.npy'}"):
+        out = tmp_path / "out.npz"
+        result = heddle_command("run", library, "--inputs", given, "--outputs", out)
+        assert result.exit_code == 0, result.stderr
+        with np.load(out) as found:
+            assert found.files == ["y"]
+            np.testing.assert_allclose(found["y"], expected(x), rtol=1e-5, atol=1e-6)
+
+
+def test_run_random_is_seeded(heddle_command: Run, library: Path) -> None:
+    runs = [heddle_command("run", library, "--random", seed, "--json") for seed in (1, 1, 2)]
+    first, again, other = [json.loads(run.stdout)["outputs"][0] for run in runs]
+    assert first == again
+    assert first["mean"] != other["mean"]
+    assert first["min"] == 0.0
+    assert first["max"] > 0.1
+    assert first["not_finite"] == 0
+
+
+def test_run_symbolic_dimension(heddle_command: Run, dynamic_model: Path) -> None:
+    result = heddle_command("run", dynamic_model, "--random", 1, "--dim", "batch=7", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["outputs"][0]["shape"] == [7, 5]
+    result = heddle_command("run", dynamic_model, "--random", 1, "--shape", "x=4,8", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["outputs"][0]["shape"] == [4, 5]
+
+
+def test_values_that_are_not_finite_pass_through(
+    heddle_command: Run, library: Path, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(4).standard_normal((3, 8)).astype(np.float32)
+    x[1, 2] = np.nan
+    np.savez(tmp_path / "in.npz", x=x)
+    result = heddle_command("run", library, "--inputs", tmp_path / "in.npz")
+    assert result.exit_code == 0, result.stderr
+    assert "5 not finite" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--random", 1, "--dim", "rows=3"), "--dim rows: the model's symbolic dimensions are"),
+        (("--random", 1, "--dim", "batch"), "--dim batch: expected NAME=SIZE"),
+        (("--dim", "batch=1"), "give --random SEED as well"),
+        (("--shape", "x=3,8"), "--shape is for models that are compiled"),
+        (("--shape", "x"), "--shape x: expected NAME=DIM,DIM"),
+        (("--shape", "x=3,-8"), "`-8` is no dimension"),
+        ((), "missing input `x`, expected `x: float32[3, 8]`"),
+        (("--inputs", "nowhere.npz"), "nowhere.npz: there is no such file"),
+        (("--inputs", "{text}"), "not a readable .npy or .npz file"),
+        (("--inputs", "{cut}"), "not a readable .npy or .npz file"),
+        (("--inputs", "{other}"), "the model has no input `z`; its inputs: `x: float32[3, 8]`"),
+        (("--inputs", "{wide}"), "input `x`: dtype is float64, expected float32"),
+        (("--inputs", "x={other}"), "expected one array in a .npy file, got an archive"),
+        (("--random", 1, "--outputs", "{missing}"), "cannot write"),
+    ],
+)
+def test_bad_input_is_told(
+    heddle_command: Run, library: Path, tmp_path: Path, arguments: tuple, message: str
+) -> None:
+    x = np.random.default_rng(4).standard_normal((3, 8))
+    files = {name: tmp_path / f"{name}.npz" for name in ("text", "other", "wide", "cut")}
+    files["text"].write_text("no archive")
+    np.savez(files["other"], z=x)
+    np.savez(files["wide"], x=x)
+    files["cut"].write_bytes(files["wide"].read_bytes()[:100])
+    files["missing"] = tmp_path / "nowhere" / "out.npz"
+    result = heddle_command("run", library, *(str(item).format(**files) for item in arguments))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_pickles_are_not_opened(heddle_command: Run, library: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=np.array([{"an": "object"}], dtype=object))
+    result = heddle_command("run", library, "--inputs", tmp_path / "in.npz")
+    assert result.exit_code == 1
+    assert "not a readable .npy or .npz file" in result.stderr
