@@ -17,7 +17,7 @@ from heddle.op.interp import interpret
 from heddle.passes.graph.anf import evaluate_dim
 from heddle.passes.graph.fuse import fuse
 from heddle.passes.graph.host_plan import HostPlan, Storage
-from heddle.passes.graph.lower import lower
+from heddle.passes.graph.lower import Lower, lower
 from heddle.passes.graph.plan import plan_memory
 from heddle.support import UserError
 from heddle.tir import interp as tir_interp
@@ -69,8 +69,8 @@ def check_plan(
     before: IRModule, *, in_place: bool = False, **symbols: int
 ) -> tuple[IRModule, HostPlan]:
     """Fuse, lower and plan; the executed plan gives what the model computes."""
-    lowered = lower(fuse(before))
-    plan = plan_memory(lowered, in_place=in_place)
+    lowered = Lower(in_place=in_place)(fuse(before))
+    plan = plan_memory(lowered)
     inputs = draw(before, **symbols)
     wanted = as_tuple(interpret(before, inputs))
     for result, expected in zip(execute(lowered, plan, inputs), wanted, strict=True):

@@ -11,7 +11,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from heddle.graph.dims import same_shape
 from heddle.graph.nodes import (
@@ -60,7 +60,8 @@ _ARITHMETIC: Final[Mapping[type, Callable[[int, int], int]]] = {
     Max: max,
 }
 
-FunctionRewrite = Callable[[Function], Function]
+FunctionRewrite: TypeAlias = Callable[[Function], Function]
+Simplifier: TypeAlias = "Callable[[Rewriter, GraphExpr], GraphExpr]"
 
 
 def is_primitive(function: object) -> bool:
@@ -168,8 +169,9 @@ class Rewriter:
     variable that `var` stands for: a rule that swallows a definition asks for one use.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, simplifier: Simplifier | None = None) -> None:
         self.function = function
+        self._simplifier = simplifier
         self.bindings: list[Binding] = []
         self.counts = use_counts(function)
         self._definitions: dict[Var, GraphExpr] = {}
@@ -193,6 +195,10 @@ class Rewriter:
         self._definitions[var] = value
         self.bindings.append(Binding(value, var, span=value.span))
         return var
+
+    def simplify(self, value: GraphExpr) -> GraphExpr:
+        """`value`, not yet emitted, after the rules of the pass, if it has any."""
+        return value if self._simplifier is None else self._simplifier(self, value)
 
     def keep(self, binding: Binding) -> None:
         """Take over a binding as it is."""
@@ -245,7 +251,8 @@ class Rewriter:
         )
         if same and result is old.result:
             return old
-        return old.replace(bindings=tuple(self.bindings), result=result)
+        new: Function = old.replace(bindings=tuple(self.bindings), result=result)
+        return new
 
     def copy_binding(self, binding: Binding) -> GraphExpr:
         """Emit a binding of the old function, its arguments resolved; returns its variable."""

@@ -113,7 +113,7 @@ def division_by_power_of_two(rewriter: Rewriter, call: Call) -> GraphExpr | None
     constant = call.args[1]
     assert isinstance(constant, Constant)
     inverse = np.full(constant.data.shape, 1.0 / number).astype(constant.data.dtype)
-    return op.mul(call.args[0], Constant(inverse))  # type: ignore[no-any-return]
+    return op.mul(call.args[0], Constant(inverse))
 
 
 @RULES.add("pow")
@@ -125,13 +125,13 @@ def small_powers(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     if number == 1:
         return x
     if number == 2:
-        return op.mul(x, x)  # type: ignore[no-any-return]
+        return op.mul(x, x)
     if number == 3:
-        return op.mul(rewriter.emit(op.mul(x, x), name="square"), x)  # type: ignore[no-any-return]
+        return op.mul(rewriter.emit(op.mul(x, x), name="square"), x)
     # sqrt(-inf) is NaN where pow(-inf, 0.5) is inf, and sqrt(-0.0) is -0.0: only a value that is
     # known not to be negative may take this way.
     if number == 0.5 and _is_float(call) and _not_negative(rewriter, x):
-        return op.sqrt(x)  # type: ignore[no-any-return]
+        return op.sqrt(x)
     return None
 
 
@@ -159,7 +159,7 @@ def _not_negative(rewriter: Rewriter, value: GraphExpr) -> bool:
 @RULES.add("squeeze", "unsqueeze", "flatten")
 def as_reshape(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     """squeeze, unsqueeze, flatten  ->  reshape"""
-    return op.reshape(call.args[0], shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
+    return op.reshape(call.args[0], shape=dims_attribute(shape_of(call)))
 
 
 @RULES.add("reshape")
@@ -168,7 +168,7 @@ def reshape_of_reshape(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     inner = rewriter.defining_call(call.args[0], "reshape", single_use=False)
     if inner is None:
         return None
-    return op.reshape(inner.args[0], shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
+    return op.reshape(inner.args[0], shape=dims_attribute(shape_of(call)))
 
 
 @RULES.add("transpose")
@@ -199,7 +199,7 @@ def transpose_of_ones(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     kept = [axis for axis in _permutation(call) if as_int(shape[axis]) != 1]
     if kept != sorted(kept):
         return None
-    return op.reshape(call.args[0], shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
+    return op.reshape(call.args[0], shape=dims_attribute(shape_of(call)))
 
 
 @RULES.add("slice")
@@ -224,7 +224,7 @@ def part_of_split(rewriter: Rewriter, value: TupleGetItem) -> GraphExpr | None:
         return None
     begin = sum(size for size in sizes[: value.index] if size is not None)
     end = begin + (sizes[value.index] or 0)
-    return op.slice(call.args[0], starts=(begin,), ends=(end,), axes=(axis,))  # type: ignore[no-any-return]
+    return op.slice(call.args[0], starts=(begin,), ends=(end,), axes=(axis,))
 
 
 _UNARY_SAFE: Final = frozenset(
@@ -239,7 +239,7 @@ def reshape_after_elementwise(rewriter: Rewriter, call: Call) -> GraphExpr | Non
     if inner is None or len(call.args) != 1 or rewriter.definition(inner.args[0]) is None:
         return None
     early = call.callee(inner.args[0], **call.attrs)
-    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
+    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=dims_attribute(shape_of(call)))
 
 
 @RULES.add("mul", "add", "sub", "div")
@@ -253,4 +253,4 @@ def reshape_after_scalar(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     scalar = call.args[1]
     assert isinstance(scalar, Constant)
     early = call.callee(inner.args[0], Constant(scalar.data.reshape(-1)[:1].reshape(())))
-    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=dims_attribute(shape_of(call)))  # type: ignore[no-any-return]
+    return op.reshape(rewriter.emit(rewriter.simplify(early)), shape=dims_attribute(shape_of(call)))

@@ -57,7 +57,7 @@ def batch_norm(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     like = parameters[0]
     assert isinstance(like, Constant)
     product = rewriter.simplify(op.mul(x, _like(factor.reshape(shape), like)))
-    return op.add(rewriter.emit(product, name=value_name(x)), _like(shift.reshape(shape), like))  # type: ignore[no-any-return]
+    return op.add(rewriter.emit(product, name=value_name(x)), _like(shift.reshape(shape), like))
 
 
 def _per_channel(value: GraphExpr, channels: int, ndim: int) -> np.ndarray | None:
@@ -173,7 +173,7 @@ def convolution_of_pad(rewriter: Rewriter, call: Call) -> GraphExpr | None:
 
 
 def _columns(weight: Constant, call: Call) -> int:
-    return weight.data.shape[0 if call.attrs.get("transpose_b") else 1]
+    return int(weight.data.shape[0 if call.attrs.get("transpose_b") else 1])
 
 
 def _along_columns(value: GraphExpr, columns: int) -> np.ndarray | None:
@@ -210,9 +210,9 @@ def product_scale(rewriter: Rewriter, call: Call) -> GraphExpr | None:
             product.args[0], _like(_wide(weight) * turned, weight), **_plain_attrs(product)
         )
         if bias is None:
-            return scaled  # type: ignore[no-any-return]
+            return scaled
         new_bias = _like((_wide(bias).reshape(-1) * scale), weight)
-        return op.add(rewriter.emit(scaled, name=value_name(inner)), new_bias)  # type: ignore[no-any-return]
+        return op.add(rewriter.emit(scaled, name=value_name(inner)), new_bias)
     return None
 
 
@@ -231,7 +231,7 @@ def product_bias(rewriter: Rewriter, call: Call) -> GraphExpr | None:
         first, second = _along_columns(total.args[1], columns), _along_columns(term, columns)
         if first is None or second is None or weight.data.dtype.kind != "f":
             continue
-        return op.add(total.args[0], _like(first + second, weight))  # type: ignore[no-any-return]
+        return op.add(total.args[0], _like(first + second, weight))
     return None
 
 
@@ -263,6 +263,6 @@ def product_of_rows(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     rows = rewriter.emit(rows, name=f"{name}_rows")
     result = op.matmul(rows, weight, **_plain_attrs(product))
     if bias is None:
-        return result  # type: ignore[no-any-return]
+        return result
     flat = Constant(np.ascontiguousarray(bias.data.reshape(-1)))
-    return op.add(rewriter.emit(result, name=name), flat)  # type: ignore[no-any-return]
+    return op.add(rewriter.emit(result, name=name), flat)

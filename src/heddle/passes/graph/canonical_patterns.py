@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -278,5 +278,5 @@ def norm_bias(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     return op.layer_norm(norm.args[0], scale, bias, **_plain_attrs(norm))
 
 
-def _plain_attrs(call: Call) -> dict[str, object]:
+def _plain_attrs(call: Call) -> dict[str, Any]:
     return {name: value for name, value in call.attrs.items() if name != "absent"}

@@ -21,7 +21,7 @@ from heddle.graph.nodes import Call, Function, GraphExpr, Tuple, TupleGetItem
 from heddle.ir.module import IRModule
 from heddle.passes.graph import canonical_algebra, canonical_convolution, canonical_patterns
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name
-from heddle.passes.graph.eliminate import eliminate_dead_code
+from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.rule_table import Rule
 
@@ -36,7 +36,9 @@ for _table in _TABLES:
 def canonicalise(module: IRModule) -> IRModule:
     """Rewrite calls to canonical forms: fold batch norms, recognise composite operators."""
     for _ in range(MAX_ROUNDS):
-        changed = eliminate_dead_code(map_functions(module, canonicalise_function))
+        # Patterns are told by the identity of values: equal ones must be one.
+        merged = eliminate_common_subexpressions(module)
+        changed = eliminate_dead_code(map_functions(merged, canonicalise_function))
         if changed is module:
             break
         module = changed
@@ -45,7 +47,7 @@ def canonicalise(module: IRModule) -> IRModule:
 
 def canonicalise_function(function: Function) -> Function:
     """One walk over one function."""
-    rewriter = _Canonicaliser(function)
+    rewriter = Rewriter(function, _simplify)
     for binding in function.bindings:
         value = rewriter.resolve(binding.value)
         simplified = rewriter.simplify(value)
@@ -57,33 +59,31 @@ def canonicalise_function(function: Function) -> Function:
     return rewriter.finish()
 
 
-class _Canonicaliser(Rewriter):
-    """A rewriter that offers everything to the rules before it is emitted."""
+def _simplify(rewriter: Rewriter, value: GraphExpr) -> GraphExpr:
+    """`value` after all rules that apply."""
+    while True:
+        if isinstance(value, TupleGetItem) and isinstance(value.value, Tuple):
+            value = value.value.fields[value.index]
+        if isinstance(value, TupleGetItem):
+            value = canonical_algebra.part_of_split(rewriter, value) or value
+        if not isinstance(value, Call) or not op_name(value):
+            return value
+        folded = fold_constants.fold(value)
+        if folded is not None:
+            return folded
+        new = _apply_rule(rewriter, value)
+        if new is None:
+            return value
+        value = new
 
-    def simplify(self, value: GraphExpr) -> GraphExpr:
-        """`value` after all rules that apply."""
-        while True:
-            if isinstance(value, TupleGetItem) and isinstance(value.value, Tuple):
-                value = value.value.fields[value.index]
-            if isinstance(value, TupleGetItem):
-                value = canonical_algebra.part_of_split(self, value) or value
-            if not isinstance(value, Call) or not op_name(value):
-                return value
-            folded = fold_constants.fold(value)
-            if folded is not None:
-                return folded
-            new = self._apply_rule(value)
-            if new is None:
-                return value
-            value = new
 
-    def _apply_rule(self, call: Call) -> GraphExpr | None:
-        for rule in RULES.get(op_name(call), ()):
-            new = rule.function(self, call)
-            if new is not None and new is not call:
-                rule.hits += 1
-                return new if new.span is not None else _with_span(new, call)
-        return None
+def _apply_rule(rewriter: Rewriter, call: Call) -> GraphExpr | None:
+    for rule in RULES.get(op_name(call), ()):
+        new = rule.function(rewriter, call)
+        if new is not None and new is not call:
+            rule.hits += 1
+            return new if new.span is not None else _with_span(new, call)
+    return None
 
 
 def _with_span(value: GraphExpr, origin: Call) -> GraphExpr:

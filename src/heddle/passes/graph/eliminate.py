@@ -90,4 +90,5 @@ def _remove_unused(function: Function) -> Function:
             live.update(item for item in atoms_of(binding.value) if isinstance(item, Var))
     if len(kept) == len(function.bindings):
         return function
-    return function.replace(bindings=tuple(reversed(kept)))
+    shorter: Function = function.replace(bindings=tuple(reversed(kept)))
+    return shorter

@@ -14,6 +14,8 @@ is an input, a constant or a second use of another result is copied by a kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from heddle import te
 from heddle.graph.nodes import (
@@ -29,8 +31,10 @@ from heddle.graph.nodes import (
     Var,
 )
 from heddle.ir.dtype import DType
-from heddle.ir.expr import Expr, as_int, const
+from heddle.ir.expr import Add, Div, Expr, Max, Min, Mul, Sub, as_int, const
+from heddle.ir.expr import Call as CallIntrinsic
 from heddle.ir.module import BaseFunc, GlobalVar, IRModule
+from heddle.ir.node import Node
 from heddle.ir.structural import structural_hash
 from heddle.ir.types import TensorType, TupleType
 from heddle.ir.walk import post_order, rewrite
@@ -43,21 +47,32 @@ from heddle.tir.build import shape_symbols
 from heddle.tir.nodes import PrimFunc
 
 
-def lower(module: IRModule) -> IRModule:
-    """Turn primitive graph functions into loop functions, equal ones into one."""
-    lowering = _Lowering(module)
-    for name, function in module.functions.items():
-        if isinstance(function, Function) and not is_primitive(function):
-            lowering.functions[name] = lowering.rewrite(function)
-    removed: dict[str, BaseFunc | None] = {
-        name: None for name, function in module.functions.items() if is_primitive(function)
-    }
-    return module.with_functions({**removed, **lowering.functions})
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """The pass. in_place: let elementwise kernels write over an input (they then lose the promise
+    that their parameters do not overlap, attribute "noalias")."""
+
+    in_place: bool = False
+
+    def __call__(self, module: IRModule) -> IRModule:
+        """Turn primitive graph functions into loop functions, equal ones into one."""
+        lowering = _Lowering(module, self.in_place)
+        for name, function in module.functions.items():
+            if isinstance(function, Function) and not is_primitive(function):
+                lowering.functions[name] = lowering.rewrite(function)
+        removed: dict[str, BaseFunc | None] = {
+            name: None for name, function in module.functions.items() if is_primitive(function)
+        }
+        return module.with_functions({**removed, **lowering.functions})
+
+
+lower: Final = Lower()
 
 
 class _Lowering:
-    def __init__(self, module: IRModule) -> None:
+    def __init__(self, module: IRModule, in_place: bool) -> None:
         self.module = module
+        self.in_place = in_place
         self.functions: dict[str, BaseFunc] = {}
         self.taken = {name for name in module if not is_primitive(module[name])}
         self.by_structure: dict[str, GlobalVar] = {}
@@ -84,9 +99,10 @@ class _Lowering:
             results.append(item)
         result = Tuple(tuple(results)) if wrap else results[0]
         unchanged = all(new is old for new, old in zip(results, fields, strict=True))
-        return function.replace(
+        lowered: Function = function.replace(
             bindings=tuple(bindings), result=function.result if unchanged else result
         )
+        return lowered
 
     def _binding(self, binding: Binding) -> Binding:
         value = binding.value
@@ -102,7 +118,7 @@ class _Lowering:
             kernel, symbols = self._kernel(value.callee.name, callee)
             attrs = {**value.attrs, "symbols": symbols}
             lowered = CallDPS(kernel, value.args, value.type, attrs, span=value.span)
-            return binding.replace(value=lowered)
+            return Binding(lowered, binding.var, span=binding.span)
         if isinstance(value, If):
             raise UserError("control flow cannot be lowered yet: `If`", span=value.span)
         if op_name(value) and not is_view(value):
@@ -118,6 +134,8 @@ class _Lowering:
     def _register(self, name: str, func: PrimFunc) -> tuple[GlobalVar, tuple[Expr, ...]]:
         """The kernel equal to `func` (added under `name` if new) and `func`'s own symbols."""
         symbols: tuple[Expr, ...] = tuple(shape_symbols(func))
+        if self.in_place and func.attrs.get("inplace"):
+            func = func.replace(attrs={**func.attrs, "noalias": False})
         key = structural_hash(func)
         if key not in self.by_structure:
             unique, count = name, 0
@@ -200,7 +218,8 @@ def lower_primitive(function: Function) -> PrimFunc:
     pairs = inplace_pairs(func, len(params))
     if pairs:
         attrs["inplace"] = pairs
-    return func.replace(attrs={**func.attrs, **attrs})
+    result: PrimFunc = func.replace(attrs={**func.attrs, **attrs})
+    return result
 
 
 def _lower_value(
@@ -337,11 +356,7 @@ def _flops(outputs: Sequence[te.Tensor]) -> object:
             continue
         body = tensor.body
         source = body.source if isinstance(body, Reduce) else body
-        count = sum(
-            1
-            for e in post_order(source)
-            if e.dtype.is_float and _is_arithmetic(e)  # type: ignore[attr-defined]
-        )
+        count = sum(map(_is_float_arithmetic, post_order(source)))
         domain = _product(tensor.shape)
         if isinstance(body, Reduce):
             domain = domain * _product([axis.extent for axis in body.axes])
@@ -350,8 +365,8 @@ def _flops(outputs: Sequence[te.Tensor]) -> object:
     return _attribute(total)
 
 
-def _is_arithmetic(expr: object) -> bool:
-    return type(expr).__name__ in _ARITHMETIC
+def _is_float_arithmetic(item: Node) -> bool:
+    return isinstance(item, _ARITHMETIC) and item.dtype.is_float
 
 
-_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Min", "Max", "Call"})
+_ARITHMETIC: Final = (Add, Sub, Mul, Div, Min, Max, CallIntrinsic)

@@ -71,6 +71,8 @@ def _flatten(rewriter: Rewriter, value: GraphExpr) -> GraphExpr:
         fields: GraphExpr = value.map(lambda item: _atom(rewriter, item))
         return fields
     if isinstance(value, TupleGetItem):
+        if isinstance(value.value, Tuple):
+            return _atom(rewriter, value.value.fields[value.index])
         source = _flatten(rewriter, value.value)
         if isinstance(source, Tuple):
             return source.fields[value.index]

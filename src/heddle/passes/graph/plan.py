@@ -68,26 +68,25 @@ class _Place:
     storage: Storage | None = None
 
 
-def plan_memory(module: IRModule, *, name: str = "main", in_place: bool = False) -> HostPlan:
+def plan_memory(module: IRModule, *, name: str = "main") -> HostPlan:
     """The host plan of the lowered function `name` of `module`.
 
-    in_place: let a kernel write over an input that dies there, where its attribute "inplace"
-    allows that; the code generator must then not promise that the two do not overlap.
+    A kernel writes over an input that dies there if its attribute "inplace" names the pair and its
+    attribute "noalias" is False, so that the code generator has not promised otherwise.
 
     Raises `UserError` for inputs whose symbolic dimensions cannot be told from their shapes.
     """
     function = module[name]
     if not isinstance(function, Function):
         raise UserError(f"`{name}` is not a graph function")
-    return _Planner(module, function, name, in_place).run()
+    return _Planner(module, function, name).run()
 
 
 class _Planner:
-    def __init__(self, module: IRModule, function: Function, name: str, in_place: bool) -> None:
+    def __init__(self, module: IRModule, function: Function, name: str) -> None:
         self.module = module
         self.function = function
         self.name = name
-        self.in_place = in_place
         self.places: dict[Any, tuple[_Place, ...]] = {}
         self.values: list[_Value] = []
         self.constants = _Constants()
@@ -271,18 +270,19 @@ class _Planner:
     ) -> _Place | None:
         """An argument of `call` that its only result may be written over."""
         kernel = self.module.functions.get(call.callee.name)
-        if not self.in_place or not isinstance(kernel, PrimFunc):
+        if not isinstance(kernel, PrimFunc) or kernel.attrs.get("noalias", True):
             return None
         pairs: Any = kernel.attrs.get("inplace", ())
         for source, _ in pairs:
-            value = args[source].value
+            place: _Place = args[source]
+            value = place.value
             if value is None or value.end > number or value.start == number:
                 continue
-            if sum(place.value is value for place in args) > 1:
+            if sum(other.value is value for other in args) > 1:
                 continue
             if structural_equal(value.size, _byte_size(type_)):
                 value.end = max(value.end, end)
-                return args[source]
+                return place
         return None
 
 
