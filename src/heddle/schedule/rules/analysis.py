@@ -93,8 +93,8 @@ def contraction_of(block: Block) -> Contraction | None:
     spatial = [i for i, axis in enumerate(block.iters) if axis.kind is IterKind.SPATIAL]
     last = _strip_casts(store.indices[-1])
     vector = next((i for i in spatial if block.iters[i].var is last), None)
-    if vector is None:
-        return None
+    if vector is None or as_int(block.iters[vector].extent) == 1:
+        return None  # a dot product: a reduction like others
     var = block.iters[vector].var
     x, w, contiguous = _roles(a, b, var)
     in_x = {i for i in spatial if _has(x, block.iters[i])}

@@ -258,6 +258,8 @@ def _vectorize_epilogue(
     """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
     loops = sch.get_loops(epilogue)
     inner = loops[loops.index(tile_loop) + 1 :]
+    if not inner:
+        return
     *outer, last = inner
     lanes = target.vector_lanes(32)
     extent = extent_of(sch, last)
