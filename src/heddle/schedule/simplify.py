@@ -10,7 +10,7 @@ from heddle.ir.expr import Expr, FloorDiv, FloorMod, Var
 from heddle.ir.walk import pre_order
 from heddle.schedule.state import State, edit, walk
 from heddle.tir.build import shape_symbols
-from heddle.tir.nodes import Block, For, IterVar, Stmt
+from heddle.tir.nodes import Block, For, Stmt
 
 
 def simplify_bindings(
@@ -60,7 +60,7 @@ def _simplified(block: Block, analyzer: Analyzer) -> Block:
             # Other forms of the same size would hide that two bindings share a fused loop.
             if _size(simpler) < _size(binding):
                 binding = simpler
-        iters.append(IterVar(bound.extent, bound.kind, binding, bound.var, span=bound.span))
+        iters.append(bound.replace(binding=binding))
     predicate = analyzer.simplify(block.predicate)
     result: Block = block.replace(iters=tuple(iters), predicate=predicate)
     return result

@@ -93,10 +93,6 @@ def edit(stmt: Stmt, changes: Mapping[Stmt, Stmt | None]) -> Stmt | None:
 
 def with_body(stmt: Any, body: Stmt) -> Stmt:
     """`stmt` (a loop, a block, ...) around another body."""
-    if type(stmt) is For:
-        return For(
-            stmt.min, stmt.extent, stmt.kind, stmt.var, body, stmt.annotations, span=stmt.span
-        )
     result: Stmt = stmt.replace(body=body)
     return result
 
@@ -161,13 +157,14 @@ class State:
 
     def link(self, stmt: For | Block) -> Link:
         """The link of a loop or block of the function."""
-        if type(stmt) is For:
+        if isinstance(stmt, For):
             return self.loop_links[stmt.var]
         return self.block_links[stmt.name]
 
     def path(self, stmt: For | Block) -> list[Stmt]:
         """The statements from the root block down to `stmt`, both included."""
-        link, path = self.link(stmt), []
+        link: Link | None = self.link(stmt)
+        path: list[Stmt] = []
         while link is not None:
             path.append(link[1])
             link = link[0]
@@ -189,7 +186,7 @@ class State:
         link = self.link(stmt)[0]
         while type(link[1]) is not Block:
             link = link[0]
-        return link[1]  # type: ignore[no-any-return]
+        return link[1]
 
     def is_parameter(self, buffer: Buffer) -> bool:
         """Whether the caller owns the buffer."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from heddle.ir import expr as ir
-from heddle.ir.dtype import DType
+from heddle.ir.dtype import INT64, DType
 from heddle.ir.expr import Expr, Var
 from heddle.support import InternalError, UserError
 from heddle.tir.nodes import (
@@ -93,7 +93,7 @@ def _shape(env: Env, buffer: Buffer) -> tuple[int, ...]:
 
 def _scalar(dtype: DType, value: Any) -> Value:
     """A constant of `dtype`; int64 is a Python integer, so that indices are quick."""
-    if dtype is ir.INT64:
+    if dtype is INT64:
         return int(value)
     return bool(value) if dtype.is_bool else dtype.numpy.type(value)
 
@@ -372,7 +372,7 @@ def convert(value: Any, dtype: DType) -> Any:
         safe = np.where(inside >= float(high), 0.0, inside).astype(dtype.numpy)
         return np.where(inside >= float(high), np.array(high, dtype.numpy), safe)[()]
     made = array.astype(dtype.numpy)[()]
-    return int(made) if dtype is ir.INT64 and array.ndim == 0 else made
+    return int(made) if dtype is INT64 and array.ndim == 0 else made
 
 
 def _load(value: BufferLoad) -> Evaluator:

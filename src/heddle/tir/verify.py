@@ -352,11 +352,10 @@ class _Verifier:
             if type(found) is ir.Let:
                 local.add(found.var)
         for found in post_order(value):
-            kind = type(found)
-            if kind is Var:
+            if isinstance(found, Var):
                 if found not in self.defined and found not in local:
                     self.fail(at, f"`{found.name}` is used but not defined here")
-            elif kind is BufferLoad:
+            elif isinstance(found, BufferLoad):
                 self.access(found.buffer, found.indices, at, "load of")
                 self.declared(found.buffer, found.indices, at, writes=False)
                 if not lazy:

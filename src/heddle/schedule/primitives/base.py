@@ -67,7 +67,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
         before, state = sch.func, sch.state
         try:
             rest = {key: value for key, value in given.items() if key != variadic}
-            result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[call-arg,arg-type]
+            result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[arg-type]
         except Exception:
             sch.set_func(before)
             raise

@@ -10,9 +10,8 @@ from heddle.ir.expr import Var
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.refs import BlockLike, BlockRef
-from heddle.schedule.state import State, edit, fresh_name
+from heddle.schedule.state import State, edit, fresh_name, walk
 from heddle.tir.build import (
-    collect,
     for_nest,
     load,
     make_block,
@@ -55,7 +54,7 @@ def buffer_names(state: State) -> set[str]:
     """The names of all buffers of the function."""
     names = {p.name for p in state.func.params if isinstance(p, Buffer)}
     names.update(buffer.name for buffer in state.root.alloc_buffers)
-    names.update(found.buffer.name for found in collect(state.func.body, Allocate))
+    names.update(s.buffer.name for s in walk(state.func.body) if type(s) is Allocate)
     return names
 
 
@@ -150,13 +149,21 @@ def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -
     writers = sch.state.writers[buffer]
     inside = {writer.name for writer in writers}
     readers = [b for b in sch.state.readers.get(buffer, ()) if b.name not in inside]
-    place = _root_child(sch, "cache_write", node, readers, f"reads `{buffer.name}`")
-    last = place
+    why = f"reads `{buffer.name}`"
+    last = _root_child(sch, "cache_write", node, readers, why)
     cached = _copy_of(sch.state, buffer, scope, scope)
     changes: dict[Stmt, Stmt | None] = {}
     for writer in writers:
         changes[writer] = replace_buffers(writer, {buffer: cached})
-        last = _below_root(sch.state.path(writer))
+        last = _root_child(sch, "cache_write", writer, readers, why)
+    order = list(sch.state.block_links)
+    for reader in readers:
+        if order.index(reader.name) < order.index(writers[-1].name):
+            raise fail(
+                sch,
+                "cache_write",
+                f"block `{reader.name}` reads `{buffer.name}` before `{writers[-1].name}` writes",
+            )
     name = sch.state.fresh_block_name(f"{buffer.name}_write")
     copy, _ = _copy_nest(name, cached, buffer)
     changed = edit(last, changes)

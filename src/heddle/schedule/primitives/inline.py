@@ -179,9 +179,10 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
     def replaced(found: BufferLoad) -> Expr:
         return target.value if found.buffer is buffer else found
 
-    value = rewrite(store.value, {BufferLoad: replaced}, memo=dict(values))
+    memo: dict[Any, Any] = dict(values)
+    value = rewrite(store.value, {BufferLoad: replaced}, memo=memo)
     indices = tuple(substitute(index, values) for index in store.indices)
-    body = BufferStore(store.buffer, value, indices, span=store.span)
+    body = store.replace(value=value, indices=indices)
     merged = producer.replace(
         iters=_narrowed(node, where, producer, target),
         body=body,

@@ -21,7 +21,6 @@ from heddle.tir.nodes import (
     For,
     ForKind,
     IterKind,
-    IterVar,
     Seq,
     Stmt,
 )
@@ -40,7 +39,7 @@ def rebind(stmt: Stmt, values: Mapping[Var, Expr], predicate: Expr | None = None
         iters = tuple(
             bound
             if (binding := substitute(bound.binding, values)) is bound.binding
-            else IterVar(bound.extent, bound.kind, binding, bound.var, span=bound.span)
+            else bound.replace(binding=binding)
             for bound in stmt.iters
         )
         guard: Expr = substitute(stmt.predicate, values)
@@ -48,27 +47,21 @@ def rebind(stmt: Stmt, values: Mapping[Var, Expr], predicate: Expr | None = None
             guard = logical_and(guard, predicate)
         return stmt.replace(iters=iters, predicate=guard)  # type: ignore[no-any-return]
     if type(stmt) is For:
-        return For(
-            substitute(stmt.min, values),
-            substitute(stmt.extent, values),
-            stmt.kind,
-            stmt.var,
-            rebind(stmt.body, values, predicate),
-            stmt.annotations,
-            span=stmt.span,
+        return stmt.replace(  # type: ignore[no-any-return]
+            min=substitute(stmt.min, values),
+            extent=substitute(stmt.extent, values),
+            body=rebind(stmt.body, values, predicate),
         )
     if type(stmt) is Seq:
         return Seq(tuple(rebind(child, values, predicate) for child in stmt.stmts))
-    if isinstance(stmt, Stmt):
-        rebuilt: Stmt = stmt.map(
-            lambda child: (
-                rebind(child, values, predicate)
-                if isinstance(child, Stmt)
-                else substitute(child, values)
-            )
+    rebuilt: Stmt = stmt.map(
+        lambda child: (
+            rebind(child, values, predicate)
+            if isinstance(child, Stmt)
+            else substitute(child, values)
         )
-        return rebuilt
-    return stmt
+    )
+    return rebuilt
 
 
 def nest(loops: Sequence[tuple[Var, Expr]], body: Stmt) -> Stmt:

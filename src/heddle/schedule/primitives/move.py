@@ -305,7 +305,7 @@ def _domains_of_reads(
                     "of the loop produces only a part of it",
                 )
             moved = Box1(found.low.plus(Affine({}, index.constant), -1), found.extent)
-            _constrain(sch, name, node, domains, iters[atom], moved, around)  # type: ignore[index]
+            _constrain(sch, name, node, domains, iters[atom], moved, around)
     return domains
 
 
