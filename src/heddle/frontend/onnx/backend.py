@@ -21,6 +21,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from heddle.frontend.onnx.importer import from_onnx
 from heddle.frontend.onnx.report import ImportFailure
+from heddle.frontend.onnx.tensors import to_array
 from heddle.graph import Function
 from heddle.ir import IRModule, TensorType
 from heddle.op.interp import interpret
@@ -111,7 +112,11 @@ class HeddleRep(BackendRep):  # type: ignore[misc]
         for name in self.input_names:
             if name not in given:
                 raise UserError(f"input `{name}` is missing")
-        return {name: np.asarray(given[name]) for name in self.input_names}
+        return {name: _array(given[name]) for name in self.input_names}
+
+
+def _array(value: Any) -> np.ndarray:
+    return to_array(value, None, "input") if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
 def _checked(array: np.ndarray, param: Any) -> np.ndarray:

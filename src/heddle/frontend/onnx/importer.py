@@ -263,7 +263,7 @@ class Importer:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         local = self.functions.get((proto.domain, proto.op_type, getattr(proto, "overload", "")))
         if local is not None:
-            return self._inline(local, inputs, given, scope, len(proto.output))
+            return self._inline(local, inputs, given, scope, proto.output)
         version = scope.versions.get(domain)
         if version is None:
             raise Unsupported(f"the model does not import the operator set `{domain}`")
@@ -282,7 +282,7 @@ class Importer:
         function = find_function(resolved, version, inputs)
         if function is None:
             raise Unsupported("there is no such operator in Heddle")
-        return self._inline(function, inputs, given, scope, len(proto.output))
+        return self._inline(function, inputs, given, scope, proto.output)
 
     def _apply(self, converter: Converter, node: Node, where: str) -> Sequence[Value]:
         try:
@@ -335,7 +335,7 @@ class Importer:
         inputs: Sequence[Value],
         given: Mapping[str, onnx.AttributeProto],
         scope: Scope,
-        outputs: int,
+        wanted: Sequence[str],
     ) -> Sequence[Value]:
         """The body of a function with its parameters bound."""
         versions = {
@@ -356,7 +356,9 @@ class Importer:
         for position, name in enumerate(function.input):
             body.values[name] = inputs[position] if position < len(inputs) else None
         self.run_nodes(function.node, body)
-        return [body.find(name) for name in list(function.output)[:outputs]]
+        # A body that depends on its context leaves out what the node does not ask for.
+        pairs = zip(function.output, wanted, strict=False)
+        return [body.find(inner) if outer else None for inner, outer in pairs]
 
     def run_graph(
         self, graph: onnx.GraphProto, inputs: Sequence[Value], scope: Scope
