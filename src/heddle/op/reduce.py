@@ -339,45 +339,59 @@ argmin = extreme_position(
 )
 
 
-@operator("cumsum", kind="opaque", dtypes="number")
-def cumsum(
-    x: TensorType, *, axis: int = 0, exclusive: bool = False, reverse: bool = False
-) -> TensorType:
-    """Running sums along an axis; `exclusive` leaves the element itself out, `reverse` runs from
-    the end."""
-    return x
+def scan(name: str, doc: str, combine: Combiner, neutral: int, numpy: Any) -> Op:
+    """Declare a running sum or product along an axis."""
+
+    def infer(
+        x: TensorType, *, axis: int = 0, exclusive: bool = False, reverse: bool = False
+    ) -> TensorType:
+        return x
+
+    infer.__doc__ = doc
+    op = operator(name, kind="opaque", dtypes="number")(infer)
+
+    @op.rule("normalise")
+    def _(x: TensorType, *, axis: int, **_rest: Any) -> dict[str, Any]:
+        return {"axis": normal_axis(axis, x.ndim)}
+
+    @op.rule("compute")
+    def _(x: te.Tensor, *, axis: int, exclusive: bool, reverse: bool) -> te.Tensor:
+        loop = te.reduce_axis(x.shape[axis], "r")
+
+        def body(*i: Expr) -> Expr:
+            here, at = loop.var, i[axis]
+            low, high = (at, here) if reverse else (here, at)
+            counted = low < high if exclusive else low <= high
+            value = wide(x[(*i[:axis], loop, *i[axis + 1 :])])
+            return combine(if_then_else(counted, value, const(neutral, value.dtype)), [loop])
+
+        return cast_tensor(te.compute(x.shape, body, name=name), x.dtype)
+
+    @op.rule("numpy")
+    def _(x: np.ndarray, *, axis: int, exclusive: bool, reverse: bool) -> np.ndarray:
+        ordered = np.flip(x, axis) if reverse else x
+        if exclusive:
+            first = np.full_like(np.take(ordered, [0], axis), neutral)
+            kept = np.take(ordered, range(x.shape[axis] - 1), axis)
+            ordered = np.concatenate([first, kept], axis)
+        total: np.ndarray = numpy(ordered, axis=axis, dtype=x.dtype)
+        return np.flip(total, axis) if reverse else total
+
+    op.samples(
+        case(floats(3, 4), axis=1),
+        case(ints(3, 4), axis=0, exclusive=True),
+        case(ints(3, 4), axis=-1, reverse=True),
+        case(ints(3, 4), axis=-1, exclusive=True, reverse=True),
+    )
+    return op
 
 
-@cumsum.rule("normalise")
-def _(x: TensorType, *, axis: int, **_rest: Any) -> dict[str, Any]:
-    return {"axis": normal_axis(axis, x.ndim)}
-
-
-@cumsum.rule("compute")
-def _(x: te.Tensor, *, axis: int, exclusive: bool, reverse: bool) -> te.Tensor:
-    loop = te.reduce_axis(x.shape[axis], "r")
-
-    def body(*i: Expr) -> Expr:
-        here, at = loop.var, i[axis]
-        low, high = (at, here) if reverse else (here, at)
-        counted = low < high if exclusive else low <= high
-        value = wide(x[(*i[:axis], loop, *i[axis + 1 :])])
-        return te.sum(if_then_else(counted, value, const(0, value.dtype)), axis=[loop])
-
-    return cast_tensor(te.compute(x.shape, body, name="cumsum"), x.dtype)
-
-
-@cumsum.rule("numpy")
-def _(x: np.ndarray, *, axis: int, exclusive: bool, reverse: bool) -> np.ndarray:
-    ordered = np.flip(x, axis) if reverse else x
-    total = np.cumsum(ordered, axis=axis, dtype=x.dtype)
-    total = total - ordered if exclusive else total
-    return np.flip(total, axis) if reverse else total
-
-
-cumsum.samples(
-    case(floats(3, 4), axis=1),
-    case(ints(3, 4), axis=0, exclusive=True),
-    case(ints(3, 4), axis=-1, reverse=True),
-    case(ints(3, 4), axis=-1, exclusive=True, reverse=True),
+cumsum = scan(
+    "cumsum",
+    "Running sums along an axis; `exclusive` leaves the element itself out, `reverse` runs from\n"
+    "the end.",
+    te.sum,
+    0,
+    np.cumsum,
 )
+cumprod = scan("cumprod", "Running products along an axis; see `cumsum`.", te.prod, 1, np.cumprod)

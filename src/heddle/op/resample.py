@@ -108,18 +108,21 @@ def _rounded(place: Expr, rounding: str) -> Expr:
     return intrin.ceil(place)
 
 
-def _tap_weight(mode: str, tap: Expr, ratio: Expr, a: float) -> Expr:
-    """Weight of tap 0, 1 (linear) or 0..3 (cubic, tap 1 being the floor) at `ratio` past it."""
-    one = _double(1.0)
+def tap_weight(mode: str, tap: Expr, ratio: Expr, a: float) -> Expr:
+    """Weight of tap 0, 1 (linear) or 0..3 (cubic, tap 1 being the floor) at `ratio` past it, in
+    the dtype of `ratio`; `a` is the coefficient of the cubic."""
+
+    def number(value: float) -> Expr:
+        return const(value, ratio.dtype)
+
     if mode == "nearest":
-        return one
+        return number(1.0)
     if mode == "linear":
-        return select(tap < 1, one - ratio, ratio)
-    d = intrin.fabs(_double(tap - 1) - ratio)
-    c = _double(a)
-    near = ((c + 2.0) * d - (c + 3.0)) * d * d + one
-    far = ((d - 5.0) * d + 8.0) * d * c - 4.0 * c
-    return select(d <= one, near, select(d < _double(2.0), far, _double(0.0)))
+        return select(tap < 1, number(1.0) - ratio, ratio)
+    d = intrin.fabs(cast(tap - 1, ratio.dtype) - ratio)
+    near = (number(a + 2) * d - number(a + 3)) * d * d + number(1.0)
+    far = (((d - number(5.0)) * d + number(8.0)) * d - number(4.0)) * number(a)
+    return select(d <= number(1.0), near, select(d < number(2.0), far, number(0.0)))
 
 
 def _tables(
@@ -151,7 +154,7 @@ def _tables(
 
     def weight(i: Expr, t: Expr) -> Expr:
         ratio = place[i] - intrin.floor(place[i])
-        value = _tap_weight(mode, t, ratio, attrs["cubic_coefficient"])
+        value = tap_weight(mode, t, ratio, attrs["cubic_coefficient"])
         if attrs["exclude_outside"] and mode != "nearest":
             value = select(outside(i, t), _double(0.0), value)
         return value
