@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from heddle.ir.module import BaseFunc
 from heddle.ir.node import Node, init_fields
 
 Path = tuple[Any, str] | None
+_LEAVE: Final = object()
 
 
 class Mismatch(NamedTuple):
@@ -62,6 +64,9 @@ class _Comparison:
         self.stack.append((left, right, None, self.bind_all))
         while self.stack:
             a, b, path, binding = self.stack.pop()
+            if a is _LEAVE:
+                self.forward, self.backward, self.equal_pairs = b
+                continue
             if not self.step(a, b, path, binding):
                 return Mismatch(_render(path), a, b)
         return None
@@ -82,7 +87,9 @@ class _Comparison:
         if isinstance(a, np.ndarray):
             same = isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape
             return same and (a is b or a.tobytes() == b.tobytes())
-        return type(a) is type(b) and (a == b or (a != a and b != b))
+        if isinstance(a, float) and isinstance(b, float):
+            return float.hex(a) == float.hex(b)  # 0.0 is not -0.0, NaN is NaN
+        return type(a) is type(b) and a == b
 
     def push(self, items: Any) -> None:
         self.stack.extend(reversed(list(items)))
@@ -101,6 +108,12 @@ class _Comparison:
             return True
         else:
             self.equal_pairs.add((id(a), id(b)))
+            if isinstance(a, BaseFunc) and path is not None:
+                # A function of a module is closed: what it binds means nothing to the others.
+                self.stack.append(
+                    (_LEAVE, (self.forward, self.backward, self.equal_pairs), None, False)
+                )
+                self.forward, self.backward, self.equal_pairs = {}, {}, set()
         self.push(
             (
                 getattr(a, spec.name),
@@ -135,6 +148,10 @@ def structural_hash(root: object) -> str:
     while stack:
         value, expanded = stack.pop()
         if id(value) in digests:
+            continue
+        if isinstance(value, BaseFunc) and value is not root:
+            keep_alive.append(value)
+            digests[id(value)] = bytes.fromhex(structural_hash(value))
             continue
         parts = _parts(value)
         if not expanded and parts:
@@ -175,4 +192,6 @@ def _label(value: Any, numbers: dict[Node, int]) -> str:
     if isinstance(value, np.ndarray):
         content = hashlib.blake2b(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"array {value.dtype} {value.shape} {content}"
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__} {sorted(map(repr, value))}"
     return f"{type(value).__name__} {value!r}"
