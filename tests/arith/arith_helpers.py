@@ -34,8 +34,10 @@ _BINARY = {
     ir.And: lambda a, b: a & b,
     ir.Or: lambda a, b: a | b,
 }
-_SIGNS = {"Add": "+", "Sub": "-", "Mul": "*", "FloorDiv": "//", "FloorMod": "%", "LT": "<",
-          "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==", "NE": "!=", "And": "&", "Or": "|"}  # fmt: skip
+_SIGNS = {
+    "Add": "+", "Sub": "-", "Mul": "*", "FloorDiv": "//", "FloorMod": "%", "LT": "<",
+    "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==", "NE": "!=", "And": "&", "Or": "|",
+}  # fmt: skip
 
 
 def evaluate(root: Expr, values: Mapping[Var, int]) -> int:

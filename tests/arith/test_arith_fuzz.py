@@ -35,7 +35,9 @@ class Generator:
         if depth <= 0 or rng.random() < 0.1:
             return rng.choice(self.vars) if rng.random() < 0.7 else const(rng.randint(-6, 9))
         if rng.random() < 0.06:
-            return ir.Select(self.boolean(depth - 1), self.integer(depth - 1), self.integer(depth - 1))
+            return ir.Select(
+                self.boolean(depth - 1), self.integer(depth - 1), self.integer(depth - 1)
+            )
         kind = rng.choice(ARITHMETIC)
         a = self.integer(depth - 1)
         if kind in (ir.FloorDiv, ir.FloorMod, ir.TruncDiv):
@@ -114,7 +116,7 @@ def test_ranges_hold_every_value(block: int) -> None:
             assert low <= evaluate(e, point) < low + extent, where
 
 
-def _random_loops(rng: random.Random) -> tuple[list[Expr], dict[Var, tuple[int, int]], Expr, list[int]]:
+def _random_loops(rng: random.Random) -> tuple[list[Expr], dict[Var, tuple[int, int]], Expr]:
     """Indices of a loop nest after random splits and fusions, as a schedule makes them."""
     shape = [rng.choice([2, 3, 4, 6, 8]) for _ in range(rng.randint(1, 3))]
     roots = [Var(f"r{k}") for k in range(len(shape))]
@@ -138,7 +140,7 @@ def _random_loops(rng: random.Random) -> tuple[list[Expr], dict[Var, tuple[int, 
             loops[at : at + 1] = [(outer, -(-extent // factor)), (inner, factor)]
     indices = [_expand(e, values) for e in roots]
     rng.shuffle(loops)
-    return indices, {var: (0, extent) for var, extent in loops}, _expand(predicate, values), shape
+    return indices, {var: (0, extent) for var, extent in loops}, _expand(predicate, values)
 
 
 def _expand(e: Expr, values: dict[Var, Expr]) -> Expr:
@@ -151,7 +153,7 @@ def test_iterator_maps_are_what_they_say() -> None:
     detected = 0
     for seed in range(SEED * 1000, SEED * 1000 + 150):
         rng = random.Random(seed)
-        indices, domains, predicate, shape = _random_loops(rng)
+        indices, domains, predicate = _random_loops(rng)
         if rng.random() < 0.2:  # spoil it
             indices[0] = indices[0] // 2 if rng.random() < 0.5 else indices[0] + indices[-1]
         found = detect_iter_map(indices, domains, predicate)
@@ -176,4 +178,3 @@ def test_iterator_maps_are_what_they_say() -> None:
                 size *= evaluate(total.extent, {})
             assert size == len(taken), f"seed {seed}: {[text(e) for e in indices]}"
     assert detected > 60
-

@@ -11,8 +11,8 @@ import pytest
 from heddle.arith import Analyzer, Interval
 from heddle.arith.pattern import all_rules
 from heddle.arith.rules import TABLES
-from heddle.ir import structural_equal
 from heddle.ir import expr as ir
+from heddle.ir import structural_equal
 from heddle.ir.expr import (
     Add,
     Expr,
@@ -172,7 +172,9 @@ def _points(count: int = 40) -> list[dict[Var, int]]:
     return points
 
 
-@pytest.mark.parametrize("before, after", ROWS, ids=lambda e: text(e) if isinstance(e, Expr) else "")
+@pytest.mark.parametrize(
+    "before, after", ROWS, ids=lambda e: text(e) if isinstance(e, Expr) else ""
+)
 def test_row(before: Expr, after: Expr | int | None) -> None:
     analyzer = _analyzer()
     result = analyzer.simplify(before)

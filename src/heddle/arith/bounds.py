@@ -59,7 +59,7 @@ class BoundsEvaluator:
         if value.dtype.lanes != 1:
             return ()
         kind = type(value)
-        if kind is Var:
+        if isinstance(value, Var):
             defined = self.simplifier.let_values.get(value)
             return () if defined is None else (defined,)
         if kind is Mul:
@@ -95,7 +95,7 @@ class BoundsEvaluator:
 
     def _combine(self, value: Expr, parts: list[Interval]) -> Interval:
         kind = type(value)
-        if kind is Var:
+        if isinstance(value, Var):
             known = self.simplifier.facts.intervals.get(value, EVERYTHING)
             return known.intersect(parts[0]) if parts else known
         if kind is Mul:

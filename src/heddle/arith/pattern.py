@@ -179,7 +179,8 @@ class Rule:
 
     def __repr__(self) -> str:
         given = "" if self.condition is None else f", {self.condition!r}"
-        return f"{os.path.basename(self.file)}:{self.line}: {self.pattern!r} >> {self.result!r}{given}"
+        place = f"{os.path.basename(self.file)}:{self.line}"
+        return f"{place}: {self.pattern!r} >> {self.result!r}{given}"
 
 
 class RuleTable:

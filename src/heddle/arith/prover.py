@@ -101,9 +101,7 @@ class Prover:
             return any(results) if either else all(results)
         return False
 
-    def _eliminate(
-        self, total: Sum, known: list[Sum], steps: int
-    ) -> tuple[Sum, list[Sum]] | None:
+    def _eliminate(self, total: Sum, known: list[Sum], steps: int) -> tuple[Sum, list[Sum]] | None:
         """Replace one variable by the end of its range at which `total` is smallest."""
         s = self.simplifier
         facts = s.facts

@@ -119,7 +119,7 @@ class Simplifier:
                 else:
                     leaves[current] = times
             elif type(current) is Mul:
-                factor = current.b if type(current.b) is IntImm else current.a
+                factor: Any = current.b if type(current.b) is IntImm else current.a
                 count[inner[0]] += times * factor.value
             else:
                 count[inner[0]] += times
@@ -141,7 +141,7 @@ class Simplifier:
         rebuilt = current.map(self.memo.__getitem__)
         if isinstance(rebuilt, ir.BinaryExpr):
             return self.make(type(rebuilt), rebuilt.a, rebuilt.b)
-        return self.intern(rebuilt)
+        return self.intern(rebuilt)  # type: ignore[no-any-return]
 
     def _apply_facts(self, result: Expr) -> Expr:
         facts = self.facts
@@ -296,7 +296,6 @@ class Simplifier:
         if a.dtype is not INT64 or b.dtype is not INT64:
             return False
         return compare.shown(self, kind, self.sum_of(a) - self.sum_of(b))
-
 
     def modulus(self, total: Sum, divisor: int) -> int | None:
         """The one remainder that `total` leaves, if its divisibility shows it."""
