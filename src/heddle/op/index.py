@@ -71,6 +71,8 @@ _INDEXED = {"data": "any", "indices": "index", "updates": "any"}
 def gather(data: TensorType, indices: TensorType, *, axis: int = 0) -> TensorType:
     """data[..., indices, ...]: slices of data along an axis; the axes of `indices` take the
     place of `axis`."""
+    if as_int(data.shape[axis]) == 0 and all(as_int(dim) != 0 for dim in indices.shape):
+        raise UserError(f"axis {axis} of data is empty: there is nothing to gather")
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     return TensorType(shape, data.dtype)
 
