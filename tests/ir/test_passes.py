@@ -80,6 +80,19 @@ def test_dump(pipeline: Pipeline, tmp_path: Path) -> None:
     assert kept == {"01_before_b.py": "a\n", "02_b.py": "a,b\n"}
 
 
+def test_dump_by_environment(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEDDLE_DUMP", str(tmp_path / "dump"))
+    pipeline.run(IRModule({}))
+    assert sorted(path.name for path in (tmp_path / "dump").iterdir()) == [
+        "00_input.py",
+        "01_a.py",
+        "02_b.py",
+        "03_c.py",
+    ]
+
+
 def test_verify_names_the_pass(pipeline: Pipeline) -> None:
     def check(module: IRModule) -> None:
         if "b" in module:

@@ -22,6 +22,7 @@ from typing import Final, Protocol
 
 from heddle.ir.module import IRModule
 from heddle.support import HeddleError, InternalError, UserError
+from heddle.support.env import HEDDLE_DUMP
 
 # Compiling makes millions of small objects that live long: the collector would visit them all
 # again and again and find nothing.
@@ -203,7 +204,13 @@ class Pipeline:
         instruments: Sequence[Instrument] = (),
         stop_after: str | None = None,
     ) -> IRModule:
-        """The module after all passes, or after the pass `stop_after`."""
+        """The module after all passes, or after the pass `stop_after`.
+
+        The environment variable HEDDLE_DUMP names a folder to dump to.
+        """
+        folder = HEDDLE_DUMP.get()
+        if folder is not None:
+            instruments = [*instruments, Dump(folder)]
         end = len(self.passes) if stop_after is None else self.index(stop_after) + 1
         with relaxed_gc():
             for step in self.passes[:end]:

@@ -122,6 +122,9 @@ HEDDLE_CC: Final = EnvVar[str | None](
 HEDDLE_DEBUG: Final = EnvVar[bool](
     "HEDDLE_DEBUG", _flag, False, "the command line shows Python tracebacks", kind="0 or 1"
 )
+HEDDLE_DUMP: Final = EnvVar[Path | None](
+    "HEDDLE_DUMP", Path, None, "write the module as text after every pass", kind="a directory"
+)
 HEDDLE_FREEZE_NODES: Final = EnvVar[bool](
     "HEDDLE_FREEZE_NODES", _flag, False, "assigning a field of an IR node is an error",
     kind="0 or 1",
