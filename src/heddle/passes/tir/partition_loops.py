@@ -15,16 +15,31 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from heddle.arith import Analyzer
-from heddle.ir.expr import LE, LT, And, Call, Expr, Select, Var, as_int, const, logical_not
+from heddle.ir.dtype import BOOL
+from heddle.ir.expr import (
+    LE,
+    LT,
+    And,
+    Call,
+    Expr,
+    Select,
+    Var,
+    as_int,
+    const,
+    logical_and,
+    logical_not,
+)
 from heddle.ir.structural import structural_equal
-from heddle.ir.walk import pre_order, substitute, uses_var
+from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.tir.build import seq
 from heddle.tir.fresh import with_fresh_vars
 from heddle.tir.nodes import (
     Allocate,
     Block,
+    BufferStore,
     For,
     ForKind,
     IfThenElse,
@@ -57,20 +72,38 @@ class _Partition:
             same = all(new is old for new, old in zip(stmts, stmt.stmts, strict=True))
             return stmt if same else seq(*stmts)
         if isinstance(stmt, IfThenElse):
-            decided = self.decided(stmt.condition)
+            condition = self.known(stmt.condition)
+            decided = as_int(condition)
             if decided is not None:
                 kept = stmt.then if decided else stmt.otherwise
                 return Seq(()) if kept is None else self.visit(kept)
             then = self.visit(stmt.then)
             otherwise = None if stmt.otherwise is None else self.visit(stmt.otherwise)
-            if then is stmt.then and otherwise is stmt.otherwise:
-                return stmt
-            return IfThenElse(stmt.condition, then, otherwise, span=stmt.span)
+            return IfThenElse(condition, then, otherwise, span=stmt.span)
+        if isinstance(stmt, BufferStore):
+            value = rewrite(stmt.value, {Call: self.choose, Select: self.choose})
+            return stmt if value is stmt.value else stmt.replace(value=value)
         if isinstance(stmt, (Allocate, LetStmt, While, Block)):
             body = self.visit(stmt.body)
             rebuilt: Stmt = stmt if body is stmt.body else stmt.replace(body=body)
             return rebuilt
         return stmt
+
+    def choose(self, value: Any) -> Expr:
+        """One side of a conditional expression, when the loops around it decide."""
+        if isinstance(value, Select):
+            condition, a, b = value.condition, value.a, value.b
+        elif value.name == "if_then_else":
+            condition, a, b = value.args
+        else:
+            return value  # type: ignore[no-any-return]
+        known = self.known(condition)
+        decided = as_int(known)
+        if decided is not None:
+            return a if decided else b  # type: ignore[no-any-return]
+        if isinstance(value, Select):
+            return Select(known, a, b, span=value.span)
+        return value.replace(args=(known, a, b))  # type: ignore[no-any-return]
 
     def visit_for(self, loop: For) -> Stmt:
         extent, start = as_int(loop.extent), as_int(loop.min)
@@ -127,12 +160,16 @@ class _Partition:
                 analyzer.bind(nested.var, nested.min, nested.extent)
             return analyzer.can_prove(condition)
 
-    def decided(self, condition: Expr) -> bool | None:
-        """The value of a condition, if the loops around it tell."""
+    def known(self, condition: Expr) -> Expr:
+        """What is left of a condition, given the loops around it: its undecided conjuncts."""
         with self.analyzer() as analyzer:
-            if analyzer.can_prove(condition):
-                return True
-            return False if analyzer.can_prove(logical_not(condition)) else None
+            left: Expr = const(True, BOOL)
+            for part in conjuncts(condition):
+                simple = as_int(analyzer.simplify(part))
+                if simple == 0:
+                    return const(False, BOOL)
+                left = left if simple else logical_and(left, part)
+            return left
 
     @contextlib.contextmanager
     def analyzer(self) -> Iterator[Analyzer]:
@@ -153,13 +190,12 @@ class _Partition:
         guard: Expr | None = None
         with self.analyzer() as analyzer:
             for condition in _conditions(loop.body, loop.var):
-                for part in _conjuncts(condition):
-                    extreme = _extreme(part, worst, analyzer)
-                    if extreme is None or not uses_var(extreme, loop.var):
-                        continue
-                    known = analyzer.simplify(extreme)
-                    if as_int(known) is None and (guard is None or not _implied(guard, known)):
-                        guard = known if guard is None else guard & known
+                extreme = _extreme(condition, worst, analyzer)
+                if extreme is None or not uses_var(extreme, loop.var):
+                    continue
+                known = analyzer.simplify(extreme)
+                if as_int(known) is None and (guard is None or not _implied(guard, known)):
+                    guard = known if guard is None else guard & known
         return guard
 
     def versions(self, body: Stmt, guard: Expr) -> Stmt:
@@ -172,14 +208,14 @@ class _Partition:
         return IfThenElse(guard, full, rest)
 
 
-def _conjuncts(condition: Expr) -> list[Expr]:
+def conjuncts(condition: Expr) -> list[Expr]:
     if isinstance(condition, And):
-        return _conjuncts(condition.a) + _conjuncts(condition.b)
+        return conjuncts(condition.a) + conjuncts(condition.b)
     return [condition]
 
 
 def _implied(guard: Expr, part: Expr) -> bool:
-    return any(structural_equal(known, part) for known in _conjuncts(guard))
+    return any(structural_equal(known, part) for known in conjuncts(guard))
 
 
 def _extreme(
@@ -212,7 +248,7 @@ def _bisect(holds: object, low: int, high: int) -> int:
 
 
 def _conditions(body: Stmt, var: Var) -> list[Expr]:
-    """The conditions below `body` that depend on `var`."""
+    """The conditions below `body` that depend on `var`, each conjunct by itself."""
     found: list[Expr] = []
     for child in pre_order(body):
         if isinstance(child, (IfThenElse, Select)):
@@ -223,6 +259,5 @@ def _conditions(body: Stmt, var: Var) -> list[Expr]:
             condition = child.predicate
         else:
             continue
-        if uses_var(condition, var):
-            found.append(condition)
+        found.extend(part for part in conjuncts(condition) if uses_var(part, var))
     return found

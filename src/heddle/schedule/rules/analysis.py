@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from heddle.ir.expr import Add, Cast, Expr, FloorDiv, FloorMod, Max, Min, Mul, Var, as_int
+from heddle.ir.expr import Add, Call, Cast, Expr, FloorDiv, FloorMod, Max, Min, Mul, Var, as_int
 from heddle.ir.walk import post_order, uses_var
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
@@ -67,6 +67,14 @@ def _strip_casts(value: Expr) -> Expr:
     return value
 
 
+def _operand(value: Expr) -> Expr:
+    """The load behind casts and behind the guard of a padded edge."""
+    value = _strip_casts(value)
+    if isinstance(value, Call) and value.name == "if_then_else":
+        return _strip_casts(value.args[1])
+    return value
+
+
 def _step(block: Block) -> Expr | None:
     """What the body of a reduction block adds, multiplies or compares per step."""
     store = block.body
@@ -87,7 +95,7 @@ def contraction_of(block: Block) -> Contraction | None:
     product = _strip_casts(step)
     if not isinstance(product, Mul) or not store.indices:
         return None
-    a, b = _strip_casts(product.a), _strip_casts(product.b)
+    a, b = _operand(product.a), _operand(product.b)
     if not (isinstance(a, BufferLoad) and isinstance(b, BufferLoad)):
         return None
     spatial = [i for i, axis in enumerate(block.iters) if axis.kind is IterKind.SPATIAL]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from heddle.ir.expr import IntImm, as_int
 from heddle.ir.walk import uses_var
-from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of
+from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
 from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -32,6 +32,12 @@ from heddle.tir.nodes import BufferLoad
 
 _TASKS_PER_CORE = 8
 """Chunks of work per core to aim for, so that a late core costs an eighth of its share."""
+
+_MOST_TAPS = 8
+"""Longest row of the window of a depthwise convolution that is unrolled."""
+
+_DEPTHWISE_ROWS = 8
+"""Most outputs of a depthwise tile: enough to hide the latency of a multiply-add."""
 
 _PACK_AFTER_TILES = 4
 """Row tiles that must share a strided panel before copying it together pays."""
@@ -53,6 +59,7 @@ def schedule_contraction(
     sch.set_scope(block, 0, "local")
     _vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
+    plan.unroll_taps()
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
     plan.annotate_tile(after[after.index(tile_loop) + 1 :])
@@ -164,7 +171,7 @@ class _Plan:
         in_axis = vector_extent is None or vector_extent >= 2 * self.lanes or not col_loops
         rows = extent_of(self.sch, row_loops[-1]) if row_loops else 1
         if self.facts.x_has_vector:
-            return choose_tile(rows, 1, self.target, max_rows=14), True
+            return choose_tile(rows, 1, self.target, max_rows=_DEPTHWISE_ROWS), True
         if not in_axis:
             count = extent_of(self.sch, col_loops[-1])
             return choose_tile(rows, count or 1, self.target, whole_vectors=True), False
@@ -243,6 +250,13 @@ class _Plan:
         for axis in (*facts.batch, *facts.cols):
             count *= facts.extent(axis) or _TASKS_PER_CORE
         return count
+
+    def unroll_taps(self) -> None:
+        """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""
+        if self.facts.x_has_vector and not self.facts.cols:
+            last = reduction_loops(self.sch, self.block)[-1]
+            if (extent_of(self.sch, last) or _MOST_TAPS + 1) <= _MOST_TAPS:
+                self.sch.unroll(last)
 
     def annotate_tile(self, loops: list[LoopRef]) -> None:
         """Unroll the rows and vectors of a tile, vectorize its lanes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from heddle.ir.expr import Call
 from heddle.ir.walk import post_order
-from heddle.schedule.rules.analysis import BlockKind, block_kind
+from heddle.schedule.rules.analysis import BlockKind, block_kind, contraction_of
 from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.elementwise import schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
@@ -36,12 +36,19 @@ def _inline_cheap(sch: Schedule) -> None:
         consumers = [sch.block(c) for c in sch.consumers(block)]
         if not consumers or any(type(c.body) is not BufferStore for c in consumers):
             continue
-        if any(block_kind(c) is BlockKind.CONTRACTION for c in consumers):
+        if any(_reads_often(c) for c in consumers):
             continue
         reduces = any(_has_reduction(c) for c in consumers)
         if _is_costly(node) and (len(consumers) > 1 or (reduces and not _read_once(consumers[0]))):
             continue
         sch.compute_inline(block)
+
+
+def _reads_often(consumer: Block) -> bool:
+    """Whether a block reads each element of its operands for many outputs: a contraction, unless
+    it is a depthwise convolution, whose few taps cost no more than a padded copy of the input."""
+    facts = contraction_of(consumer)
+    return facts is not None and not (facts.x_has_vector and not facts.cols)
 
 
 def _is_output(sch: Schedule, block: Block) -> bool:
