@@ -46,7 +46,7 @@ class Step:
         positional = {"block"} if known is None else known.positional
         parts: list[str] = []
         for name, value in self.arguments.items():
-            if isinstance(value, tuple):
+            if known is not None and name == known.variadic:
                 parts.extend(map(repr, value))
             else:
                 parts.append(_source(value) if name in positional else f"{name}={_source(value)}")
