@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -58,6 +59,56 @@ def check_model(model: onnx.ModelProto, where: str) -> None:
         raise UserError(f"model `{where}` does not say which operator set it uses (opset_import)")
     if not model.graph.output:
         raise UserError(f"model `{where}`: the graph has no outputs")
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise UserError(f"model `{where}` has a name that is not UTF-8")
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every name in the model. Protobuf hands those that are no UTF-8 over as bytes."""
+    for entry in model.opset_import:
+        yield entry.domain
+    yield from _graph_texts(model.graph)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from function.attribute
+        yield from (entry.domain for entry in function.opset_import)
+        for attribute in function.attribute_proto:
+            yield from _attribute_texts(attribute)
+        for node in function.node:
+            yield from _node_texts(node)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[object]:
+    yield graph.name
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield from _tensor_texts(tensor)
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+    for node in graph.node:
+        yield from _node_texts(node)
+
+
+def _node_texts(node: onnx.NodeProto) -> Iterator[object]:
+    yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for attribute in node.attribute:
+        yield from _attribute_texts(attribute)
+
+
+def _attribute_texts(attribute: onnx.AttributeProto) -> Iterator[object]:
+    yield from (attribute.name, attribute.ref_attr_name)
+    if attribute.HasField("t"):
+        yield from _tensor_texts(attribute.t)
+    if attribute.HasField("g"):
+        yield from _graph_texts(attribute.g)
+
+
+def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[object]:
+    yield tensor.name
+    for entry in tensor.external_data:
+        yield from (entry.key, entry.value)
 
 
 def opset_versions(model: onnx.ModelProto, where: str) -> dict[str, int]:
