@@ -39,6 +39,7 @@ CASES: list[tuple[str, Callable[[], Call], tuple[object, ...]]] = [
     ("layer_norm", lambda: op.layer_norm(_x(N, M, 4), _x(4), axis=-1), (N, M, 4)),
     ("conv", lambda: op.conv(_x(N, 2, M, 5), _x(3, 2, 3, 3), pads=(1, 1, 1, 1)), (N, 3, M, 5)),
     ("pool", lambda: op.max_pool(_x(1, 1, M + 2, 5), kernel=(3, 3)), (1, 1, M, 3)),
+    ("range", lambda: op.range(count=N, start=N, step=2, dtype="float32"), (N,)),
     ("expand", lambda: op.broadcast_to(_x(N, 1), shape=(N, M)), (N, M)),
     (
         "blocked",

@@ -12,6 +12,7 @@
 | `Strs`                 | a sequence of strings                                           |
 | `Dim`                  | an integer or an integer expression                             |
 | `Dims`                 | a sequence of those: a shape                                    |
+| `Scalar`               | a number or an integer expression                               |
 | `... | None`           | also None                                                       |
 """
 
@@ -34,6 +35,7 @@ Floats: TypeAlias = tuple[float, ...]
 Strs: TypeAlias = tuple[str, ...]
 Dim: TypeAlias = int | Expr
 Dims: TypeAlias = tuple[Dim, ...]
+Scalar: TypeAlias = int | float | Expr
 
 
 class _NotSuch(Exception):
@@ -81,6 +83,10 @@ def _to_dim(value: Any) -> Dim:
     return _to_int(value)
 
 
+def _to_scalar(value: Any) -> Scalar:
+    return float(value) if isinstance(value, (float, np.floating)) else _to_dim(value)
+
+
 def _sequence(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def to_tuple(value: Any) -> tuple[Any, ...]:
         if isinstance(value, (str, Mapping)):
@@ -102,6 +108,7 @@ _CONVERTERS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "Floats": (_sequence(_to_float), "numbers"),
     "Strs": (_sequence(_to_str), "strings"),
     "Dim": (_to_dim, "an integer or integer expression"),
+    "Scalar": (_to_scalar, "a number or integer expression"),
     "Dims": (_sequence(_to_dim), "integers or integer expressions"),
 }
 

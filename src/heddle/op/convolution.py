@@ -249,14 +249,15 @@ def _(
     rank = len(strides)
     dtype = accumulator_dtype(x.dtype)
     kernel = _dilate(w, dilations)
-    taps, margins, tails = [], [], []
+    taps: list[te.ReduceAxis | None] = []
+    margins, tails = [], []
     for axis in range(rank):
         span = kernel.shape[2 + axis]
         count = (span + (strides[axis] - 1)) // strides[axis]
         known, width = as_int(count), as_int(span)
         if known is None or width is None:
             raise UserError(f"the kernel of shape {show_shape(w.shape)} must be static")
-        taps.append(te.reduce_axis(count, f"k{axis}"))
+        taps.append(te.reduce_axis(count, f"k{axis}") if known > 1 else None)
         reach = (width - 1 + output_padding[axis] - pads[rank + axis]) // strides[axis]
         margins.append((known - 1, max(0, reach)))
         tails.append((0, known * strides[axis] - width))
@@ -270,11 +271,13 @@ def _(
         source, tap = [], []
         for axis in range(rank):
             at = position[axis] + pads[axis]
-            source.append(at // strides[axis] + margins[axis][0] - taps[axis].var)
-            tap.append(at % strides[axis] + taps[axis] * strides[axis])
+            loop = taps[axis]
+            step: Expr = const(0) if loop is None else loop.var
+            source.append(at // strides[axis] + margins[axis][0] - step)
+            tap.append(at % strides[axis] + step * strides[axis])
         out = oc if groups == 1 else oc % out_group
         value = cast(padded[(n, channel, *source)], dtype) * cast(full[(channel, out, *tap)], dtype)
-        return te.sum(value, axis=[ic, *taps])
+        return te.sum(value, axis=[ic, *(loop for loop in taps if loop is not None)])
 
     shape = _spread_shape(x, w, strides, pads, dilations, groups, output_padding)
     result = add_bias(te.compute(shape, body, name="conv_transpose"), bias)

@@ -8,7 +8,7 @@ import numpy as np
 from heddle import te
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import EQ, Expr, as_expr, cast, compare, const, if_then_else
-from heddle.op.attribute import Dim, Dims, Ints
+from heddle.op.attribute import Dim, Dims, Ints, Scalar
 from heddle.op.common import as_dims, require_ndim
 from heddle.op.registry import operator
 from heddle.op.sample import case, floats, ints
@@ -41,7 +41,7 @@ full.samples(
 
 
 @operator("range", kind="injective")
-def range_(*, count: Dim, start: float = 0.0, step: float = 1.0, dtype: DType) -> TensorType:
+def range_(*, count: Dim, start: Scalar = 0, step: Scalar = 1, dtype: DType) -> TensorType:
     """start, start + step, ...: `count` numbers (of integers, `start` and `step` are whole)."""
     if dtype.is_bool:
         raise UserError("a range has no dtype bool")
@@ -49,12 +49,13 @@ def range_(*, count: Dim, start: float = 0.0, step: float = 1.0, dtype: DType) -
 
 
 @range_.rule("compute")
-def _(*, count: Dim, start: float, step: float, dtype: DType) -> te.Tensor:
+def _(*, count: Dim, start: Scalar, step: Scalar, dtype: DType) -> te.Tensor:
+    # Exact until the last step, which rounds (floats) or wraps (integers) to the dtype.
+    exact = "float64" if dtype.is_float else "int64"
+    first, distance = const(start, exact), const(step, exact)
+
     def body(i: Expr) -> Expr:
-        if dtype.is_float:
-            steps = cast(i, "float64") * const(step, "float64")
-            return cast(steps + const(start, "float64"), dtype)
-        return cast(i * int(step) + int(start), dtype)
+        return cast(cast(i, exact) * distance + first, dtype)
 
     return te.compute((as_expr(count),), body, name="range")
 
