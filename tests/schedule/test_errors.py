@@ -132,8 +132,10 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
     "parallel reduction": (
         lambda: matmul(3, 4, 5),
         lambda s: s.parallel(loop(s, "C", 2)),
-        "parallel: loop `k` carries the reduction variable `vk` of block `C`: its iterations "
-        "update the same elements of `C`",
+        (
+            "parallel: loop `k` carries the reduction variable `vk` of block `C`: its iterations "
+            "update the same elements of `C`"
+        ),
     ),
     "vectorised symbolic": (
         symbolic,
@@ -193,8 +195,10 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
     "reverse_compute_at of unfinished sums": (
         epilogue,
         lambda s: s.reverse_compute_at("D", loop(s, "C", 2)),
-        "reverse_compute_at: loop `k` carries the reduction variable `vk` of block `C`: inside "
-        "loop `k`, block `D` would read unfinished values; choose a loop around it",
+        (
+            "reverse_compute_at: loop `k` carries the reduction variable `vk` of block `C`: inside "
+            "loop `k`, block `D` would read unfinished values; choose a loop around it"
+        ),
     ),
     "reverse_compute_at without producer": (
         chain,
@@ -204,8 +208,10 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
     "reverse_compute_at of a strided read": (
         shifted,
         lambda s: s.reverse_compute_at("C", loop(s, "B", 0)),
-        "block `C` reads dimension 0 of `B` with an index that is not an iteration variable plus "
-        "a constant",
+        (
+            "block `C` reads dimension 0 of `B` with an index that is not an iteration variable plus "
+            "a constant"
+        ),
     ),
     "reverse_compute_at of a stencil": (
         stencil,

@@ -135,7 +135,9 @@ def reverse_compute_at(
         nest: Stmt = mirrored
     else:
         domains = _domains_of_reads(sch, node, producers, target, around)
-        guard = _shared_guard(producers, {*(n.var for n in shared), *shape_symbols(sch.func)})
+        guard = _shared_guard(
+            sch, node, producers, {*(n.var for n in shared), *shape_symbols(sch.func)}
+        )
         nest = _place(node, domains, around, guard=guard, preserve_unit_loops=preserve_unit_loops)
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
@@ -347,16 +349,30 @@ def _constrain(
 # -- the block in its new place ----------------------------------------------------------------
 
 
-def _shared_guard(producers: list[Block], shared: set[Var]) -> Expr:
+def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: set[Var]) -> Expr:
     """The conditions on the loops around both under which the producers run at all."""
     guard: Expr = TRUE
     seen: list[object] = []
     for producer in producers:
+        used = {
+            var
+            for bound in producer.iters
+            if bound.kind is IterKind.SPATIAL
+            for var in free_vars(bound.binding)
+        }
         for part in conjuncts(producer.predicate):
-            key = expr_key(part)
-            if shared.issuperset(free_vars(part)) and key not in seen:
-                seen.append(key)
-                guard = logical_and(guard, part)
+            key, variables = expr_key(part), set(free_vars(part))
+            if variables <= shared:
+                if key not in seen:
+                    seen.append(key)
+                    guard = logical_and(guard, part)
+            elif variables & shared and not variables - shared <= used:
+                raise fail(
+                    sch,
+                    "reverse_compute_at",
+                    f"block `{producer.name}` runs in a part of the iterations that block "
+                    f"`{node.name}` cannot follow (its predicate is on loops that it does not use)",
+                )
     return guard
 
 
