@@ -12,17 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from heddle.codegen import CompiledKernel
 from heddle.driver.model_cache import ModelCache, content_key, open_entry, target_key
 from heddle.driver.pipeline import compile_kernels, emit, graph_pipeline
 from heddle.driver.report import CompileReport
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Instrument
 from heddle.ir.structural import structural_hash
+from heddle.passes.graph.host_plan import HostPlan
 from heddle.runtime.module import Executable
 from heddle.runtime.toolchain import cache_directory
 from heddle.support import UserError
 from heddle.target import Target, parse
 
+GeneratedCode: TypeAlias = tuple[IRModule, HostPlan, dict[str, CompiledKernel]]
 Model: TypeAlias = Any
 """A path of an ONNX file, an `onnx.ModelProto`, or an `IRModule` with a graph function `main`."""
 
@@ -55,7 +58,7 @@ def compile(
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
     if not cache:
-        return _compile_temporarily(model, device, name, shapes, report)
+        return _keep_temporarily(_generate(model, device, name, shapes, report), device, report)
     with report.stage("look in the cache"):
         key = _key(model, device, name, shapes)
         store = ModelCache(cache_directory())
@@ -63,15 +66,14 @@ def compile(
     if found is not None:
         report.from_cache = True
         return found
+    code = _generate(model, device, name, shapes, report)
     try:
-        with store.writing(key) as directory:
-            _compile_into(directory, model, device, name, shapes, report)
-    except OSError:  # no room, or not ours to write
-        return _compile_temporarily(model, device, name, shapes, report)
-    found = store.find(key)
-    if found is None:
-        return _compile_temporarily(model, device, name, shapes, report)
-    return found
+        with store.writing(key) as directory, report.stage("link"):
+            emit(*code, device, directory)
+        found = store.find(key)
+    except (OSError, UserError):  # no room, or not ours to write
+        found = None
+    return _keep_temporarily(code, device, report) if found is None else found
 
 
 def optimize(
@@ -141,32 +143,36 @@ def _has_external_data(path: Path) -> bool:
         return data.find(b"location") >= 0
 
 
-def _compile_temporarily(
+def _generate(
     model: Model, device: Target, name: str | None, shapes: Any, report: CompileReport
-) -> Executable:
-    directory = Path(tempfile.mkdtemp(prefix="heddle-"))
-    try:
-        _compile_into(directory, model, device, name, shapes, report)
-        executable = open_entry(directory)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    weakref.finalize(executable, shutil.rmtree, directory, ignore_errors=True)
-    return executable
-
-
-def _compile_into(
-    directory: Path, model: Model, device: Target, name: str | None, shapes: Any, report: CompileReport
-) -> None:
-    """Write `library.so`, its objects and `constants.bin` into a directory."""
+) -> GeneratedCode:
+    """What `emit` writes: the module, its memory plan and its kernels."""
     with report.stage("import"):
         module = import_model(model, name=name, shapes=shapes)
     with report.stage("graph"):
         module = graph_pipeline(device).run(module)
     with report.stage("kernels"):
         plan, kernels = compile_kernels(module, device, report)
-    with report.stage("link"):
-        emit(module, plan, kernels, device, directory)
+    return module, plan, kernels
+
+
+def _keep_temporarily(code: GeneratedCode, device: Target, report: CompileReport) -> Executable:
+    """The executable, from files that live as long as it does."""
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="heddle-"))
+    except OSError as error:
+        raise UserError(f"cannot make a temporary directory: {error}") from error
+    try:
+        with report.stage("link"):
+            emit(*code, device, directory)
+        executable = open_entry(directory)
+    except BaseException as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write the compiled model: {error}") from error
+        raise
+    weakref.finalize(executable, shutil.rmtree, directory, ignore_errors=True)
+    return executable
 
 
 def build(func: Any, target: str | Target = "native") -> Any:

@@ -24,6 +24,9 @@ from heddle.support.version import build_id
 from heddle.target import Target
 
 _CHUNK = 64 << 20
+_MANIFEST = "complete"
+_SAMPLES = 256
+_SAMPLE_BYTES = 4096
 _LIMIT = 8 << 30
 """Bytes that cached models may take; the least recently used go first."""
 
@@ -60,9 +63,11 @@ class ModelCache:
     def find(self, key: str) -> Executable | None:
         """The executable of an entry, or None. A damaged entry is dropped."""
         entry = self.directory / key
-        if not (entry / "complete").exists():
+        if not (entry / _MANIFEST).exists():
             return None
         try:
+            if (entry / _MANIFEST).read_text() != _manifest(entry):
+                raise OSError("damaged")
             executable = open_entry(entry)
         except Exception:  # any damage: compile again
             shutil.rmtree(entry, ignore_errors=True)
@@ -79,11 +84,11 @@ class ModelCache:
         temporary = Path(tempfile.mkdtemp(prefix=f".{key[:8]}-", dir=self.directory))
         try:
             yield temporary
-            (temporary / "complete").touch()
+            (temporary / _MANIFEST).write_text(_manifest(temporary))
             try:
                 temporary.rename(entry)
             except OSError:  # another process was first, or a damaged entry is in the way
-                if not (entry / "complete").exists():
+                if not (entry / _MANIFEST).exists():
                     shutil.rmtree(entry, ignore_errors=True)
                     temporary.rename(entry)
         finally:
@@ -103,6 +108,30 @@ class ModelCache:
                 break
             shutil.rmtree(entry, ignore_errors=True)
             total -= size
+
+
+def _manifest(entry: Path) -> str:
+    """Name, size and digest of each file of an entry: the last file that is written to it."""
+    return "".join(
+        f"{file.name} {file.stat().st_size} {_digest(file)}\n"
+        for file in sorted(entry.iterdir())
+        if file.name != _MANIFEST
+    )
+
+
+def _digest(path: Path) -> str:
+    """A digest of a file's content; of a large one, of samples all over it: what a crash or a bad
+    disk leaves is missing or zero over long stretches, and reading all takes as long as loading."""
+    hasher = hashlib.blake2b(digest_size=16)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if size <= _SAMPLES * _SAMPLE_BYTES:
+            hasher.update(file.read())
+        else:
+            for index in range(_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
+                hasher.update(file.read(_SAMPLE_BYTES))
+    return hasher.hexdigest()
 
 
 def open_entry(entry: Path) -> Executable:

@@ -57,10 +57,12 @@ def capsule_of(source: Any) -> tuple[Any, DLTensor]:
     Raises `UserError` for an object that is not in CPU memory or cannot be exported.
     """
     device = getattr(source, "__dlpack_device__", None)
-    if device is not None and int(device()[0]) != CPU:
-        raise UserError(
-            f"is on DLPack device type {int(device()[0])}, expected CPU memory (type 1)"
-        )
+    try:
+        kind = CPU if device is None else int(device()[0])
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"cannot be exported by DLPack: {error}") from error
+    if kind != CPU:
+        raise UserError(f"is on DLPack device type {kind}, expected CPU memory (type 1)")
     if getattr(source, "requires_grad", False):  # torch refuses to export these
         source = source.detach()
     try:

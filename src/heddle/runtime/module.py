@@ -272,6 +272,9 @@ class Executable:
         if path.is_dir():
             raise UserError(f"cannot write {path}: it is a directory")
         if self._objects:
+            if not all(item.is_file() for item in self._objects):
+                where = self._objects[0].parent
+                raise UserError(f"cannot write {path}: {where} is gone; compile the model again")
             return link_shared(self._objects, path, constants=self._constants, name=self.info.name)
         with writing_beside(path) as temporary:
             shutil.copyfile(self._path, temporary)

@@ -32,6 +32,7 @@ _LINK_FLAGS = (
     "-Wl,-z,noexecstack",
     "-Wl,-z,defs",
 )
+_DIGEST = "digest"
 _LIBRARIES = ("-lpthread", "-ldl", "-lm")
 # What a compiler's message says when the fault is neither its own nor ours.
 _USERS_CONDITIONS = (
@@ -158,6 +159,21 @@ def _objects_in(directory: Path) -> list[Path]:
     return [directory / f"{source.stem}.o" for source in sorted(CRT.glob("*.c"))]
 
 
+def _digest_of(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in _objects_in(directory):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_intact(directory: Path) -> bool:
+    """Whether the objects in a directory are what was once written there."""
+    try:
+        return (directory / _DIGEST).read_text() == _digest_of(directory)
+    except (OSError, ValueError):
+        return False
+
+
 def crt_objects(toolchain: Toolchain | None = None) -> list[Path]:
     """The objects of the C runtime, compiled on first use and then taken from the cache.
 
@@ -174,7 +190,7 @@ def crt_objects(toolchain: Toolchain | None = None) -> list[Path]:
 
 def _build_crt(toolchain: Toolchain, directory: Path) -> list[Path]:
     objects = _objects_in(directory)
-    if all(path.is_file() for path in objects):
+    if _is_intact(directory):
         return objects
     building = Path(tempfile.mkdtemp(prefix=f"{directory.name}-", dir=directory.parent))
     try:
@@ -183,14 +199,14 @@ def _build_crt(toolchain: Toolchain, directory: Path) -> list[Path]:
             toolchain.run(
                 [*_COMPILE_FLAGS, "-c", source, "-o", target], doing="compiling the C runtime"
             )
+        (building / _DIGEST).write_text(_digest_of(building))
         try:
             building.rename(directory)
         except OSError:
-            # Another process was first, or an incomplete directory is in the way.
-            if not all(path.is_file() for path in objects):
-                for path in _objects_in(building):
-                    os.makedirs(directory, exist_ok=True)
-                    os.replace(path, directory / path.name)
+            # Another process was first, or a damaged directory is in the way.
+            if not _is_intact(directory):
+                shutil.rmtree(directory, ignore_errors=True)
+                building.rename(directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return objects
