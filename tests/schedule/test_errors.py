@@ -209,8 +209,8 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         shifted,
         lambda s: s.reverse_compute_at("C", loop(s, "B", 0)),
         (
-            "block `C` reads dimension 0 of `B` with an index that is not an iteration variable plus "
-            "a constant"
+            "block `C` reads dimension 0 of `B` with an index that is not an iteration variable "
+            "plus a constant"
         ),
     ),
     "reverse_compute_at of a stencil": (

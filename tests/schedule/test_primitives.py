@@ -335,3 +335,15 @@ def test_float64_values_agree_with_numpy() -> None:
     a, b = inputs_of(func, 3)
     expected = a.astype(np.float64) @ b.astype(np.float64)
     np.testing.assert_allclose(output_of(sch.func, [a, b]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fusing_unit_loops_leaves_no_arithmetic_on_constants() -> None:
+    func = matmul(4, 16, 3)
+    sch = Schedule(func)
+    i, j, _ = sch.get_loops("C")
+    j_0, j_1, _ = sch.split(j, [None, 4, 4])
+    sch.reorder(i, j_0, j_1)
+    sch.fuse(i, j_0)
+    assert "i_j_0_fused" in str(sch.block("C").iters[0].binding)
+    assert str(sch.block("C").iters[1].binding) == "j_1 * 4 + j_2"
+    check(sch, func)

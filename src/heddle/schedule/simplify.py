@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heddle.arith import Analyzer
-from heddle.ir.expr import Expr, FloorDiv, FloorMod, Var
+from heddle.ir.expr import Add, Expr, FloorDiv, FloorMod, IntImm, Mul, Var
 from heddle.ir.walk import pre_order
 from heddle.schedule.state import State, edit, walk
 from heddle.tir.build import shape_symbols
@@ -39,8 +39,15 @@ def simplify_bindings(
     return stmt if result is None else result
 
 
-def _divides(value: Expr) -> bool:
-    return any(type(n) in (FloorDiv, FloorMod) for n in pre_order(value))
+def _improvable(value: Expr) -> bool:
+    """Whether `value` has divisions, or operations on constants left by a substitution."""
+    for found in pre_order(value):
+        kind = type(found)
+        if kind is FloorDiv or kind is FloorMod:
+            return True
+        if (kind is Add or kind is Mul) and type(found.a) is IntImm:  # type: ignore[attr-defined]
+            return True
+    return False
 
 
 def _size(value: Expr) -> int:
@@ -48,14 +55,14 @@ def _size(value: Expr) -> int:
 
 
 def _needs_work(block: Block) -> bool:
-    return _divides(block.predicate) or any(_divides(bound.binding) for bound in block.iters)
+    return _improvable(block.predicate) or any(_improvable(bound.binding) for bound in block.iters)
 
 
 def _simplified(block: Block, analyzer: Analyzer) -> Block:
     iters = []
     for bound in block.iters:
         binding = bound.binding
-        if _divides(binding):
+        if _improvable(binding):
             simpler = analyzer.simplify(binding)
             # Other forms of the same size would hide that two bindings share a fused loop.
             if _size(simpler) < _size(binding):
