@@ -41,7 +41,7 @@ def graph_pipeline(target: Target) -> Pipeline:
     """The passes from an imported module to a module of scheduled loop functions."""
 
     def panel(rows: int | None, columns: int, depth: int) -> int:
-        return panel_width(rows, columns, target)
+        return panel_width(rows, columns, depth, target)
 
     return Pipeline(
         [

@@ -28,6 +28,7 @@ from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
 from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
+from heddle.tir.build import element_count
 from heddle.tir.nodes import BufferLoad
 
 _TASKS_PER_CORE = 8
@@ -94,10 +95,13 @@ class _Plan:
         row_loops = self._fuse_pointwise_rows(row_loops)
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
-        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, len(col_outer))
+        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
+        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
-        outer = [*batch, *chunks, *col_outer]
+        # The larger operand goes by once, in the outer loop; the smaller one stays in the caches.
+        w_larger = self._bytes(facts.w) > self._bytes(facts.x)
+        outer = [*batch, *col_outer, *chunks] if w_larger else [*batch, *chunks, *col_outer]
         sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
@@ -113,7 +117,7 @@ class _Plan:
         if self._panel_vectors() is not None or dims is None or facts.x_has_vector:
             return False
         pitch = dims[-1] * facts.w.buffer.dtype.nbytes
-        depth = math.prod(facts.extent(i) or 1 for i in facts.reduce)
+        depth = self._depth()
         tiles = math.prod(extent_of(self.sch, loop) or _PACK_AFTER_TILES for loop in row_outer)
         strided = pitch > 8 * self.lanes * facts.w.buffer.dtype.nbytes or not facts.w_contiguous
         return strided and pitch * depth > self._cache(0) and tiles >= _PACK_AFTER_TILES
@@ -174,14 +178,24 @@ class _Plan:
             return choose_tile(rows, 1, self.target, max_rows=_DEPTHWISE_ROWS), True
         if not in_axis:
             count = extent_of(self.sch, col_loops[-1])
-            return choose_tile(rows, count or 1, self.target, whole_vectors=True), False
+            tile = choose_tile(
+                rows, count or 1, self.target, depth=self._depth(), whole_vectors=True
+            )
+            return tile, False
         panel = self._panel_vectors()
         if panel is not None:
             fixed = choose_tile(rows, panel, self.target, max_rows=MATRIX_ROWS)
             rows_only = RegisterTile(self._rows_for(rows, panel), panel)
             return (fixed if fixed.vectors == panel else rows_only), True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
-        return choose_tile(rows, count, self.target, max_rows=MATRIX_ROWS), True
+        tile = choose_tile(
+            rows, count, self.target, depth=self._depth(), max_rows=MATRIX_ROWS
+        )
+        return tile, True
+
+    def _depth(self) -> int:
+        """Steps of the whole reduction; symbolic axes count as one."""
+        return math.prod(self.facts.extent(axis) or 1 for axis in self.facts.reduce)
 
     def _panel_vectors(self) -> int | None:
         """Vectors in a panel of a packed operand, None when it is not packed."""
@@ -215,9 +229,12 @@ class _Plan:
         return [*col_loops[:-1], outer, more], vectors, lanes
 
     def _split_rows(
-        self, row_loops: list[LoopRef], tile: RegisterTile, _columns: int
+        self, row_loops: list[LoopRef], tile: RegisterTile, tasks: int
     ) -> tuple[list[LoopRef], list[LoopRef], list[LoopRef]]:
-        """(loops that become tasks, loops walked inside a task, the unrolled rows of a tile)."""
+        """(loops that become tasks, loops walked inside a task, the unrolled rows of a tile).
+
+        Rows become tasks only as far as the `tasks` that other axes give are too few.
+        """
         sch = self.sch
         if not row_loops:
             return [], [], []
@@ -225,9 +242,7 @@ class _Plan:
         tiles, inner = sch.split(last, [None, tile.rows])
         chunks: list[LoopRef] = []
         walked: list[LoopRef | None] = [*outer, tiles]
-        if self._tasks() >= _TASKS_PER_CORE * self.target.cores:
-            return chunks, walked, [inner]
-        wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / max(1, self._tasks()))
+        wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / tasks)
         for position, loop in enumerate(walked):
             if wanted <= 1:
                 break
@@ -243,13 +258,11 @@ class _Plan:
             wanted = 1
         return chunks, [loop for loop in walked if loop is not None], [inner]
 
-    def _tasks(self) -> int:
-        """Independent pieces of work from the batch and column loops alone."""
-        facts = self.facts
-        count = 1
-        for axis in (*facts.batch, *facts.cols):
-            count *= facts.extent(axis) or _TASKS_PER_CORE
-        return count
+    def _bytes(self, load: BufferLoad) -> int:
+        """Bytes of an operand of one batch; unknown sizes count as large."""
+        count = element_count(load.buffer.shape)
+        batch = math.prod(self.facts.extent(axis) or 1 for axis in self.facts.batch)
+        return (1 << 30 if count is None else count) * load.buffer.dtype.nbytes // batch
 
     def unroll_taps(self) -> None:
         """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""

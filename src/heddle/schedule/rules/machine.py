@@ -51,6 +51,7 @@ def choose_tile(
     vector_count: int | None,
     target: Target,
     *,
+    depth: int | None = None,
     whole_vectors: bool = False,
     max_rows: int = 32,
 ) -> RegisterTile:
@@ -58,12 +59,16 @@ def choose_tile(
 
     None stands for a symbolic count, which is taken as large. With `whole_vectors` the tile's
     vectors must divide the count. Accumulators, the loaded vectors and one broadcast must fit in
-    the registers. Ties go to the larger tile, which loads less.
+    the registers, and the vectors of `depth` reduction steps, which every tile of rows walks again,
+    in the second-level cache. Ties go to the larger tile, which loads less.
     """
     rows_known = row_count or 1 << 10
     vectors_known = vector_count or 1 << 10
     best, best_cost = RegisterTile(1, 1), float("inf")
-    for vectors in range(1, min(8, vectors_known) + 1):
+    widest = min(8, vectors_known)
+    if rows_known > 1 and depth is not None:
+        widest = min(widest, max(1, _panel_bytes(target) // (depth * target.vector_bits // 8)))
+    for vectors in range(1, widest + 1):
         if whole_vectors and vectors_known % vectors:
             continue
         for rows in range(1, min(rows_known, max_rows) + 1):
@@ -77,16 +82,26 @@ def choose_tile(
     return best
 
 
-def panel_width(rows: int | None, columns: int | None, target: Target, bits: int = 32) -> int:
-    """Columns per panel when the right operand of a product is packed for `target`.
+def _panel_bytes(target: Target) -> int:
+    """What a panel may take of the second-level cache: the rows and the output pass through it."""
+    caches = target.caches
+    return (caches[min(1, len(caches) - 1)].size if caches else 1 << 18) * 3 // 4
 
-    >>> from heddle.target import parse_target
-    >>> panel_width(128, 768, parse_target("llvm -mcpu=skylake-avx512"))
+
+def panel_width(
+    rows: int | None, columns: int | None, depth: int | None, target: Target, *, bits: int = 32
+) -> int:
+    """Columns per panel when the right operand of a product of `rows` x `depth` by `depth` x
+    `columns` is packed for `target`.
+
+    >>> from heddle.target import parse
+    >>> panel_width(128, 768, 768, parse("llvm -mcpu=skylake-avx512"))
     48
     """
     lanes = target.vector_lanes(bits)
     vectors = None if columns is None else -(-columns // lanes)
-    return choose_tile(rows, vectors, target, max_rows=MATRIX_ROWS).vectors * lanes
+    tile = choose_tile(rows, vectors, target, depth=depth, max_rows=MATRIX_ROWS)
+    return tile.vectors * lanes
 
 
 MATRIX_ROWS = 12
