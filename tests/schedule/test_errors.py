@@ -248,6 +248,21 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         lambda s: s.set_scope("C", 0, "local"),
         "set_scope: `C` is a parameter of the function: it stays global",
     ),
+    "layout of a parameter": (
+        chain,
+        lambda s: s.transform_layout("C", "write", 0, "lambda i: (i // 4, i % 4)"),
+        "transform_layout: `C` is a parameter of the function: its layout is given",
+    ),
+    "layout that is no map": (
+        chain,
+        lambda s: s.transform_layout("B", "write", 0, "lambda i: (i // 4,)"),
+        "transform_layout: `lambda i: (i // 4,)` does not number the elements",
+    ),
+    "layout that is no expression": (
+        chain,
+        lambda s: s.transform_layout("B", "write", 0, "lambda i: open(i)"),
+        "transform_layout: `index_map` cannot use `open(i)`",
+    ),
     "decompose without init": (
         chain,
         lambda s: s.decompose_reduction("C", loop(s, "C", 0)),

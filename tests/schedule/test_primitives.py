@@ -347,3 +347,15 @@ def test_fusing_unit_loops_leaves_no_arithmetic_on_constants() -> None:
     assert "i_j_0_fused" in str(sch.block("C").iters[0].binding)
     assert str(sch.block("C").iters[1].binding) == "j_1 * 4 + j_2"
     check(sch, func)
+
+
+def test_transform_layout() -> None:
+    func = matmul(8, 12, 5, epilogue=True)
+    sch = Schedule(func)
+    sch.transform_layout("C", "write", 0, "lambda i, j: (j // 4, i, j % 4)")
+    (c, _) = sch.state.root.alloc_buffers
+    assert c.static_shape == (3, 8, 4)
+    sch.transform_layout("E", "read", 0, "lambda i, j: (j * 8 + i,)")
+    assert sch.state.root.alloc_buffers[1].static_shape == (96,)
+    sch.compute_at("C", sch.get_loops("D")[0])
+    check(sch, func)

@@ -158,6 +158,7 @@ class Schedule:
     cache_write = primitives.cache_write
     set_scope = primitives.set_scope
     decompose_reduction = primitives.decompose_reduction
+    transform_layout = primitives.transform_layout
 
 
 def replay(trace: Trace, func: PrimFunc) -> Schedule:

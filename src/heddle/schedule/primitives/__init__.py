@@ -3,6 +3,7 @@
 
 from heddle.schedule.primitives.cache import cache_read, cache_write, set_scope
 from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
+from heddle.schedule.primitives.layout import transform_layout
 from heddle.schedule.primitives.loops import (
     add_unit_loop,
     annotate,
@@ -34,6 +35,7 @@ __all__ = [
     "serial",
     "set_scope",
     "split",
+    "transform_layout",
     "unannotate",
     "unroll",
     "vectorize",

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 SCOPES = ("global", "local")
 
 
-def _region(
+def buffer_of(
     sch: Schedule, name: str, block: Block, regions: Sequence[BufferRegion], index: int, what: str
 ) -> Buffer:
+    """The buffer that `index` counts among the distinct ones of `regions`."""
     buffers = list(dict.fromkeys(region.buffer for region in regions))
     if not 0 <= index < len(buffers):
         names = [buffer.name for buffer in buffers]
@@ -116,7 +117,7 @@ def cache_read(sch: Schedule, block: BlockLike, read_index: int, scope: str) -> 
     """
     node = sch.block(block)
     check_scope(sch, "cache_read", scope)
-    buffer = _region(sch, "cache_read", node, node.reads, read_index, "reads")
+    buffer = buffer_of(sch, "cache_read", node, node.reads, read_index, "reads")
     if any(region.buffer is buffer for region in node.writes):
         raise fail(
             sch, "cache_read", f"block `{node.name}` also writes `{buffer.name}`; use cache_write"
@@ -145,7 +146,7 @@ def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -
     """
     node = sch.block(block)
     check_scope(sch, "cache_write", scope)
-    buffer = _region(sch, "cache_write", node, node.writes, write_index, "writes")
+    buffer = buffer_of(sch, "cache_write", node, node.writes, write_index, "writes")
     writers = sch.state.writers[buffer]
     inside = {writer.name for writer in writers}
     readers = [b for b in sch.state.readers.get(buffer, ()) if b.name not in inside]
@@ -185,7 +186,7 @@ def set_scope(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> 
     """
     node = sch.block(block)
     check_scope(sch, "set_scope", scope)
-    buffer = _region(sch, "set_scope", node, node.writes, write_index, "writes")
+    buffer = buffer_of(sch, "set_scope", node, node.writes, write_index, "writes")
     if sch.state.is_parameter(buffer):
         raise fail(
             sch, "set_scope", f"`{buffer.name}` is a parameter of the function: it stays global"

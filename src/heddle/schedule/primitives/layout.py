@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Primitives that change how an intermediate buffer lies in memory."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from heddle.arith import detect_iter_map
+from heddle.ir.expr import Expr, Var, as_expr, as_int, const
+from heddle.ir.walk import rewrite, substitute
+from heddle.schedule.affine import estimate
+from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.primitives.cache import buffer_of
+from heddle.schedule.refs import BlockLike
+from heddle.tir.build import load, store
+from heddle.tir.nodes import Buffer, BufferLoad, BufferRegion, BufferStore, Range, Stmt
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
+
+_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Mod: lambda a, b: a % b,
+}
+
+
+@primitive
+def transform_layout(
+    sch: Schedule, block: BlockLike, side: str, index: int, index_map: str
+) -> None:
+    """Store an intermediate buffer in another layout; every access to it is rewritten.
+
+        B = alloc_buffer((32, 64))                  B = alloc_buffer((2, 64, 16))
+        B[vi, vj] = ...                       ->    B[vi // 16, vj, vi % 16] = ...
+
+    `side` ("read" or "write") and `index` choose the buffer among those of the block, `index_map`
+    is the text of a function from old to new indices: "lambda i, j: (i // 16, j, i % 16)". Sums,
+    differences, products, `//` and `%` may occur in it. It must map no two elements to one.
+    """
+    name = "transform_layout"
+    node = sch.block(block)
+    if side not in ("read", "write"):
+        raise fail(sch, name, f'`side` must be "read" or "write", got "{side}"')
+    regions = node.reads if side == "read" else node.writes
+    buffer = buffer_of(sch, name, node, regions, index, f"{side}s")
+    if sch.state.is_parameter(buffer):
+        raise fail(
+            sch, name, f"`{buffer.name}` is a parameter of the function: its layout is given"
+        )
+    variables, images = _parse(sch, index_map, buffer)
+    domain = {var: (const(0), dim) for var, dim in zip(variables, buffer.shape, strict=True)}
+    found = detect_iter_map(images, domain)
+    if not found:
+        raise fail(sch, name, f"`{index_map}` does not number the elements: {found.reason}")
+    shape = []
+    for image in images:
+        box = estimate(image, domain)
+        if box is None or box.low.terms or box.low.constant:
+            raise fail(sch, name, f"an index of `{index_map}` does not run from 0")
+        shape.append(box.extent)
+    new: Buffer = buffer.replace(shape=tuple(shape), strides=None)
+    sch.set_func(
+        sch.func.replace(body=_moved(sch, buffer, new, lambda old: _image(variables, images, old)))
+    )
+
+
+def _image(variables: list[Var], images: list[Expr], old: Sequence[Expr]) -> list[Expr]:
+    values: dict[Var, Expr] = dict(zip(variables, old, strict=True))
+    return [substitute(image, values) for image in images]
+
+
+def _moved(
+    sch: Schedule, old: Buffer, new: Buffer, place: Callable[[Sequence[Expr]], list[Expr]]
+) -> Stmt:
+    def region(found: BufferRegion) -> BufferRegion:
+        if found.buffer is not old:
+            return found
+        if any(as_int(part.extent) != 1 for part in found.ranges):
+            raise fail(sch, "transform_layout", f"a block accesses boxes of `{old.name}`")
+        starts = place([part.min for part in found.ranges])
+        return BufferRegion(new, tuple(Range(start, const(1)) for start in starts))
+
+    handlers: dict[type, Callable[[Any], Any]] = {
+        BufferLoad: lambda n: load(new, place(n.indices)) if n.buffer is old else n,
+        BufferStore: lambda n: store(new, n.value, place(n.indices)) if n.buffer is old else n,
+        BufferRegion: region,
+    }
+    result: Stmt = rewrite(sch.func.body, handlers, memo={old: new})
+    return result
+
+
+# -- the index map ---------------------------------------------------------------------------
+
+
+def _parse(sch: Schedule, text: str, buffer: Buffer) -> tuple[list[Var], list[Expr]]:
+    """The parameters of an index map as variables, and its results over them."""
+    name = "transform_layout"
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise fail(sch, name, f"`index_map` is no Python expression: {error.msg}") from None
+    if not isinstance(tree, ast.Lambda):
+        raise fail(
+            sch,
+            name,
+            f'`index_map` must be a lambda such as "lambda i: (i // 4, i % 4)", got `{text}`',
+        )
+    variables = {argument.arg: Var(argument.arg) for argument in tree.args.args}
+    if len(variables) != buffer.ndim:
+        raise fail(
+            sch,
+            name,
+            f"`{buffer.name}` has {buffer.ndim} dimensions, `index_map` takes {len(variables)}",
+        )
+    body = tree.body.elts if isinstance(tree.body, ast.Tuple) else [tree.body]
+
+    def value(part: ast.expr) -> Expr:
+        if isinstance(part, ast.Name) and part.id in variables:
+            return variables[part.id]
+        if isinstance(part, ast.Constant) and type(part.value) is int:
+            return as_expr(part.value)
+        if isinstance(part, ast.BinOp) and type(part.op) in _OPERATORS:
+            made: Expr = _OPERATORS[type(part.op)](value(part.left), value(part.right))
+            return made
+        raise fail(sch, name, f"`index_map` cannot use `{ast.unparse(part)}`")
+
+    return list(variables.values()), [value(part) for part in body]
