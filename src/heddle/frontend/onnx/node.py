@@ -13,7 +13,7 @@ import onnx
 from heddle import op
 from heddle.frontend.onnx.attributes import Attributes
 from heddle.frontend.onnx.materialize import materialize
-from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.report import Consequence, Unsupported
 from heddle.frontend.onnx.values import Optional_, Poison, Sequence_, Symbolic, Value, as_dims, tensor_type
 from heddle.graph import Call, Constant, GraphExpr, TupleGetItem, Var
 from heddle.ir import DType, TensorType, TupleType
@@ -228,7 +228,7 @@ class Node:
     def unpoisoned(self, value: Value) -> Value:
         """A subgraph's result; a node of it that cannot be imported fails this one too."""
         if isinstance(value, Poison):
-            raise Unsupported("its subgraph cannot be imported")
+            raise Consequence
         return value
 
     def _finished(self, value: Value, current: Callable[[GraphExpr], GraphExpr]) -> Value:

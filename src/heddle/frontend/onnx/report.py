@@ -21,6 +21,13 @@ class Unsupported(Exception):
         self.inputs = frozenset(inputs)
 
 
+class Consequence(Unsupported):
+    """A node that cannot be imported because another, already noted, cannot."""
+
+    def __init__(self) -> None:
+        super().__init__("it needs what cannot be imported")
+
+
 class ImportFailure(UserError):
     """The model has operators that cannot be imported; the message lists every one of them.
 
@@ -50,6 +57,8 @@ class Report:
 
     def add(self, operator: str, opset: str, node: str, problem: Unsupported) -> None:
         """Note that `node` cannot be imported."""
+        if isinstance(problem, Consequence):
+            return
         self._nodes.setdefault(_Key(operator, opset, problem.reason), []).append(node)
         self._needs |= problem.inputs
         self._hopeless |= not problem.inputs
