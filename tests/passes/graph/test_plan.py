@@ -274,3 +274,14 @@ def test_alignment_is_known_for_arena_and_constants_only() -> None:
 def test_planning_wants_a_lowered_graph_function() -> None:
     with pytest.raises(UserError, match="`exp` is not a graph function"):
         plan_memory(lower(fuse(build(lambda x: op.exp(x), (2,)))), name="exp")
+
+
+def test_operators_without_a_kernel_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = {name: op.get(name)._rules for name in ("exp", "softmax")}
+    module = fuse(build(lambda x: op.relu(op.softmax(op.transpose(op.exp(x)))), (3, 4)))
+    for found in rules.values():
+        monkeypatch.delitem(found, "compute")
+    with pytest.raises(
+        UserError, match=r"no kernel yet: op.exp \(for `exp`\); op.softmax \(for `s"
+    ):
+        lower(module)

@@ -56,6 +56,7 @@ class Lower:
 
     def __call__(self, module: IRModule) -> IRModule:
         """Turn primitive graph functions into loop functions, equal ones into one."""
+        _check_kernels_exist(module)
         lowering = _Lowering(module, self.in_place)
         for name, function in module.functions.items():
             if isinstance(function, Function) and not is_primitive(function):
@@ -67,6 +68,21 @@ class Lower:
 
 
 lower: Final = Lower()
+
+
+def _check_kernels_exist(module: IRModule) -> None:
+    """`UserError` that lists all operators of all kernels that cannot be computed."""
+    missing: dict[str, list[str]] = {}
+    for function in module.functions.values():
+        if not isinstance(function, Function) or not is_primitive(function):
+            continue
+        for binding in function.bindings:
+            name = op_name(binding.value)
+            if name and not binding.value.callee.has_rule("compute"):  # type: ignore[attr-defined]
+                missing.setdefault(name, []).append(binding.var.name)
+    if missing:
+        lines = [f"op.{name} (for `{'`, `'.join(uses[:3])}`)" for name, uses in missing.items()]
+        raise UserError(f"operators that have no kernel yet: {'; '.join(lines)}")
 
 
 class _Lowering:
@@ -238,8 +254,6 @@ def _lower_value(
             args.append(_scalar(item, immediates))
         else:
             args.extend(tensors[item])
-    if not value.callee.has_rule("compute"):
-        raise UserError(f"op.{op_name(value)} has no kernel: it cannot be compiled yet")
     result: tuple[te.Tensor, ...] = value.callee.compute(args, value.attrs)
     return result
 
