@@ -165,19 +165,23 @@ def _activations(node: Node, at: int) -> list[Activation]:
         for key, given in (("alpha", alphas), ("beta", betas)):
             if key in attrs and given:
                 attrs[key] = given.pop(0)
-        found.append(_activation(node, entry[0], attrs))
+        # `clip` bounds what goes into the gates, not the cell on its way out (as ONNX Runtime).
+        limited = not (node.op_type == "LSTM" and len(found) % 3 == 2)
+        found.append(_activation(node, entry[0], attrs, limited=limited))
     chosen = found[at * len(defaults) : (at + 1) * len(defaults)]
     if len(chosen) != len(defaults):
         raise UserError(f"attribute `activations` has {len(names)} entries")
     return chosen
 
 
-def _activation(node: Node, name: str, attrs: dict[str, float]) -> Activation:
-    clip = node.attr.float("clip", None)
+def _activation(
+    node: Node, name: str, attrs: dict[str, float], *, limited: bool
+) -> Activation:
+    clip = node.attr.float("clip", None) if limited else None
 
     def apply(x: GraphExpr) -> GraphExpr:
-        limited = x if clip is None else node.op.clip(x, min=-clip, max=clip)
-        return node.call(name, limited, **attrs)  # type: ignore[no-any-return]
+        bounded = x if clip is None else node.op.clip(x, min=-clip, max=clip)
+        return node.call(name, bounded, **attrs)  # type: ignore[no-any-return]
 
     return apply
 
