@@ -180,3 +180,20 @@ def test_wrong_arguments() -> None:
     ):
         with pytest.raises(UserError, match=message):
             run(func, *arguments)
+
+
+def test_masked_vectors() -> None:
+    """A condition with lanes switches loads and stores lane by lane; lanes that are off may point
+    anywhere."""
+    a, c = decl_buffer((6,), name="A"), decl_buffer((6,), name="C")
+    ramp = Ramp(const(0), const(1), 8)
+    inside = ramp < Broadcast(const(6), 8)
+    zeros = Broadcast(const(0.0, "float32"), 8)
+    value = if_then_else(inside, load(a, ramp), zeros) + Broadcast(const(1.0, "float32"), 8)
+    func = prim_func([a, c], IfThenElse(inside, BufferStore(c, value, (ramp,))))
+    data = np.arange(6, dtype=np.float32)
+    out = np.zeros(6, np.float32)
+    run(func, data, out)
+    np.testing.assert_array_equal(out, data + 1)
+    with pytest.raises(UserError, match="out of bounds"):
+        run(prim_func([a, c], BufferStore(c, zeros, (ramp,))), data, out)

@@ -98,6 +98,20 @@ def _scalar(dtype: DType, value: Any) -> Value:
     return bool(value) if dtype.is_bool else dtype.numpy.type(value)
 
 
+_MASK: Final = "mask"
+"""The key of an environment under which the lanes that are on are kept."""
+
+
+def with_mask(env: Env, lanes: np.ndarray, action: Evaluator) -> Value:
+    """`action` with only those of `lanes` on that are on already."""
+    outer = env.get(_MASK)
+    env[_MASK] = lanes if outer is None else lanes & outer
+    try:
+        return action(env)
+    finally:
+        env[_MASK] = outer
+
+
 # -- statements --------------------------------------------------------------------------------
 
 
@@ -113,7 +127,11 @@ def _store(stmt: BufferStore) -> Callable[[Env], None]:
     value, where = evaluate(stmt.value), _address(stmt.buffer, stmt.indices, "store to")
 
     def run_store(env: Env) -> None:
-        env[stmt.buffer][where(env)] = value(env)
+        place, stored, mask = where(env), value(env), env.get(_MASK)
+        if mask is not None and np.ndim(place[-1]):
+            stored = np.broadcast_to(stored, mask.shape)[mask]
+            place = (*place[:-1], place[-1][mask])
+        env[stmt.buffer][place] = stored
 
     return run_store
 
@@ -125,17 +143,15 @@ def _address(buffer: Buffer, indices: Sequence[Expr], what: str) -> Evaluator:
         if buffer not in env:
             raise UserError(f"interp: {what} `{buffer.name}`, which is not allocated here")
         place = tuple(part(env) for part in parts)
-        for index, size in zip(place, env[buffer].shape, strict=True):
-            inside = (
-                0 <= index < size
-                if isinstance(index, int)
-                else np.all((index >= 0) & (index < size))
-            )
-            if not inside:
+        shape, mask = env[buffer].shape, env.get(_MASK)
+        for index, size in zip(place, shape, strict=True):
+            inside = (index >= 0) & (index < size)
+            if mask is not None and np.ndim(index):
+                inside = inside | ~mask
+            if not (inside if isinstance(inside, bool) else np.all(inside)):
                 shown = ", ".join(str(part) for part in place)
                 raise UserError(
-                    f"interp: {what} `{buffer.name}`[{shown}] is out of bounds of the shape "
-                    f"{env[buffer].shape}"
+                    f"interp: {what} `{buffer.name}`[{shown}] is out of bounds of the shape {shape}"
                 )
         return place
 
@@ -213,7 +229,12 @@ def _if(stmt: IfThenElse) -> Callable[[Env], None]:
     otherwise = execute(stmt.otherwise) if stmt.otherwise is not None else (lambda env: None)
 
     def run_if(env: Env) -> None:
-        (then if condition(env) else otherwise)(env)
+        chosen = condition(env)
+        if np.ndim(chosen):
+            with_mask(env, chosen, then)
+            with_mask(env, ~chosen, otherwise)
+        else:
+            (then if chosen else otherwise)(env)
 
     return run_if
 
@@ -378,7 +399,15 @@ def convert(value: Any, dtype: DType) -> Any:
 def _load(value: BufferLoad) -> Evaluator:
     where = _address(value.buffer, value.indices, "load of")
     buffer = value.buffer
-    return lambda env: env[buffer][where(env)]
+
+    def run_load(env: Env) -> Value:
+        place = where(env)
+        if env.get(_MASK) is not None and np.ndim(place[-1]):
+            # Lanes that are off load nothing; any element will do for them.
+            place = (*place[:-1], np.where(env[_MASK], place[-1], 0))
+        return env[buffer][place]
+
+    return run_load
 
 
 def _let(value: ir.Let) -> Evaluator:
@@ -431,7 +460,16 @@ _INTRINSICS: Final[dict[str, Callable[..., Any]]] = {
     "shift_left": np.left_shift,
     "shift_right": np.right_shift,
     "fma": lambda a, b, c: np.asarray(a, np.float64) * b + c,
+    "vector_reduce_sum": np.sum,
+    "vector_reduce_prod": np.prod,
+    "vector_reduce_max": np.max,
+    "vector_reduce_min": np.min,
 }
+
+
+def _lane_choice(condition: Evaluator, a: Evaluator, b: Evaluator, env: Env) -> Value:
+    lanes = condition(env)
+    return np.where(lanes, with_mask(env, lanes, a), with_mask(env, ~lanes, b))
 
 
 def _call(value: ir.Call) -> Evaluator:
@@ -439,7 +477,7 @@ def _call(value: ir.Call) -> Evaluator:
     if value.name == "if_then_else":
         condition, a, b = parts
         if value.args[0].dtype.lanes > 1:
-            return lambda env: np.where(condition(env), a(env), b(env))
+            return functools.partial(_lane_choice, condition, a, b)
         return lambda env: a(env) if condition(env) else b(env)
     dtype = value.dtype.element
     if value.name == "reinterpret":
