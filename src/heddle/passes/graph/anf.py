@@ -190,10 +190,10 @@ class Rewriter:
             var = like
         else:
             span = value.span if like is None else like.span or value.span
-            var = Var(stem, value.type, span=span)
+            var = Var(stem, value.type, span=span)  # type: ignore[call-arg]
         self.counts[var] = 1 if like is None else self.counts[like]
         self._definitions[var] = value
-        self.bindings.append(Binding(value, var, span=value.span))
+        self.bindings.append(Binding(value, var, span=value.span))  # type: ignore[call-arg]
         return var
 
     def simplify(self, value: GraphExpr) -> GraphExpr:

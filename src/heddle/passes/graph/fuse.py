@@ -332,10 +332,10 @@ class _KernelMaker:
                 inline = isinstance(atom, Constant) and atom.data.size == 1
                 if atom not in inside and atom not in args and not inline:
                     stem = atom.name if isinstance(atom, Var) else "c"
-                    args[atom] = Var(stem, atom.type, span=atom.span)
+                    args[atom] = Var(stem, atom.type, span=atom.span)  # type: ignore[call-arg]
         callee = self._kernel(members, args)
-        call = Call(callee, tuple(args), {"label": _label(members)}, last.var.type, span=last.span)
-        return Binding(call, last.var, span=last.span)
+        call = Call(callee, tuple(args), {"label": _label(members)}, last.var.type, span=last.span)  # type: ignore[call-arg]
+        return Binding(call, last.var, span=last.span)  # type: ignore[call-arg]
 
     def _kernel(self, members: list[Binding], args: dict[GraphExpr, Var]) -> GlobalVar:
         params = tuple(args.values())

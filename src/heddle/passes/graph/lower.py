@@ -133,8 +133,8 @@ class _Lowering:
             assert isinstance(callee, Function)
             kernel, symbols = self._kernel(value.callee.name, callee)
             attrs = {**value.attrs, "symbols": symbols}
-            lowered = CallDPS(kernel, value.args, value.type, attrs, span=value.span)
-            return Binding(lowered, binding.var, span=binding.span)
+            lowered = CallDPS(kernel, value.args, value.type, attrs, span=value.span)  # type: ignore[call-arg]
+            return Binding(lowered, binding.var, span=binding.span)  # type: ignore[call-arg]
         if isinstance(value, If):
             raise UserError("control flow cannot be lowered yet: `If`", span=value.span)
         if op_name(value) and not is_view(value):
@@ -169,7 +169,7 @@ class _Lowering:
         func = te.create_prim_func([source, _copy_of(source)], name="kernel")
         kernel, symbols = self._register("copy", func)
         stem = value.name if isinstance(value, Var) else "result"
-        var = Var(f"{stem}_copy", value.type, span=value.span)
+        var = Var(f"{stem}_copy", value.type, span=value.span)  # type: ignore[call-arg]
         attrs = {"label": var.name, "symbols": symbols}
         return Binding(CallDPS(kernel, (value,), value.type, attrs), var)
 
