@@ -16,15 +16,15 @@ from typing import Any, Final
 import typer
 
 from heddle.support import UserError
+from heddle.support.env import HEDDLE_DEBUG
 
 USER_ERROR: Final = 1
 INTERNAL_ERROR: Final = 3
 INTERRUPTED: Final = 130
 
-_DEBUG: Final = "HEDDLE_DEBUG"
 _REPORT: Final = (
     "This is a bug in Heddle. Please report it with the command, the model if you can share it, "
-    f"and the output of the same command with {_DEBUG}=1."
+    f"and the output of the same command with {HEDDLE_DEBUG.name}=1."
 )
 
 
@@ -124,7 +124,7 @@ def ending(console: Console) -> Iterator[None]:
 
 
 def _fail(console: Console, text: str, kind: str, code: int, error: BaseException | None) -> None:
-    if error is not None and os.environ.get(_DEBUG, "0") not in ("", "0"):
+    if error is not None and _wants_traceback():
         traceback.print_exception(error, file=sys.stderr)
     prefix = "internal error" if kind == "internal" else "error"
     print(f"{prefix}: {text}", file=sys.stderr)
@@ -133,6 +133,12 @@ def _fail(console: Console, text: str, kind: str, code: int, error: BaseExceptio
     if console.as_json:
         print(json.dumps({"error": {"kind": kind, "message": text}}, indent=2))
     raise typer.Exit(code)
+
+
+def _wants_traceback() -> bool:
+    with contextlib.suppress(UserError):  # set to neither 0 nor 1
+        return HEDDLE_DEBUG.get()
+    return True
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

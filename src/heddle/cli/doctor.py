@@ -22,6 +22,7 @@ from heddle.cli.console import USER_ERROR, Console, size, table
 from heddle.cli.targets import caches, vectors
 from heddle.runtime.toolchain import cache_directory, find_toolchain
 from heddle.support import UserError
+from heddle.support.env import registered, unknown_variables
 from heddle.support.version import VERSION
 
 Status = Literal["ok", "missing", "broken", "absent"]
@@ -35,7 +36,6 @@ _OPTIONAL: Final = (
     ("openvino", "comparing speed", "pip install openvino"),
     ("ziglang", "a C compiler where the system has none", "pip install 'heddle[cross]'"),
 )
-_KNOBS: Final = "HEDDLE_"
 _TOLERANCE: Final = 1e-5
 
 
@@ -182,9 +182,12 @@ def _file_size(path: Path) -> int:
 
 
 def _knobs() -> Iterator[Finding]:
-    for name in sorted(os.environ):
-        if name.startswith(_KNOBS):
-            yield Finding("environment", "ok", f"{name}={os.environ[name]}")
+    for variable in registered():
+        if variable.is_set:
+            yield Finding("environment", "ok", f"{variable.name}={os.environ[variable.name]}")
+    for name, near in unknown_variables().items():
+        advice = f"did you mean {', '.join(near)}?" if near else "unset it"
+        yield Finding("environment", "absent", f"{name}: there is no such variable", advice)
 
 
 def _end_to_end() -> Iterator[Finding]:

@@ -133,3 +133,6 @@ HEDDLE_PYTHON: Final = EnvVar[str | None](
     "HEDDLE_PYTHON", str, None, "the Python that the scripts of the repository use",
     kind="a command",
 )  # fmt: skip
+HEDDLE_ZOO: Final = EnvVar[Path | None](
+    "HEDDLE_ZOO", Path, None, "where the networks of the benchmarks are kept", kind="a directory"
+)
