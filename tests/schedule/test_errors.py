@@ -248,6 +248,16 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         lambda s: s.set_scope("C", 0, "local"),
         "set_scope: `C` is a parameter of the function: it stays global",
     ),
+    "move into lanes": (
+        softmax,
+        lambda s: (s.vectorize(loop(s, "O", 1)), s.compute_at("S", loop(s, "O", 1))),
+        "compute_at: loop `j` is vectorized, and lanes cannot run another block",
+    ),
+    "lanes around a reduction": (
+        softmax,
+        lambda s: (s.compute_at("S", loop(s, "O", 1)), s.vectorize(loop(s, "O", 1))),
+        "vectorize: every lane of loop `j` would run the whole reduction of block `S`",
+    ),
     "layout of a parameter": (
         chain,
         lambda s: s.transform_layout("C", "write", 0, "lambda i: (i // 4, i % 4)"),

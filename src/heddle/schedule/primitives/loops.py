@@ -315,6 +315,13 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                 )
         if depends:
             continue
+        if name == "vectorize" and any(b.kind is not IterKind.SPATIAL for b in block.iters):
+            raise fail(
+                sch,
+                name,
+                f"every lane of {loop} would run the whole reduction of block `{block.name}`; "
+                "move the block out of the loop first",
+            )
         for region in block.writes:
             users = [*sch.state.readers.get(region.buffer, ())]
             if sch.state.is_parameter(region.buffer) or any(id(u) not in inside for u in users):

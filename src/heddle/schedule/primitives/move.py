@@ -67,7 +67,7 @@ def compute_at(
             )
     sch.change({node: None})
     target = sch.state.loop(loop.var)
-    shared = _shared_loops(sch, target)
+    shared = _shared_loops(sch, name, target)
     producers = _users(sch.state.writers, [r.buffer for r in node.reads], node)
     _check_complete(sch, name, node, producers, shared, loop)
     boxes = {
@@ -127,7 +127,7 @@ def reverse_compute_at(
         _check_order(sch, name, node, producers, loop)
     sch.change({node: None})
     target = sch.state.loop(loop.var)
-    shared = _shared_loops(sch, target)
+    shared = _shared_loops(sch, name, target)
     _check_complete(sch, name, node, producers, shared, loop)
     around = Around(loop_domain(shared), shape_symbols(sch.func))
     mirrored = mirror(sch, node, producers, target)
@@ -157,9 +157,18 @@ def _users(table: dict[Buffer, list[Block]], buffers: Iterable[Buffer], but: Blo
     return list(found.values())
 
 
-def _shared_loops(sch: Schedule, target: For) -> list[For]:
+def _shared_loops(sch: Schedule, name: str, target: For) -> list[For]:
     """`target` and the loops around it, outermost first."""
-    return [stmt for stmt in sch.state.path(target) if type(stmt) is For]
+    loops = [stmt for stmt in sch.state.path(target) if type(stmt) is For]
+    for loop in loops:
+        if loop.kind is ForKind.VECTORIZED and as_int(loop.extent) != 1:
+            raise fail(
+                sch,
+                name,
+                f"loop `{loop.var.name}` is vectorized, and lanes cannot run another block; "
+                "vectorize after moving blocks",
+            )
+    return loops
 
 
 def _children(body: Stmt) -> tuple[Stmt, ...]:
