@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
+from heddle.frontend.onnx.node import Node, dtype, rank
 from heddle.frontend.onnx.registry import converts
 from heddle.graph import GraphExpr
 from heddle.support import UserError
@@ -68,36 +68,15 @@ def _arg(node: Node) -> Any:
     )
 
 
-@converts("CumSum")
-def _cumsum(node: Node) -> Any:
-    return node.op.cumsum(
+@converts("CumSum", "CumProd")
+def _running(node: Node) -> Any:
+    return node.call(
+        node.op_type.lower(),
         node.tensor(0),
         axis=node.integer(1, "axis"),
         exclusive=node.attr.flag("exclusive"),
         reverse=node.attr.flag("reverse"),
     )
-
-
-@converts("CumProd")
-def _cumprod(node: Node) -> Any:
-    """Products of prefixes: those of x or 1, by a mask of what lies before."""
-    x = node.tensor(0)
-    axis = normal_axis(node.integer(1, "axis"), rank(x))
-    size = node.static_dim(x, axis, "x")
-    here, at = np.arange(size), np.arange(size)[:, None]
-    exclusive = node.attr.flag("exclusive")
-    counted = (here > at if exclusive else here >= at) if node.attr.flag("reverse") else (
-        here < at if exclusive else here <= at
-    )
-    last = node.op.transpose(
-        x, permutation=(*(a for a in range(rank(x)) if a != axis), axis)
-    )
-    rows = node.op.unsqueeze(last, axes=(rank(x) - 1,))
-    masked = node.op.where(counted, rows, node.scalar(1, x))
-    product = node.op.prod(masked, axes=(rank(x),))
-    order = list(range(rank(x) - 1))
-    order.insert(axis, rank(x) - 1)
-    return node.op.transpose(product, permutation=tuple(order))
 
 
 @converts("TopK", since=10)

@@ -1,2 +1,250 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To come."""
+"""Sampling of images and Fourier transforms."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.registry import converts
+from heddle.frontend.onnx.report import Unsupported
+from heddle.graph import GraphExpr
+from heddle.support import UserError
+
+# Transforms are products with a matrix; beyond this size that is no longer sensible.
+_DFT_LIMIT: Final = 4096
+
+
+@converts("GridSample")
+def _grid_sample(node: Node) -> Any:
+    names = {"bilinear": "linear", "bicubic": "cubic"}
+    mode = node.attr.string("mode", "linear")
+    return node.op.grid_sample(
+        node.tensor(0),
+        node.tensor(1),
+        mode=names.get(mode, mode),
+        padding=node.attr.string("padding_mode", "zeros"),
+        align_corners=node.attr.flag("align_corners"),
+    )
+
+
+# -- Fourier ---------------------------------------------------------------------------------
+
+
+@converts("DFT")
+def _dft(node: Node) -> Any:
+    x = node.tensor(0)
+    if node.version >= 20:
+        axis = node.integer(2, "axis") if node.has(2) else -2
+    else:
+        axis = node.attr.int("axis", 1)
+    axis = normal_axis(axis, rank(x))
+    if axis == rank(x) - 1:
+        raise UserError(f"axis {axis} is that of real and imaginary parts")
+    length = node.integer(1, "dft_length") if node.has(1) else None
+    onesided, inverse = node.attr.flag("onesided"), node.attr.flag("inverse")
+    if onesided and inverse:
+        return _inverse_real(node, x, axis, length)
+    x = _resized(node, x, axis, length or node.static_dim(x, axis, "input"))
+    return _transform(node, x, axis, inverse=inverse, onesided=onesided)
+
+
+def _resized(node: Node, x: GraphExpr, axis: int, length: int) -> GraphExpr:
+    """x cut or filled with zeros to `length` along an axis."""
+    size = node.static_dim(x, axis, "input")
+    if not 1 <= length <= _DFT_LIMIT:
+        raise Unsupported(f"a transform of {length} points, expected 1 to {_DFT_LIMIT}")
+    if length < size:
+        return node.op.slice(x, starts=(0,), ends=(length,), axes=(axis,))  # type: ignore[no-any-return]
+    if length > size:
+        pads = [0] * (2 * rank(x))
+        pads[axis + rank(x)] = length - size
+        return node.op.pad(x, pads=tuple(pads))  # type: ignore[no-any-return]
+    return x
+
+
+def _parts(node: Node, x: GraphExpr, axis: int) -> tuple[GraphExpr, GraphExpr | None]:
+    """Real and imaginary part with `axis` moved to the end."""
+    order = [a for a in range(rank(x) - 1) if a != axis] + [axis]
+    count = node.static_dim(x, -1, "input")
+    if count not in (1, 2):
+        raise UserError(f"the last axis has {count} elements, expected 1 (real) or 2 (complex)")
+    parts = []
+    for at in range(count):
+        cut = node.op.slice(x, starts=(at,), ends=(at + 1,), axes=(rank(x) - 1,))
+        plain = node.op.squeeze(cut, axes=(rank(x) - 1,))
+        parts.append(node.op.transpose(plain, permutation=tuple(order)))
+    return parts[0], parts[1] if count == 2 else None
+
+
+def _restored(node: Node, parts: list[GraphExpr], axis: int) -> GraphExpr:
+    """The inverse of `_parts`."""
+    order = list(range(rank(parts[0]) - 1))
+    order.insert(axis, rank(parts[0]) - 1)
+    wide = [
+        node.op.unsqueeze(node.op.transpose(p, permutation=tuple(order)), axes=(rank(p),))
+        for p in parts
+    ]
+    return wide[0] if len(wide) == 1 else node.op.concat(*wide, axis=rank(parts[0]))
+
+
+def _angles(rows: int, columns: int, length: int) -> np.ndarray:
+    # The product is taken modulo the length first, so that large angles lose no digits.
+    return 2 * np.pi * (np.outer(np.arange(rows), np.arange(columns)) % length) / length
+
+
+def _transform(
+    node: Node, x: GraphExpr, axis: int, *, inverse: bool, onesided: bool
+) -> GraphExpr:
+    """The discrete Fourier transform as products with cosines and sines."""
+    length = node.static_dim(x, axis, "input")
+    count = length // 2 + 1 if onesided else length
+    real, imaginary = _parts(node, x, axis)
+    angles = _angles(length, count, length)
+    scale = 1.0 / length if inverse else 1.0
+    kind = dtype(x).numpy
+    cosine = (np.cos(angles) * scale).astype(kind)
+    sine = (np.sin(angles) * (scale if inverse else -scale)).astype(kind)
+    first, second = node.op.matmul(real, cosine), node.op.matmul(real, sine)
+    if imaginary is not None:
+        first = node.op.sub(first, node.op.matmul(imaginary, sine))
+        second = node.op.add(second, node.op.matmul(imaginary, cosine))
+    return _restored(node, [first, second], axis)
+
+
+def _inverse_real(node: Node, x: GraphExpr, axis: int, length: int | None) -> GraphExpr:
+    """A real signal from the one half of its spectrum."""
+    have = node.static_dim(x, axis, "input")
+    total = length or 2 * (have - 1)
+    x = _resized(node, x, axis, total // 2 + 1)
+    count = node.static_dim(x, axis, "input")
+    real, imaginary = _parts(node, x, axis)
+    weight = np.full((count, 1), 2.0)
+    weight[0] = 1.0
+    if total % 2 == 0:
+        weight[-1] = 1.0
+    angles = _angles(count, total, total)
+    kind = dtype(x).numpy
+    result = node.op.matmul(real, (np.cos(angles) * weight / total).astype(kind))
+    if imaginary is not None:
+        sine = (np.sin(angles) * weight / total).astype(kind)
+        result = node.op.sub(result, node.op.matmul(imaginary, sine))
+    return _restored(node, [result], axis)
+
+
+@converts("STFT")
+def _stft(node: Node) -> Any:
+    signal = node.tensor(0)
+    step = node.integer(1, "frame_step")
+    window = node.optional(2)
+    size = node.static_dim(signal, 1, "signal")
+    if node.has(3):
+        length = node.integer(3, "frame_length")
+    elif window is not None:
+        length = node.static_dim(window, 0, "window")
+    else:
+        length = size
+    if step < 1 or not 1 <= length <= min(size, _DFT_LIMIT):
+        raise UserError(f"frames of {length} every {step} of a signal of {size}")
+    frames = (size - length) // step + 1
+    if frames * length > 1 << 22:
+        raise Unsupported(f"{frames} frames of {length}")
+    index = np.arange(frames)[:, None] * step + np.arange(length)
+    cut = node.op.gather(signal, index, axis=1)  # [batch, frames, length, parts]
+    if rank(signal) == 2:
+        cut = node.op.unsqueeze(cut, axes=(3,))
+    if window is not None:
+        cut = node.op.mul(cut, node.reshape(node.cast(window, dtype(signal)), (length, 1)))
+    onesided = node.attr.flag("onesided", True) and shape(cut)[-1] == 1
+    return _transform(node, cut, 2, inverse=False, onesided=onesided)
+
+
+# -- regions ---------------------------------------------------------------------------------
+
+
+@converts("RoiAlign")
+def _roi_align(node: Node) -> Any:
+    """Every bin is the mean (or maximum) of samples between elements; the places are computed
+    from the regions, the samples are read by `gather_nd`."""
+    x, rois, batches = node.tensor(0), node.tensor(1), node.tensor(2)
+    high, wide = node.attr.int("output_height", 1), node.attr.int("output_width", 1)
+    each = node.attr.int("sampling_ratio", 0)
+    if each <= 0:
+        raise Unsupported("attribute `sampling_ratio` is 0: samples would depend on the regions")
+    default = "half_pixel" if node.version >= 16 else "output_half_pixel"
+    shift = 0.5 if node.attr.string(
+        "coordinate_transformation_mode", default
+    ) == "half_pixel" else 0.0
+    scale = node.attr.float("spatial_scale", 1.0)
+    count = node.static_dim(rois, 0, "rois")
+    edges = node.op.sub(node.op.mul(rois, scale), shift)
+    axes = []
+    for start, bins, axis in ((1, high, 2), (0, wide, 3)):
+        low, top = _column(node, edges, start), _column(node, edges, start + 2)
+        extent = node.op.sub(top, low)
+        if shift == 0.0:
+            extent = node.op.maximum(extent, 1.0)
+        fractions = ((np.arange(bins * each) + 0.5) / (bins * each)).astype(dtype(x).numpy)
+        places = node.op.add(low, node.op.mul(extent, fractions))  # [count, bins * each]
+        axes.append(_taps(node, places, node.static_dim(x, axis, "X")))
+    samples = _bilinear(node, x, batches, axes, count, (high * each, wide * each))
+    channels = shape(x)[1]
+    blocks = node.reshape(samples, (count, high, each, wide, each, channels))
+    moved = node.op.transpose(blocks, permutation=(0, 5, 1, 3, 2, 4))
+    return node.op.mean(moved, axes=(4, 5))
+
+
+def _column(node: Node, x: GraphExpr, at: int) -> GraphExpr:
+    return node.op.slice(x, starts=(at,), ends=(at + 1,), axes=(1,))  # type: ignore[no-any-return]
+
+
+def _taps(node: Node, places: GraphExpr, size: int) -> list[tuple[GraphExpr, GraphExpr]]:
+    """The two neighbours of each place and their weights; far outside both weights are 0."""
+    inside = node.op.logical_and(
+        node.op.greater_equal(places, -1.0), node.op.less_equal(places, float(size))
+    )
+    kept = node.op.clip(places, min=0.0, max=float(size - 1))
+    floor = node.op.floor(kept)
+    ratio = node.op.sub(kept, floor)
+    zero = node.scalar(0, places)
+    low = node.cast(floor, "int64")
+    high = node.op.minimum(node.op.add(low, 1), size - 1)
+    return [
+        (low, node.op.where(inside, node.op.sub(node.scalar(1, ratio), ratio), zero)),
+        (high, node.op.where(inside, ratio, zero)),
+    ]
+
+
+def _bilinear(
+    node: Node,
+    x: GraphExpr,
+    batches: GraphExpr,
+    axes: list[list[tuple[GraphExpr, GraphExpr]]],
+    count: int,
+    grid: tuple[int, int],
+) -> GraphExpr:
+    """Samples [count, rows, columns, channels]."""
+    if node.attr.string("mode", "avg") != "avg":
+        raise Unsupported("mode other than avg")
+    last = node.op.transpose(x, permutation=(0, 2, 3, 1))
+    image = node.reshape(node.cast(batches, "int64"), (count, 1, 1, 1))
+    full = (count, *grid, 1)
+    total: GraphExpr | None = None
+    for rows, row_weight in axes[0]:
+        for columns, column_weight in axes[1]:
+            index = node.op.concat(
+                node.op.broadcast_to(image, shape=full),
+                node.op.broadcast_to(node.op.unsqueeze(rows, axes=(2, 3)), shape=full),
+                node.op.broadcast_to(node.op.unsqueeze(columns, axes=(1, 3)), shape=full),
+                axis=3,
+            )
+            weight = node.op.mul(
+                node.op.unsqueeze(row_weight, axes=(2, 3)),
+                node.op.unsqueeze(column_weight, axes=(1, 3)),
+            )
+            part = node.op.mul(node.op.gather_nd(last, index), weight)
+            total = part if total is None else node.op.add(total, part)
+    assert total is not None
+    return total
