@@ -138,7 +138,24 @@ class KernelEmitter:
         expressions = self.expressions
         value = expressions.stored(stmt.value, stmt.buffer.dtype.with_lanes(_lanes(stmt)))
         place = expressions.place(stmt.buffer, stmt.indices[0])
-        memory.store(self.b, place, value, expressions.mask)
+        if expressions.mask is not None and self._is_inside(place, stmt.buffer):
+            memory.blend(self.b, place, value, expressions.mask)
+        else:
+            memory.store(self.b, place, value, expressions.mask)
+
+    def _is_inside(self, place: memory.Place, buffer: Buffer) -> bool:
+        """Whether all lanes of a vector lie in a stack buffer, the masked ones too."""
+        count = element_count(buffer.shape)
+        if buffer.scope != "local" or count is None or place.offsets is not None:
+            return False
+        known = self.b.interval(place.base)
+        return (
+            place.stride == "1"
+            and known is not None
+            and known[0] >= 0
+            and known[1] is not None
+            and known[1] + place.lanes <= count
+        )
 
     def evaluate(self, stmt: Evaluate) -> None:
         self.expressions.value(stmt.value)

@@ -168,6 +168,15 @@ def _gather(b: FunctionBuilder, place: Place, mask: str | None) -> str:
     return b.instr(f"call {kind} {symbol}({where}, {truth} {on}, {kind} zeroinitializer)")
 
 
+def blend(b: FunctionBuilder, place: Place, value: str, mask: str) -> None:
+    """Store the lanes of `mask` by writing the others back: a buffer on the stack that is only
+    accessed so stays in registers, and a masked store would not let it."""
+    kind, truth = vector(memory_type(place.dtype), place.lanes), vector("i1", place.lanes)
+    old = _load_vector(b, place, place.base, None)
+    mixed = b.op(f"select {truth} {mask}, {kind} {value}, {kind} {old}")
+    store(b, place, mixed, None)
+
+
 def store(b: FunctionBuilder, place: Place, value: str, mask: str | None) -> None:
     """Store a value of the memory type."""
     element, align = memory_type(place.dtype), _align(place)

@@ -52,6 +52,9 @@ from heddle.tir.nodes import (
 
 _SPLIT = (ForKind.SERIAL, ForKind.UNROLLED)
 
+_MOST_GUARDS = 2
+"""Conditions of a parallel loop that double its body."""
+
 
 def partition_loops(func: PrimFunc) -> PrimFunc:
     """`func` with its serial loops split where that makes conditions inside them constant."""
@@ -114,8 +117,8 @@ class _Partition:
                 rest = self.part(with_fresh_vars(loop), middle, start + extent - middle)
                 return seq(first, rest)
         self.around.append(loop)
-        guard = self.guard(loop) if loop.kind is ForKind.PARALLEL else None
-        body = self.visit(loop.body) if guard is None else self.versions(loop.body, guard)
+        guards = self.guards(loop) if loop.kind is ForKind.PARALLEL else []
+        body = self.versions(loop.body, guards)
         self.around.pop()
         if body is loop.body:
             return loop
@@ -182,40 +185,38 @@ class _Partition:
                 stack.enter_context(analyzer.assume(condition))
             yield analyzer
 
-    def guard(self, loop: For) -> Expr | None:
-        """What has to hold in an iteration of `loop` so that every condition inside always does;
-        None when there is no such condition, or it is not clear what it takes."""
+    def guards(self, loop: For) -> list[Expr]:
+        """Conditions on an iteration of `loop` under which conditions inside always hold."""
         inner = [found for found in pre_order(loop.body) if isinstance(found, For)]
         worst = {found.var: (found.min, found.min + found.extent - 1) for found in inner}
-        guard: Expr | None = None
+        found: list[Expr] = []
         with self.analyzer() as analyzer:
             for condition in _conditions(loop.body, loop.var):
                 extreme = _extreme(condition, worst, analyzer)
                 if extreme is None or not uses_var(extreme, loop.var):
                     continue
                 known = analyzer.simplify(extreme)
-                if as_int(known) is None and (guard is None or not _implied(guard, known)):
-                    guard = known if guard is None else guard & known
-        return guard
+                if as_int(known) is None and not any(structural_equal(known, g) for g in found):
+                    found.append(known)
+        return found[:_MOST_GUARDS]
 
-    def versions(self, body: Stmt, guard: Expr) -> Stmt:
-        """`body` for iterations in which `guard` holds, and for the others."""
+    def versions(self, body: Stmt, guards: list[Expr]) -> Stmt:
+        """`body` for iterations in which the first guard holds and for the others, and so on."""
+        if not guards:
+            return self.visit(body)
+        guard, *rest = guards
         self.assumed.append(guard)
-        full = self.visit(body)
+        full = self.versions(body, rest)
         self.assumed[-1] = logical_not(guard)
-        rest = self.visit(with_fresh_vars(body))
+        other = self.versions(with_fresh_vars(body), rest)
         self.assumed.pop()
-        return IfThenElse(guard, full, rest)
+        return IfThenElse(guard, full, other)
 
 
 def conjuncts(condition: Expr) -> list[Expr]:
     if isinstance(condition, And):
         return conjuncts(condition.a) + conjuncts(condition.b)
     return [condition]
-
-
-def _implied(guard: Expr, part: Expr) -> bool:
-    return any(structural_equal(known, part) for known in conjuncts(guard))
 
 
 def _extreme(

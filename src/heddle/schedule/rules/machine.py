@@ -15,6 +15,9 @@ from heddle.target import Target
 
 _LOADS_PER_CYCLE = 2
 
+_MASKED = 1.5
+"""What a tile under masks costs, in full tiles."""
+
 
 @dataclass(frozen=True, slots=True)
 class RegisterTile:
@@ -32,18 +35,14 @@ def _cycles(rows: int, vectors: int, target: Target) -> float:
 
 
 def tile_cycles(row_count: int, vector_count: int, tile: RegisterTile, target: Target) -> float:
-    """Cycles per reduction step over the whole output: full tiles and the remainders."""
-    total = 0.0
-    for rows, row_times in _parts(row_count, tile.rows):
-        for vectors, vector_times in _parts(vector_count, tile.vectors):
-            total += row_times * vector_times * _cycles(rows, vectors, target)
-    return total
+    """Cycles per reduction step over the whole output.
 
-
-def _parts(count: int, size: int) -> list[tuple[int, int]]:
-    parts = [(min(size, count), count // size)] if count >= size else []
-    rest = count % size
-    return parts + ([(rest, 1)] if rest else [])
+    Rows left over get a tile of their own; columns left over take a whole tile, under masks.
+    """
+    columns = vector_count // tile.vectors + _MASKED * bool(vector_count % tile.vectors)
+    full = row_count // tile.rows * _cycles(tile.rows, tile.vectors, target)
+    rest = row_count % tile.rows
+    return columns * (full + (_cycles(rest, tile.vectors, target) if rest else 0.0))
 
 
 def choose_tile(
