@@ -256,7 +256,7 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
     "lanes around a reduction": (
         softmax,
         lambda s: (s.compute_at("S", loop(s, "O", 1)), s.vectorize(loop(s, "O", 1))),
-        "vectorize: every lane of loop `j` would run the whole reduction of block `S`",
+        "vectorize: several lanes of loop `j` would run the same reduction of block `S`",
     ),
     "layout of a parameter": (
         chain,

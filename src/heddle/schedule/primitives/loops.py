@@ -11,6 +11,7 @@ from heddle.ir.structural import structural_equal
 from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.peel import peel_tail
+from heddle.schedule.primitives.reduce import runs_once
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.simplify import simplify_bindings
 from heddle.schedule.state import blocks_below, with_body
@@ -313,15 +314,17 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     f"`{block.name}`: its iterations update the same elements of "
                     f"{_names(block)}; only loops of spatial variables can be {_PARTICIPLE[name]}",
                 )
+        if name == "vectorize" and any(b.kind is not IterKind.SPATIAL for b in block.iters):
+            around = sch.state.loops(block)
+            if not runs_once(block, around, around.index(node)):
+                raise fail(
+                    sch,
+                    name,
+                    f"several lanes of {loop} would run the same reduction of block "
+                    f"`{block.name}`; move the block out of the loop first",
+                )
         if depends:
             continue
-        if name == "vectorize" and any(b.kind is not IterKind.SPATIAL for b in block.iters):
-            raise fail(
-                sch,
-                name,
-                f"every lane of {loop} would run the whole reduction of block `{block.name}`; "
-                "move the block out of the loop first",
-            )
         for region in block.writes:
             users = [*sch.state.readers.get(region.buffer, ())]
             if sch.state.is_parameter(region.buffer) or any(id(u) not in inside for u in users):

@@ -75,6 +75,19 @@ def without_init(node: Block) -> Block:
     return result
 
 
+def runs_once(node: Block, loops: list[For], position: int) -> bool:
+    """Whether the loops from `position` on certainly run each instance of a block once.
+
+    `loops` are all loops around the block. They do not where compute_at made them recompute.
+    """
+    bindings = [bound.binding for bound in node.iters]
+    inner = {n.var: (n.min, n.extent) for n in loops[position:]}
+    if is_injective(bindings, inner):
+        return True
+    everywhere = {n.var: (n.min, n.extent) for n in loops}
+    return any(detect_iter_map(bindings, d, node.predicate) for d in (everywhere, inner))
+
+
 def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> None:
     """Raise unless the loops from `position` on run each step of the reduction once, and no other
     block has written the elements before."""
@@ -89,14 +102,8 @@ def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> 
                     f"block `{other.name}` has written `{region.buffer.name}` before, and its "
                     "values would be lost; decompose before splitting with a tail",
                 )
-    bindings = [bound.binding for bound in node.iters]
-    inner = {n.var: (n.min, n.extent) for n in loops[position:]}
-    if is_injective(bindings, inner):
+    if runs_once(node, loops, position):
         return
-    everywhere = {n.var: (n.min, n.extent) for n in loops}
-    for domain in (everywhere, inner):
-        if detect_iter_map(bindings, domain, node.predicate):
-            return
     raise fail(
         sch,
         name,
