@@ -74,7 +74,9 @@ def test_names(tmp_path: Path) -> None:
         numpy_helper.from_array(np.ones((3, 4), np.float32), "w"),
         numpy_helper.from_array(np.ones(4, np.float32), "b"),
     ]
-    proto = model(nodes, [value("image", [2, 3])], [value("scores", None), value("other", None)], weights)
+    proto = model(
+        nodes, [value("image", [2, 3])], [value("scores", None), value("other", None)], weights
+    )
     path = tmp_path / "network.onnx"
     onnx.save(proto, path)
     function = main(from_onnx(path))
@@ -159,7 +161,9 @@ def test_shape_arithmetic_stays_symbolic(rng: np.random.Generator) -> None:
         helper.make_node("Concat", ["head", "twelve"], ["wide"], axis=0),
         helper.make_node("Reshape", ["x", "wide"], ["z"]),
     ]
-    scalars = [numpy_helper.from_array(np.asarray(i), name) for i, name in ((0, "zero"), (1, "one"))]
+    scalars = [
+        numpy_helper.from_array(np.asarray(i), name) for i, name in ((0, "zero"), (1, "one"))
+    ]
     vectors = [ints("zeros", 0), ints("ones", 1), ints("minus", -1), ints("twelve", 12)]
     proto = model(
         nodes, [value("x", ["n", 3, 4])], [value("y", None), value("z", None)], scalars + vectors
@@ -181,7 +185,11 @@ def test_symbolic_dimensions_as_data(rng: np.random.Generator) -> None:
     proto = model(
         nodes,
         [value("x", ["n", "m"])],
-        [value("y", None), value("z", None, TensorProto.INT64), value("s", None, TensorProto.INT64)],
+        [
+            value("y", None),
+            value("z", None, TensorProto.INT64),
+            value("s", None, TensorProto.INT64),
+        ],
         weights,
     )
     compare(proto, rng.random((2, 5), np.float32))
@@ -210,7 +218,9 @@ def test_range_and_expand_over_a_symbolic_dimension(rng: np.random.Generator) ->
     compare(proto, rng.random((4, 4), np.float32))
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16", "int8", "uint64", "bool"])
+@pytest.mark.parametrize(
+    "kind", ["float32", "float64", "float16", "bfloat16", "int8", "uint64", "bool"]
+)
 @pytest.mark.parametrize("raw", [True, False])
 def test_constants_of_all_dtypes(kind: str, raw: bool, rng: np.random.Generator) -> None:
     import ml_dtypes
@@ -258,7 +268,9 @@ def test_if_with_a_known_condition_is_inlined() -> None:
         helper.make_node("Shape", ["x"], ["s"]),
         helper.make_node("Size", ["s"], ["rank"]),
         helper.make_node("Equal", ["rank", "two"], ["flat"]),
-        helper.make_node("If", ["flat"], ["y"], then_branch=branch("Exp"), else_branch=branch("Neg")),
+        helper.make_node(
+            "If", ["flat"], ["y"], then_branch=branch("Exp"), else_branch=branch("Neg")
+        ),
     ]
     weights = [numpy_helper.from_array(np.asarray(2), "two")]
     function = main(from_onnx(model(nodes, [value("x", ["n", 3])], [value("y", None)], weights)))

@@ -95,7 +95,7 @@ class Attributes:
 
     def graph(self, name: str) -> onnx.GraphProto:
         """A subgraph."""
-        return self._get(name, AttributeProto.GRAPH, "g", ...)
+        return self._get(name, AttributeProto.GRAPH, "g", ...)  # type: ignore[no-any-return]
 
 
 def _kind_name(kind: int) -> str:

@@ -53,7 +53,7 @@ def _compiled(module: IRModule) -> Callable[[list[np.ndarray]], list[np.ndarray]
 ENGINES: Mapping[str, Engine] = {"compiled": _compiled, "reference": _reference}
 
 
-class HeddleRep(BackendRep):  # type: ignore[misc]
+class HeddleRep(BackendRep):
     """A model made ready to run."""
 
     def __init__(self, model: onnx.ModelProto, engine: Engine, **options: Any) -> None:
@@ -116,7 +116,9 @@ class HeddleRep(BackendRep):  # type: ignore[misc]
 
 
 def _array(value: Any) -> np.ndarray:
-    return to_array(value, None, "input") if isinstance(value, onnx.TensorProto) else np.asarray(value)
+    return (
+        to_array(value, None, "input") if isinstance(value, onnx.TensorProto) else np.asarray(value)
+    )
 
 
 def _checked(array: np.ndarray, param: Any) -> np.ndarray:
@@ -127,7 +129,7 @@ def _checked(array: np.ndarray, param: Any) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(array.shape)
 
 
-class HeddleBackend(Backend):  # type: ignore[misc]
+class HeddleBackend(Backend):
     """The Backend API, as class methods."""
 
     @classmethod

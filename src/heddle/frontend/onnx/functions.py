@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 from onnx import defs
@@ -21,7 +22,7 @@ def find_function(
     """The body by which ONNX defines the operator of `node`, or None when it is primitive."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
-        schema = defs.get_schema(node.op_type, version, domain)
+        schema: Any = defs.get_schema(node.op_type, version, domain)
     except defs.SchemaError:
         return None
     text = b""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +202,7 @@ class Importer:
                 self.report.add("initializer", "graph", tensor.name, problem)
                 scope.values[tensor.name] = Poison()
         for sparse in graph.sparse_initializer:
-            self.report.add(
-                "initializer", "graph", sparse.values.name, Unsupported("it is sparse")
-            )
+            self.report.add("initializer", "graph", sparse.values.name, Unsupported("it is sparse"))
             scope.values[sparse.values.name] = Poison()
         seen: set[str] = set()
         for value in graph.input:
@@ -247,9 +245,7 @@ class Importer:
             if name:
                 raise UserError(f"{where}: output `{name}` is one more than the operator has")
 
-    def _note(
-        self, proto: onnx.NodeProto, label: str, scope: Scope, problem: Unsupported
-    ) -> None:
+    def _note(self, proto: onnx.NodeProto, label: str, scope: Scope, problem: Unsupported) -> None:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         version = scope.versions.get(domain, "no opset")
         operator = f"{domain}::{proto.op_type}" if domain else proto.op_type
@@ -384,17 +380,15 @@ class Importer:
         """The graph inputs that a value is computed from."""
         if isinstance(value, Var):
             return self._sources.get(value, frozenset())
-        found: Iterable[frozenset[str]] = (self.sources_of(item) for item in value.children())
-        return frozenset().union(*found)
+        parts = [item for item in value.children() if isinstance(item, GraphExpr)]
+        return frozenset().union(*(self.sources_of(item) for item in parts))
 
     def derive_sources(self, var: Var, value: GraphExpr) -> None:
         """Note that `var` is computed as `value`."""
         self._sources[var] = self.sources_of(value)
 
 
-def _schema_defaults(
-    function: onnx.FunctionProto, scope: Scope
-) -> dict[str, onnx.AttributeProto]:
+def _schema_defaults(function: onnx.FunctionProto, scope: Scope) -> dict[str, onnx.AttributeProto]:
     """Defaults of the attributes of an operator that is expanded into its definition."""
     domain = "" if function.domain == "ai.onnx" else function.domain
     version = scope.versions.get(domain)

@@ -16,7 +16,7 @@ from heddle.ir import TensorType
 from heddle.ir.expr import Expr, Var, as_expr, as_int, const
 from heddle.support import UserError
 
-ShapeLike = Sequence[int | str | None | Expr]
+ShapeLike = Sequence[int | str | Expr | None]
 
 
 class Inputs:

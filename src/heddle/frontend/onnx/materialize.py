@@ -16,7 +16,7 @@ from heddle.ir import expr as e
 if TYPE_CHECKING:
     from heddle.frontend.onnx.node import Node
 
-_OPERATORS: Final = {
+_OPERATORS: Final[dict[type[e.Expr], str]] = {
     e.Add: "add",
     e.Sub: "sub",
     e.Mul: "mul",
@@ -31,8 +31,7 @@ _OPERATORS: Final = {
 def materialize(node: Node, data: np.ndarray, params: Sequence[Var]) -> GraphExpr:
     """An int64 tensor of the shape of `data` whose items are these expressions."""
     items = [
-        node.op.unsqueeze(scalar(node, e.as_expr(item), params), axes=(0,))
-        for item in data.ravel()
+        node.op.unsqueeze(scalar(node, e.as_expr(item), params), axes=(0,)) for item in data.ravel()
     ]
     flat = items[0] if len(items) == 1 else node.op.concat(*items, axis=0)
     return node.reshape(flat, data.shape)
@@ -45,7 +44,7 @@ def scalar(node: Node, value: e.Expr, params: Sequence[Var]) -> GraphExpr:
         return Constant(np.asarray(known, np.int64))
     if isinstance(value, e.Var):
         return _dimension(node, value, params)
-    name = _OPERATORS.get(type(value))  # type: ignore[call-overload]
+    name = _OPERATORS.get(type(value))
     if name is None or not isinstance(value, e.BinaryExpr):
         raise Unsupported("a computed dimension is used as data")
     call: Any = getattr(node.op, name)

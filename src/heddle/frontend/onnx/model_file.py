@@ -15,7 +15,9 @@ from heddle.support import UserError
 _LIMIT = 2**31 - 1  # protobuf's own
 
 
-def read_model(model: str | os.PathLike[str] | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
+def read_model(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+) -> tuple[onnx.ModelProto, Path | None]:
     """The parsed model, and the file it came from (None when it was handed over parsed).
 
     External data is not touched. `UserError` when this is no ONNX model.

@@ -14,7 +14,15 @@ from heddle import op
 from heddle.frontend.onnx.attributes import Attributes
 from heddle.frontend.onnx.materialize import materialize
 from heddle.frontend.onnx.report import Consequence, Unsupported
-from heddle.frontend.onnx.values import Optional_, Poison, Sequence_, Symbolic, Value, as_dims, tensor_type
+from heddle.frontend.onnx.values import (
+    Optional_,
+    Poison,
+    Sequence_,
+    Symbolic,
+    Value,
+    as_dims,
+    tensor_type,
+)
 from heddle.graph import Call, Constant, GraphExpr, TupleGetItem, Var
 from heddle.ir import DType, TensorType, TupleType
 from heddle.ir.expr import as_int

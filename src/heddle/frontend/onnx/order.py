@@ -42,8 +42,7 @@ def sort_nodes(
         for name in wanted:
             if name not in defined and not outer(name):
                 raise UserError(
-                    f"{where}: node `{describe(node, index)}` reads `{name}`, "
-                    "which nothing defines"
+                    f"{where}: node `{describe(node, index)}` reads `{name}`, which nothing defines"
                 )
         wanted += captured(node)
         reads.append(sorted({producer[name] for name in wanted if name in producer}))

@@ -211,9 +211,7 @@ def _where(node: Node, arrays: Arrays) -> Any:
 
 @_rule("Expand")
 def _expand(node: Node, arrays: Arrays) -> Any:
-    return np.broadcast_to(
-        arrays[0], np.broadcast_shapes(arrays[0].shape, tuple(_ints(arrays[1])))
-    )
+    return np.broadcast_to(arrays[0], np.broadcast_shapes(arrays[0].shape, tuple(_ints(arrays[1]))))
 
 
 @_rule("Size")

@@ -17,7 +17,7 @@ from heddle.frontend.onnx.report import Unsupported
 from heddle.ir import DType
 from heddle.support import UserError
 
-_NAMES: Final = {
+_NAMES: Final[dict[int, str]] = {
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
     TensorProto.FLOAT16: "float16",
@@ -33,14 +33,17 @@ _NAMES: Final = {
     TensorProto.UINT64: "uint64",
 }
 # The field that holds the elements when `raw_data` does not.
-_FIELDS: Final = {
+_FIELDS: Final[dict[int, str]] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.INT64: "int64_data",
     TensorProto.UINT32: "uint64_data",
     TensorProto.UINT64: "uint64_data",
 }
-_BITS: Final = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
+_BITS: Final[dict[int, Any]] = {
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.BFLOAT16: ml_dtypes.bfloat16,
+}
 
 
 def dtype_of(number: int, what: str) -> DType:
@@ -92,8 +95,9 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None, what: str) -> np.nda
 def _typed(tensor: onnx.TensorProto, dtype: np.dtype, count: int, what: str) -> np.ndarray:
     values = getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))
     if len(values) != count:
-        raise UserError(f"{what} of dimensions {tuple(tensor.dims)} needs {count} elements, "
-                        f"got {len(values)}")
+        raise UserError(
+            f"{what} of dimensions {tuple(tensor.dims)} needs {count} elements, got {len(values)}"
+        )
     if tensor.data_type in _BITS:
         bits = np.asarray(values, np.int64)
         if bits.size and (bits.min() < 0 or bits.max() > 0xFFFF):

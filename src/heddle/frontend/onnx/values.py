@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from heddle.graph import Constant, GraphExpr
-from heddle.ir import DType, TensorType
+from heddle.ir import INT64, DType, TensorType
 from heddle.ir.expr import Expr, as_expr, as_int
 
 
@@ -19,7 +19,7 @@ class Symbolic:
     """A small integer tensor computed from symbolic dimensions: an object array of expressions."""
 
     data: np.ndarray
-    dtype: DType = DType.of("int64")
+    dtype: DType = INT64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,7 @@ def tensor_type(value: GraphExpr) -> TensorType:
     return value.type
 
 
-def as_dims(data: Sequence[Any]) -> tuple[Any, ...]:
+def as_dims(data: Iterable[Any]) -> tuple[Any, ...]:
     """Items of an object array as dimensions: integers where known."""
     dims = []
     for item in data:

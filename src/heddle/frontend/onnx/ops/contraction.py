@@ -68,7 +68,11 @@ def _parse(equation: str, ranks: list[int]) -> tuple[list[str], str]:
         raise UserError(f"equation `{equation}` has {len(terms)} terms for {len(ranks)} inputs")
     free = [letter for letter in string.ascii_letters if letter not in equation]
     widest = max(
-        [ndim - len(t.replace("...", "")) for t, ndim in zip(terms, ranks, strict=True) if "..." in t],
+        [
+            ndim - len(t.replace("...", ""))
+            for t, ndim in zip(terms, ranks, strict=True)
+            if "..." in t
+        ],
         default=0,
     )
     if widest < 0 or widest > len(free):
@@ -100,9 +104,7 @@ def _diagonal(node: Node, x: GraphExpr, term: str) -> tuple[GraphExpr, str]:
     moved = node.op.transpose(x, permutation=(*rest, first, second))
     flat = node.reshape(moved, (*shape(moved)[:-2], size * size))
     axis = len(rest)
-    picked = node.op.slice(
-        flat, starts=(0,), ends=(size * size,), axes=(axis,), steps=(size + 1,)
-    )
+    picked = node.op.slice(flat, starts=(0,), ends=(size * size,), axes=(axis,), steps=(size + 1,))
     return _diagonal(node, picked, "".join(term[axis] for axis in rest) + repeated)
 
 

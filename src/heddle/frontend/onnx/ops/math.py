@@ -11,7 +11,7 @@ from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
-from heddle.frontend.onnx.values import Optional_, Sequence_, Symbolic
+from heddle.frontend.onnx.values import Optional_, Sequence_, Symbolic, tensor_type
 from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
@@ -125,7 +125,7 @@ def _dropout(node: Node) -> Any:
 
 
 def _shape(x: GraphExpr) -> Any:
-    return x.type.shape
+    return tensor_type(x).shape
 
 
 @converts("Cast")

@@ -77,9 +77,7 @@ def _quantize(node: Node) -> Any:
     return quantized(node, node.op.div(node.cast(x, kind), factor), shift, target)
 
 
-def quantized(
-    node: Node, value: GraphExpr, point: GraphExpr | None, target: DType
-) -> GraphExpr:
+def quantized(node: Node, value: GraphExpr, point: GraphExpr | None, target: DType) -> GraphExpr:
     """round(value) + point, saturated to `target`."""
     value = node.op.round(node.cast(value, "float32"))
     if point is not None:

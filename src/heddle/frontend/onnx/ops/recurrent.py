@@ -174,9 +174,7 @@ def _activations(node: Node, at: int) -> list[Activation]:
     return chosen
 
 
-def _activation(
-    node: Node, name: str, attrs: dict[str, float], *, limited: bool
-) -> Activation:
+def _activation(node: Node, name: str, attrs: dict[str, float], *, limited: bool) -> Activation:
     clip = node.attr.float("clip", None) if limited else None
 
     def apply(x: GraphExpr) -> GraphExpr:

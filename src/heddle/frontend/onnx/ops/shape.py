@@ -18,7 +18,7 @@ from heddle.ir.expr import as_int
 from heddle.support import UserError
 
 _CONSTANT_LIMIT = 1 << 24
-_BIG = (1 << 62)
+_BIG = 1 << 62
 
 
 # -- constants -------------------------------------------------------------------------------
@@ -213,13 +213,11 @@ def _slice(node: Node) -> Any:
         starts, ends = node.dims(1, "starts"), node.dims(2, "ends")
         axes = node.ints(3, "axes") if node.has(3) else None
         steps = node.ints(4, "steps") if node.has(4) else None
-    return node.op.slice(
-        x, starts=_clamped(starts), ends=_clamped(ends), axes=axes, steps=steps
-    )
+    return node.op.slice(x, starts=_clamped(starts), ends=_clamped(ends), axes=axes, steps=steps)
 
 
 def _clamped(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    """"To the end" is spelled as some huge number; keep arithmetic with it from overflowing."""
+    """ "To the end" is spelled as some huge number; keep arithmetic with it from overflowing."""
     return tuple(max(-_BIG, min(_BIG, i)) if isinstance(i, int) else i for i in items)
 
 
@@ -330,9 +328,7 @@ def _one_hot(node: Node) -> Any:
     _check_count(depth)
     axis = normal_axis(node.attr.int("axis", -1), rank(indices) + 1)
     hot = node.op.unsqueeze(node.cast(indices, "int64"), axes=(axis,))
-    hot = node.op.where(
-        node.op.less(hot, 0), node.op.add(hot, depth), hot
-    )
+    hot = node.op.where(node.op.less(hot, 0), node.op.add(hot, depth), hot)
     positions = np.arange(depth).reshape(-1, *(1,) * (rank(indices) - axis))
     picked = node.op.equal(hot, positions)
     return node.op.where(picked, _item(node, values, 1), _item(node, values, 0))

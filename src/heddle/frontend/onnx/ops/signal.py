@@ -95,9 +95,7 @@ def _angles(rows: int, columns: int, length: int) -> np.ndarray:
     return 2 * np.pi * (np.outer(np.arange(rows), np.arange(columns)) % length) / length
 
 
-def _transform(
-    node: Node, x: GraphExpr, axis: int, *, inverse: bool, onesided: bool
-) -> GraphExpr:
+def _transform(node: Node, x: GraphExpr, axis: int, *, inverse: bool, onesided: bool) -> GraphExpr:
     """The discrete Fourier transform as products with cosines and sines."""
     length = node.static_dim(x, axis, "input")
     count = length // 2 + 1 if onesided else length
@@ -174,9 +172,9 @@ def _roi_align(node: Node) -> Any:
     if each <= 0:
         raise Unsupported("attribute `sampling_ratio` is 0: samples would depend on the regions")
     default = "half_pixel" if node.version >= 16 else "output_half_pixel"
-    shift = 0.5 if node.attr.string(
-        "coordinate_transformation_mode", default
-    ) == "half_pixel" else 0.0
+    shift = (
+        0.5 if node.attr.string("coordinate_transformation_mode", default) == "half_pixel" else 0.0
+    )
     scale = node.attr.float("spatial_scale", 1.0)
     count = node.static_dim(rois, 0, "rois")
     edges = node.op.sub(node.op.mul(rois, scale), shift)
