@@ -44,9 +44,7 @@ def test_equal_definitions_give_equal_functions():
 def test_chain_with_padding_and_rank_zero():
     x = te.placeholder((4,), name="x")
     scale = te.placeholder((), name="scale")
-    pad = te.compute(
-        (6,), lambda i: if_then_else((i >= 1) & (i < 5), x[i - 1], 0.0), name="pad"
-    )
+    pad = te.compute((6,), lambda i: if_then_else((i >= 1) & (i < 5), x[i - 1], 0.0), name="pad")
     out = te.compute((6,), lambda *i: intrin.exp(pad[i]) * scale(), name="out")
     func = te.create_prim_func([x, scale, out])
     data = np.array([1, 2, -1, 0.5], np.float32)

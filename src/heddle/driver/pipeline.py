@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiler, top to bottom: every step from an imported module to native code, by name.
 
-    import      frontend.onnx          a model file becomes graph functions
-    graph       GRAPH passes below     graph functions become calls of loop functions
-    schedule    schedule.rules         each loop function gets its default schedule
-    kernels     passes.tir, codegen    loop functions become object code, several at a time
-    plan        passes.graph.plan      values get their places in one arena
-    host        codegen.host           the graph function becomes a native function
-    link        runtime.toolchain      objects and the C runtime become one library
+import      frontend.onnx          a model file becomes graph functions
+graph       GRAPH passes below     graph functions become calls of loop functions
+schedule    schedule.rules         each loop function gets its default schedule
+kernels     passes.tir, codegen    loop functions become object code, several at a time
+plan        passes.graph.plan      values get their places in one arena
+host        codegen.host           the graph function becomes a native function
+link        runtime.toolchain      objects and the C runtime become one library
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ class DType:
     def numpy(self) -> np.dtype:
         """The numpy dtype of one lane (bfloat16 through ml_dtypes)."""
         if self.kind == "bfloat":
-            return np.dtype(ml_dtypes.bfloat16)
+            found: np.dtype = np.dtype(ml_dtypes.bfloat16)
+            return found
         return np.dtype(np.uintp if self.kind == "handle" else self.base)
 
 

@@ -18,7 +18,7 @@ Python operators on `Expr` build nodes and fold constants: `x + 0` is `x`, `2 * 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 from heddle.ir.dtype import BOOL, HANDLE, INT64, DType
 from heddle.ir.node import Node, binder, derived, field, node
@@ -375,11 +375,12 @@ def as_expr(value: ExprLike, dtype: DType | None = None) -> Expr:
         return const(value, "float32")
     if isinstance(value, (int, float)):
         return const(value, dtype or INT64)
-    if hasattr(value, "__as_expr__"):
-        return as_expr(value.__as_expr__())
-    if hasattr(value, "__index__"):
-        return const(int(value), dtype or INT64)
-    raise UserError(f"expected an expression or a number, got {type(value).__name__} `{value!r}`")
+    other: Any = value
+    if hasattr(other, "__as_expr__"):
+        return as_expr(other.__as_expr__())
+    if hasattr(other, "__index__"):
+        return const(int(other), dtype or INT64)
+    raise UserError(f"expected an expression or a number, got {type(other).__name__} `{other!r}`")
 
 
 def as_int(value: ExprLike) -> int | None:

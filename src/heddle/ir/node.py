@@ -25,6 +25,7 @@ construction; `HEDDLE_FREEZE_NODES=1` makes Python enforce it.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import types
@@ -170,7 +171,7 @@ def node(cls: NodeT) -> NodeT:
     inherited: tuple[FieldSpec, ...] = cls.__mro__[1].FIELDS  # type: ignore[attr-defined]
     specs = {spec.name: spec for spec in inherited}
     own: list[str] = []
-    for name, annotation in cls.__dict__.get("__annotations__", {}).items():
+    for name, annotation in inspect.get_annotations(cls).items():
         given = cls.__dict__.get(name, _MISSING)
         if given is _MISSING and str(annotation).startswith(("ClassVar", "typing.ClassVar")):
             continue
@@ -188,7 +189,7 @@ def node(cls: NodeT) -> NodeT:
     made = type(cls)(cls.__name__, cls.__bases__, namespace)
     made.__qualname__ = cls.__qualname__
     _generate(made)
-    return typing.cast(NodeT, made)
+    return made
 
 
 def _shape_of(cls: type, annotation: Any) -> str:
@@ -232,7 +233,8 @@ def _generate(cls: Any) -> None:
             parameters.append(f"{spec.name}=default_{spec.name}")
     lines = [f"def __init__(self, {', '.join([*parameters, '*', 'span=None'])}):"]
     for name in [*names, "span"]:
-        lines.append(f"    set_(self, '{name}', {name})" if _FREEZE else f"    self.{name} = {name}")
+        plain, frozen = f"self.{name} = {name}", f"set_(self, '{name}', {name})"
+        lines.append(f"    {frozen if _FREEZE else plain}")
     if hasattr(cls, "_derive"):
         lines.append("    self._derive()")
     visited = [s for s in specs if s.shape != "value" and s.role not in ("refers", "ignored")]

@@ -48,7 +48,7 @@ def rewrite(
     root: NodeT,
     handlers: Mapping[type, Handler] | Handler,
     *,
-    memo: dict[Node, Any] | None = None,
+    memo: dict[Any, Any] | None = None,
 ) -> Any:
     """Rebuild `root` bottom-up.
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensor expressions: what a kernel computes, element by element, before any loop exists.
 
-    A = te.placeholder((n, k), "float32", name="A")
-    B = te.placeholder((k, m), "float32", name="B")
-    r = te.reduce_axis(k, name="r")
-    C = te.compute((n, m), lambda i, j: te.sum(A[i, r] * B[r, j], axis=r), name="C")
-    func = te.create_prim_func([A, B, C], name="matmul")
+A = te.placeholder((n, k), "float32", name="A")
+B = te.placeholder((k, m), "float32", name="B")
+r = te.reduce_axis(k, name="r")
+C = te.compute((n, m), lambda i, j: te.sum(A[i, r] * B[r, j], axis=r), name="C")
+func = te.create_prim_func([A, B, C], name="matmul")
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Tensor:
     def ndim(self) -> int:
         return len(self.shape)
 
-    def __getitem__(self, indices: ExprLike | ReduceAxis | tuple[ExprLike | ReduceAxis, ...]) -> Expr:
+    def __getitem__(
+        self, indices: ExprLike | ReduceAxis | tuple[ExprLike | ReduceAxis, ...]
+    ) -> Expr:
         given = indices if isinstance(indices, tuple) else (indices,)
         if len(given) != self.ndim:
             raise UserError(

@@ -122,7 +122,9 @@ class _Partition:
         self.around.pop()
         if body is loop.body:
             return loop
-        return For(loop.min, loop.extent, loop.kind, loop.var, body, loop.annotations, span=loop.span)
+        return For(
+            loop.min, loop.extent, loop.kind, loop.var, body, loop.annotations, span=loop.span
+        )
 
     def part(self, loop: For, start: int, extent: int) -> Stmt:
         made = For(

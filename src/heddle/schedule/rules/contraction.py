@@ -21,15 +21,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from heddle.ir.expr import IntImm, as_int
+from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
-from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
 from heddle.schedule.rules.elementwise import vectorize_loop
+from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.build import element_count
-from heddle.tir.nodes import BufferLoad
+from heddle.tir.nodes import BufferLoad, IterVar
 
 _TASKS_PER_CORE = 8
 """Chunks of work per core to aim for, so that a late core costs an eighth of its share."""
@@ -152,7 +152,7 @@ class _Plan:
                 plain.append(is_plain)
         return fused
 
-    def _adjacent(self, axis: object, axes: list) -> bool:
+    def _adjacent(self, axis: IterVar, axes: list[IterVar]) -> bool:
         """Whether `axis` follows the row axis before it in both `x` and the output, with the
         same extent as the dimension of `x`, so that fusing them keeps indices linear."""
         position = axes.index(axis)
@@ -188,9 +188,7 @@ class _Plan:
             rows_only = RegisterTile(self._rows_for(rows, panel), panel)
             return (fixed if fixed.vectors == panel else rows_only), True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
-        tile = choose_tile(
-            rows, count, self.target, depth=self._depth(), max_rows=MATRIX_ROWS
-        )
+        tile = choose_tile(rows, count, self.target, depth=self._depth(), max_rows=MATRIX_ROWS)
         return tile, True
 
     def _depth(self) -> int:
@@ -241,22 +239,22 @@ class _Plan:
         *outer, last = row_loops
         tiles, inner = sch.split(last, [None, tile.rows])
         chunks: list[LoopRef] = []
-        walked: list[LoopRef | None] = [*outer, tiles]
+        walked: list[LoopRef] = []
         wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / tasks)
-        for position, loop in enumerate(walked):
-            if wanted <= 1:
-                break
+        for loop in (*outer, tiles):
             extent = extent_of(sch, loop)
-            if extent is None or extent <= wanted:
+            if wanted <= 1:
+                walked.append(loop)
+            elif extent is None or extent <= wanted:
                 chunks.append(loop)
                 wanted = math.ceil(wanted / (extent or wanted))
-                walked[position] = None
-                continue
-            parts = min(d for d in range(wanted, extent + 1) if extent % d == 0)
-            chunk, walked[position] = sch.split(loop, [parts, None])
-            chunks.append(chunk)
-            wanted = 1
-        return chunks, [loop for loop in walked if loop is not None], [inner]
+            else:
+                parts = min(d for d in range(wanted, extent + 1) if extent % d == 0)
+                chunk, rest = sch.split(loop, [parts, None])
+                chunks.append(chunk)
+                walked.append(rest)
+                wanted = 1
+        return chunks, walked, [inner]
 
     def _bytes(self, load: BufferLoad) -> int:
         """Bytes of an operand of one batch; unknown sizes count as large."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from heddle.ir.expr import Call
+from heddle.ir.expr import Call, Expr
 from heddle.ir.walk import post_order
 from heddle.schedule.rules.analysis import BlockKind, block_kind, contraction_of
 from heddle.schedule.rules.contraction import schedule_contraction
@@ -12,7 +12,7 @@ from heddle.schedule.rules.reduction import schedule_reduction
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.support import InternalError
 from heddle.target import Target
-from heddle.tir.nodes import Block, BufferStore, IterKind, PrimFunc
+from heddle.tir.nodes import Block, BufferRegion, BufferStore, IterKind, PrimFunc
 
 _CHEAP_CALLS = frozenset({"if_then_else", "fabs", "floor", "ceil", "trunc", "round", "sqrt", "fma"})
 
@@ -68,8 +68,8 @@ def _read_once(consumer: Block) -> bool:
     )
 
 
-def _starts(region: object) -> list:
-    return [r.min for r in region.ranges]  # type: ignore[attr-defined]
+def _starts(region: BufferRegion) -> list[Expr]:
+    return [dim.min for dim in region.ranges]
 
 
 def _is_costly(block: Block) -> bool:

@@ -8,7 +8,7 @@ and the others tasks.
 
 from __future__ import annotations
 
-from heddle.ir.expr import Var
+from heddle.ir.expr import Expr, Var
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import extent_of, step_loads
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -90,7 +90,9 @@ def _alike_axes(block: Block) -> int:
     return max(count, 1)
 
 
-def _matching(axes: list[Var], block: Block, shape: tuple, indices: tuple) -> int:
+def _matching(
+    axes: list[Var], block: Block, shape: tuple[Expr, ...], indices: tuple[Expr, ...]
+) -> int:
     """Trailing axes that `indices` ends in; all of them when it has none of the axes."""
     if not any(uses_var(index, set(axes)) for index in indices):
         return len(axes)

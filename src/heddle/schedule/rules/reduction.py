@@ -60,7 +60,8 @@ def _row_loops(
     block = sch.block(final)
     reduced = {sch.block(r).writes[0].buffer for r in reductions}
     loads = [load for load in step_loads(block) if load.buffer in reduced]
-    rows, inner = [], []
+    rows: list[LoopRef] = []
+    inner: list[LoopRef] = []
     for axis, loop in zip(block.iters, sch.get_loops(final), strict=True):
         used = [any(uses_var(index, axis.var) for index in load.indices) for load in loads]
         (rows if used and all(used) else inner).append(loop)
