@@ -58,7 +58,8 @@ def compile(
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
     if not cache:
-        return _keep_temporarily(_generate(model, device, name, shapes, report), device, report)
+        code = _generate(model, device, name, shapes, report, use_cache=False)
+        return _keep_temporarily(code, device, report)
     with report.stage("look in the cache"):
         key = _key(model, device, name, shapes)
         store = ModelCache(cache_directory())
@@ -144,7 +145,13 @@ def _has_external_data(path: Path) -> bool:
 
 
 def _generate(
-    model: Model, device: Target, name: str | None, shapes: Any, report: CompileReport
+    model: Model,
+    device: Target,
+    name: str | None,
+    shapes: Any,
+    report: CompileReport,
+    *,
+    use_cache: bool = True,
 ) -> GeneratedCode:
     """What `emit` writes: the module, its memory plan and its kernels."""
     with report.stage("import"):
@@ -152,7 +159,7 @@ def _generate(
     with report.stage("graph"):
         module = graph_pipeline(device).run(module)
     with report.stage("kernels"):
-        plan, kernels = compile_kernels(module, device, report)
+        plan, kernels = compile_kernels(module, device, report, use_cache=use_cache)
     return module, plan, kernels
 
 

@@ -78,12 +78,12 @@ class ScheduleKernels:
 
 
 def compile_kernels(
-    module: IRModule, target: Target, report: CompileReport
+    module: IRModule, target: Target, report: CompileReport, *, use_cache: bool = True
 ) -> tuple[HostPlan, dict[str, CompiledKernel]]:
     """The memory plan of a module, and the object code of each kernel that it calls."""
     attrs = module["main"].attrs  # type: ignore[attr-defined]
     plan = replace(plan_memory(module), name=str(attrs.get("name", "model")))
-    compiler = KernelCompiler(target)
+    compiler = KernelCompiler(target, use_cache=use_cache)
     for name in plan.kernels:
         func = module[name]
         compiler.add(func.replace(attrs={**func.attrs, "name": name}))  # type: ignore[attr-defined]
