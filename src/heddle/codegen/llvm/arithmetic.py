@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from heddle.codegen.llvm import half
 from heddle.codegen.llvm.builder import FunctionBuilder, literal_int
 from heddle.codegen.llvm.types import mangle, register_type, splat_literal, vector
 from heddle.ir.dtype import DType
@@ -200,14 +201,17 @@ def _extended(b: FunctionBuilder, value: str, source: DType, old: str, new: str)
 
 def _to_float(b: FunctionBuilder, value: str, source: DType, dtype: DType) -> str:
     old, new = register_type(source), register_type(dtype)
+    short = dtype.bits == 16
     if not source.is_float:
         word = "sitofp" if source.kind == "int" else "uitofp"
-        value = b.op(f"{word} {old} {value} to {new}")
-    elif source.bits == 64 and dtype.kind == "float" and dtype.bits == 16:
-        half = vector("half", dtype.lanes)
-        narrow = b.op(f"fptrunc {old} {value} to {half}")
-        return b.op(f"fpext {half} {narrow} to {new}")
-    elif old != new:
+        if not short or source.bits < 32:
+            return round_to(b, b.op(f"{word} {old} {value} to {new}"), dtype)
+        double = vector("double", dtype.lanes)
+        value = b.op(f"{word} {old} {value} to {double}")
+        return round_to(b, half.narrow_to_odd(b, value, dtype.lanes), dtype)
+    if source.bits == 64 and short:
+        return round_to(b, half.narrow_to_odd(b, value, dtype.lanes), dtype)
+    if old != new:
         value = b.op(f"{'fptrunc' if source.bits == 64 else 'fpext'} {old} {value} to {new}")
     return round_to(b, value, dtype)
 
@@ -216,57 +220,30 @@ def round_to(b: FunctionBuilder, value: str, dtype: DType) -> str:
     """A register value rounded to what `dtype` can hold."""
     if not dtype.is_float or dtype.bits != 16:
         return value
-    kind, lanes = register_type(dtype), dtype.lanes
-    if dtype.kind == "float":
-        half = vector("half", lanes)
-        narrow = b.op(f"fptrunc {kind} {value} to {half}")
-        return b.op(f"fpext {half} {narrow} to {kind}")
-    word = vector("i32", lanes)
-    bits = _bfloat_bits(b, value, lanes)
-    kept = b.op(f"and {word} {bits}, {splat_literal('i32', '-65536', lanes)}")
-    return b.op(f"bitcast {word} {kept} to {kind}")
-
-
-def _bfloat_bits(b: FunctionBuilder, value: str, lanes: int) -> str:
-    """The bits of a float32 whose upper half is the nearest bfloat16, ties to even."""
-    kind, word, truth = vector("float", lanes), vector("i32", lanes), vector("i1", lanes)
-    bits = b.op(f"bitcast {kind} {value} to {word}")
-    last = b.op(f"lshr {word} {bits}, {splat_literal('i32', '16', lanes)}")
-    odd = b.op(f"and {word} {last}, {splat_literal('i32', '1', lanes)}")
-    bias = b.op(f"add {word} {odd}, {splat_literal('i32', '32767', lanes)}")
-    rounded = b.op(f"add {word} {bits}, {bias}")
-    is_nan = b.op(f"fcmp uno {kind} {value}, {value}")
-    quiet = b.op(f"or {word} {bits}, {splat_literal('i32', str(0x400000), lanes)}")
-    return b.op(f"select {truth} {is_nan}, {word} {quiet}, {word} {rounded}")
+    if dtype.kind == "bfloat":
+        return half.round_bfloat(b, value, dtype.lanes)
+    return half.from_half(b, half.to_half(b, value, dtype.lanes), dtype.lanes)
 
 
 def to_memory(b: FunctionBuilder, value: str, dtype: DType) -> str:
     """A register value in its memory type."""
-    kind, lanes = register_type(dtype), dtype.lanes
+    lanes = dtype.lanes
     if dtype.is_bool:
-        return b.op(f"zext {kind} {value} to {vector('i8', lanes)}")
+        return b.op(f"zext {register_type(dtype)} {value} to {vector('i8', lanes)}")
     if dtype.is_float and dtype.bits == 16:
-        if dtype.kind == "float":
-            return b.op(f"fptrunc {kind} {value} to {vector('half', lanes)}")
-        word = vector("i32", lanes)
-        bits = _bfloat_bits(b, value, lanes)
-        upper = b.op(f"lshr {word} {bits}, {splat_literal('i32', '16', lanes)}")
-        return b.op(f"trunc {word} {upper} to {vector('i16', lanes)}")
+        write = half.to_half if dtype.kind == "float" else half.to_bfloat
+        return write(b, value, lanes)
     return value
 
 
 def from_memory(b: FunctionBuilder, value: str, dtype: DType) -> str:
     """A value of the memory type in its register type."""
-    kind, lanes = register_type(dtype), dtype.lanes
+    lanes = dtype.lanes
     if dtype.is_bool:
         return b.op(f"icmp ne {vector('i8', lanes)} {value}, {'zeroinitializer' if lanes > 1 else 0}")
     if dtype.is_float and dtype.bits == 16:
-        if dtype.kind == "float":
-            return b.op(f"fpext {vector('half', lanes)} {value} to {kind}")
-        word = vector("i32", lanes)
-        wide = b.op(f"zext {vector('i16', lanes)} {value} to {word}")
-        bits = b.op(f"shl {word} {wide}, {splat_literal('i32', '16', lanes)}")
-        return b.op(f"bitcast {word} {bits} to {kind}")
+        read = half.from_half if dtype.kind == "float" else half.from_bfloat
+        return read(b, value, lanes)
     return value
 
 

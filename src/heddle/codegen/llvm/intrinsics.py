@@ -9,7 +9,7 @@ from typing import Final
 from heddle.codegen.llvm import arithmetic
 from heddle.codegen.llvm.builder import FunctionBuilder
 from heddle.codegen.llvm.math import elementary
-from heddle.codegen.llvm.types import register_type, splat_literal, vector
+from heddle.codegen.llvm.types import memory_type, register_type, splat_literal
 from heddle.ir.expr import Call
 
 Emitter = Callable[[FunctionBuilder, Call, list[str]], str]
@@ -80,19 +80,11 @@ def _fma(b: FunctionBuilder, call: Call, args: list[str]) -> str:
 
 def _reinterpret(b: FunctionBuilder, call: Call, args: list[str]) -> str:
     source, dtype = call.args[0].dtype, call.dtype
-    bits = vector(f"i{dtype.bits}", dtype.lanes)
-    value = args[0]
-    if source.is_float and source.bits == 16:
-        value = arithmetic.to_memory(b, value, source)
-        if source.kind == "float":
-            value = b.op(f"bitcast {vector('half', source.lanes)} {value} to {bits}")
-    if dtype.is_float and dtype.bits == 16:
-        if dtype.kind == "float":
-            value = b.op(f"bitcast {bits} {value} to {vector('half', dtype.lanes)}")
-        return arithmetic.from_memory(b, value, dtype)
-    old = bits if source.bits == 16 else register_type(source)
-    new = register_type(dtype)
-    return value if old == new else b.op(f"bitcast {old} {value} to {new}")
+    value = arithmetic.to_memory(b, args[0], source)
+    old, new = memory_type(source), memory_type(dtype)
+    if old != new:
+        value = b.op(f"bitcast {old} {value} to {new}")
+    return arithmetic.from_memory(b, value, dtype)
 
 
 def _popcount(b: FunctionBuilder, call: Call, args: list[str]) -> str:

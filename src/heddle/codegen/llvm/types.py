@@ -38,7 +38,7 @@ def memory_type(dtype: DType) -> str:
     if dtype.is_bool:
         return vector("i8", dtype.lanes)
     if dtype.is_float and dtype.bits == 16:
-        return vector("half" if dtype.kind == "float" else "i16", dtype.lanes)
+        return vector("i16", dtype.lanes)
     return register_type(dtype)
 
 

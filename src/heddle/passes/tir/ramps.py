@@ -36,6 +36,7 @@ from heddle.ir.expr import (
     floormod,
 )
 from heddle.ir.node import Node
+from heddle.ir.walk import post_order
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:
@@ -43,18 +44,20 @@ def broadcast(value: Expr, lanes: int) -> Expr:
     return value if value.dtype.lanes == lanes else Broadcast(value, lanes)
 
 
-def multiple_of(value: Expr) -> int:
-    """A positive integer that divides `value` (an integer expression) always; 0 for zero."""
-    match value:
-        case IntImm():
-            return abs(value.value)
-        case Add() | Sub():
-            return math.gcd(multiple_of(value.a), multiple_of(value.b))
-        case Mul():
-            return multiple_of(value.a) * multiple_of(value.b)
-        case Cast() if value.dtype.is_int and value.value.dtype.is_int:
-            return multiple_of(value.value)
-    return 1
+def multiple_of(root: Expr) -> int:
+    """A positive integer that divides `root` (an integer expression) always; 0 for zero."""
+    known: dict[Node, int] = {}
+    for value in post_order(root):
+        match value:
+            case IntImm():
+                known[value] = abs(value.value)
+            case Add() | Sub():
+                known[value] = math.gcd(known[value.a], known[value.b])
+            case Mul():
+                known[value] = known[value.a] * known[value.b]
+            case _:
+                known[value] = 1
+    return known[root]
 
 
 def widen(found: Node) -> Any:

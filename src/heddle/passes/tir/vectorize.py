@@ -290,8 +290,12 @@ def native_lanes(stmt: BufferStore, vector_bits: int) -> int:
     """Lanes of one vector register for the widest element that a statement computes with."""
     bits = stmt.buffer.dtype.bits
     stack: list[Expr] = [stmt.value]
+    seen: set[Expr] = set()
     while stack:
         value = stack.pop()
+        if value in seen:
+            continue
+        seen.add(value)
         bits = max(bits, 8 if value.dtype.is_bool else value.dtype.bits)
         if not isinstance(value, BufferLoad):
             stack.extend(child for child in value.children() if isinstance(child, Expr))
