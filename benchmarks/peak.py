@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the machine can do at most: multiply-adds in registers, and bytes from memory.
 
-    python -m benchmarks.peak
+python -m benchmarks.peak
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Console:
         from rich.console import Console as Terminal  # only where there are colours
         from rich.syntax import Syntax
 
-        Terminal().print(Syntax(text, language, background_color="default"))
+        Terminal().print(Syntax(text, language, background_color="default", word_wrap=True))
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
