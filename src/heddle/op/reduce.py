@@ -154,11 +154,37 @@ prod = reduction(
     *_SAMPLES,
     _INT_SAMPLE,
 )
+
+
+def _extreme_reference(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
+    """`function`, with the extreme of nothing the other end of the dtype's range."""
+
+    def reference(x: np.ndarray, **where: Any) -> np.ndarray:
+        if x.dtype.kind in "iu":
+            limits = np.iinfo(x.dtype)
+            start: Any = limits.max if sign > 0 else limits.min
+        else:
+            start = x.dtype.type(sign * np.inf)
+        return function(x, initial=start, **where)  # type: ignore[no-any-return]
+
+    return reference
+
+
 max_ = reduction(
-    "max", "The largest element; NaN if any is NaN.", te.max, np.max, *_SAMPLES, _INT_SAMPLE
+    "max",
+    "The largest element; NaN if any is NaN.",
+    te.max,
+    _extreme_reference(np.max, -1),
+    *_SAMPLES,
+    _INT_SAMPLE,
 )
 min_ = reduction(
-    "min", "The smallest element; NaN if any is NaN.", te.min, np.min, *_SAMPLES, _INT_SAMPLE
+    "min",
+    "The smallest element; NaN if any is NaN.",
+    te.min,
+    _extreme_reference(np.min, 1),
+    *_SAMPLES,
+    _INT_SAMPLE,
 )
 sum_square = reduction(
     "sum_square",
@@ -217,7 +243,8 @@ def logical_reduction(name: str, doc: str, combine: Combiner, numpy: Any) -> Op:
     @op.rule("compute")
     def _(x: te.Tensor, *, axes: Ints, keepdims: bool) -> te.Tensor:
         stage = reduce_tensor(x, axes, combine, lambda v: cast(v, "int8"), name, keepdims=keepdims)
-        return cast_tensor(stage, x.dtype)
+        # Not a cast: the least int8, which the reduction of nothing gives, is no truth.
+        return te.compute(stage.shape, lambda *i: stage[i] > 0, name=f"{name}_truth")
 
     op.rule("numpy")(lambda x, *, axes, keepdims: numpy(x, axis=axes, keepdims=keepdims))
     op.samples(case(bools(3, 4), axes=(1,)), case(bools(2, 3, 4), axes=(0, 2), keepdims=True))

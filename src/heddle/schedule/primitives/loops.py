@@ -189,14 +189,18 @@ def fuse(sch: Schedule, *loops: LoopRef) -> LoopRef:
         return loops[0]
     fused = Var("_".join([*(ref.name for ref in loops), "fused"]), loops[0].var.dtype)
     total: Expr = const(1)
+    divisor: Expr = const(1)
     values: dict[Var, Expr] = {}
     for position in range(len(nodes) - 1, -1, -1):
         node = nodes[position]
-        part = fused // total
+        # A loop that never runs makes the fused one never run; nothing may be divided by 0.
+        size = const(1) if as_int(node.extent) == 0 else node.extent
+        part = fused // divisor
         if position:
-            part = part % node.extent
+            part = part % size
         values[node.var] = node.min + part
         total = node.extent * total
+        divisor = size * divisor
     body = rebind(nodes[-1].body, values)
     body = simplify_bindings(body, sch.state, nodes[0], [(fused, total)])
     sch.change({nodes[0]: nest([(fused, total)], body)})
