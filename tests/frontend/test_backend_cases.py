@@ -64,6 +64,23 @@ def test_prepare_and_run(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(rep.run({"x": x})[0], np.maximum(x, 0))
 
 
+def test_compiled(rng: np.random.Generator) -> None:
+    """Native code, for any size of the named dimension."""
+    rep = backend.prepare(relu_model())
+    for rows in (1, 7):
+        x = rng.standard_normal((rows, 3)).astype(np.float32)
+        np.testing.assert_array_equal(rep.run([x])[0], np.maximum(x, 0))
+
+
+def test_values_of_inputs_may_decide_shapes(rng: np.random.Generator) -> None:
+    """The model is made ready when it runs, for the shape it is given."""
+    x = rng.random((2, 6), np.float32)
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    for shape in ((3, 4), (12,)):
+        (result,) = backend.run_node(node, [x, np.asarray(shape)], engine="reference")
+        np.testing.assert_array_equal(result, x.reshape(shape))
+
+
 def test_run_node(rng: np.random.Generator) -> None:
     a, b = rng.random((2, 3), np.float32), rng.random((3, 4), np.float32)
     node = helper.make_node("MatMul", ["a", "b"], ["c"])
