@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heddle.cli import models
+from heddle.cli import compare, models
 from heddle.runtime import peak
 from heddle.support import InternalError
 
@@ -229,6 +229,34 @@ def test_inspect_tells_what_there_is(
     result = heddle_command("inspect", model, *arguments)
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("against", ["onnxruntime", "interpreter"])
+def test_compare(heddle_command: Run, dynamic_model: Path, against: str) -> None:
+    if against == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="compares with it")
+    options = ("--against", against, "--dim", "batch=6")
+    result = heddle_command("compare", dynamic_model, *options)
+    assert result.exit_code == 0, result.stderr
+    assert f"agrees with {against}" in result.stdout
+    data = json.loads(heddle_command("compare", dynamic_model, *options, "--json").stdout)
+    assert data["outputs"][0]["shape"] == [6, 5]
+    assert 0 <= data["outputs"][0]["relative_error"] < 1e-5
+
+
+def test_compare_finds_a_difference(
+    heddle_command: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(_model: Path, _shapes: object, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [expected(values["x"]) * np.float32(1.01)]
+
+    monkeypatch.setattr(compare, "_interpreter", other)
+    result = heddle_command("compare", model, "--against", "interpreter")
+    assert result.exit_code == 1
+    assert "DIFFERS from interpreter" in result.stdout
+    assert heddle_command("compare", model, "--against", "tea leaves").exit_code == 2
+    wide = heddle_command("compare", model, "--against", "interpreter", "--tolerance", 0.1)
+    assert wide.exit_code == 0
 
 
 def test_targets(heddle_command: Run) -> None:

@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import heddle
+from heddle.cli.values import read_inputs, write_outputs
+from heddle.runtime import TensorInfo
 
 from .conftest import Run, expected
 
@@ -137,3 +140,14 @@ def test_pickles_are_not_opened(heddle_command: Run, library: Path, tmp_path: Pa
     result = heddle_command("run", library, "--inputs", tmp_path / "in.npz")
     assert result.exit_code == 1
     assert "not a readable .npy or .npz file" in result.stderr
+
+
+def test_bfloat16_survives_files(tmp_path: Path) -> None:
+    """.npy files keep such values as plain bytes; the model says what they are."""
+    values = np.random.default_rng(6).standard_normal((2, 3)).astype("bfloat16")
+    write_outputs(tmp_path / "out.npz", {"a/b:0": values, "file": values[0]})
+    inputs = (TensorInfo("a/b:0", "bfloat16", (2, 3)), TensorInfo("file", "bfloat16", (3,)))
+    found = read_inputs(SimpleNamespace(inputs=inputs), [str(tmp_path / "out.npz")])
+    assert found["a/b:0"].dtype == values.dtype
+    np.testing.assert_array_equal(found["a/b:0"], values)
+    np.testing.assert_array_equal(found["file"], values[0])

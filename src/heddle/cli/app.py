@@ -219,6 +219,47 @@ def _inspect(
         )
 
 
+@app.command("compare")
+def _compare(
+    model: Source,
+    against: Annotated[
+        str,
+        typer.Option("--against", help="onnxruntime, or interpreter: numpy, operator by operator."),
+    ] = "onnxruntime",
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Of the largest value of an output.")
+    ] = 1e-4,
+    inputs: InputList = None,
+    random: Annotated[
+        int, typer.Option("--random", min=0, help="Seed of the inputs that no file gives.")
+    ] = 0,
+    dim: DimList = None,
+    target: TargetName = "native",
+    shape: ShapeList = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the values of a model with those of another implementation."""
+    if against not in ("onnxruntime", "interpreter"):
+        raise typer.BadParameter(f"--against {against}: expected onnxruntime or interpreter")
+    console = Console(quiet, as_json)
+    with ending(console):
+        from heddle.cli.compare import run_compare
+        from heddle.cli.values import parse_dims, parse_shapes
+
+        run_compare(
+            model,
+            console,
+            against="interpreter" if against == "interpreter" else "onnxruntime",
+            tolerance=tolerance,
+            inputs=inputs or (),
+            seed=random,
+            sizes=parse_dims(dim or ()),
+            target=target,
+            shapes=parse_shapes(shape or ()),
+        )
+
+
 @app.command("targets")
 def _targets(as_json: Json = False) -> None:
     """List what code can be generated for."""

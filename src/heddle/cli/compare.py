@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`heddle compare`: the values of a compiled model beside those of another implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import typer
+
+from heddle.cli.console import USER_ERROR, Console, table
+from heddle.cli.models import Shapes, compile_model, gather_inputs, is_library
+from heddle.support import UserError
+
+Reference = Literal["onnxruntime", "interpreter"]
+Arrays = Mapping[str, np.ndarray]
+
+
+def run_compare(
+    model: Path,
+    console: Console,
+    *,
+    against: Reference,
+    tolerance: float,
+    inputs: Sequence[str],
+    seed: int,
+    sizes: Mapping[str, int],
+    target: str,
+    shapes: Shapes,
+) -> None:
+    """Print how far each output is from the reference; exit with 1 beyond the tolerance."""
+    if is_library(model):
+        raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
+    executable, _ = compile_model(model, console, target=target, shapes=shapes)
+    values = gather_inputs(executable, inputs, seed, sizes)
+    found = executable(**values)
+    tensors = found if isinstance(found, tuple) else (found,)
+    console.note(f"running {against} ...")
+    if against == "onnxruntime":
+        expected = _onnxruntime(model, values)
+    else:
+        expected = _interpreter(model, shapes, values)
+    rows = [
+        _difference(info.name, tensor.numpy(), reference)
+        for info, tensor, reference in zip(executable.outputs, tensors, expected, strict=True)
+    ]
+    worst = max((row["relative_error"] for row in rows), default=0.0)
+    data = {"against": against, "tolerance": tolerance, "ok": worst <= tolerance, "outputs": rows}
+    console.result(_text(data), data)
+    if worst > tolerance:
+        raise typer.Exit(USER_ERROR)
+
+
+def _onnxruntime(model: Path, values: Arrays) -> list[np.ndarray]:
+    try:
+        import onnxruntime  # optional
+    except ImportError as error:
+        raise UserError(
+            "ONNX Runtime is not installed: pip install onnxruntime, or compare with "
+            "--against interpreter"
+        ) from error
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    found: list[np.ndarray] = session.run(None, dict(values))
+    return found
+
+
+def _interpreter(model: Path, shapes: Shapes, values: Arrays) -> list[np.ndarray]:
+    from heddle.driver.api import import_model
+    from heddle.op.interp import interpret
+
+    found: Any = interpret(import_model(model, shapes=shapes or None), values)
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    """The largest difference, absolute and relative to the largest expected value; in float64."""
+    if found.shape != expected.shape:
+        raise UserError(
+            f"output `{name}` has shape {found.shape}, the reference gives {expected.shape}"
+        )
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    same_odd = np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(
+        a[np.isinf(a)], b[np.isinf(b)]
+    )
+    finite = np.isfinite(a) & np.isfinite(b)
+    apart = float(np.abs(a - b)[finite].max(initial=0.0)) if same_odd else float("inf")
+    scale = float(np.abs(b)[finite].max(initial=0.0))
+    return {
+        "name": name,
+        "shape": list(found.shape),
+        "absolute_error": apart,
+        "relative_error": apart / (scale or 1.0),
+    }
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    rows = [["output", "shape", "absolute", "relative"]]
+    for row in data["outputs"]:
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        errors = [f"{row[key]:.1e}" for key in ("absolute_error", "relative_error")]
+        rows.append([row["name"], shape, *errors])
+    verdict = "agrees with" if data["ok"] else "DIFFERS from"
+    last = f"{verdict} {data['against']} (tolerance {data['tolerance']:.0e} of the largest value)"
+    return f"{table(rows, right=(2, 3))}\n{last}"
