@@ -149,8 +149,9 @@ def test_gather_and_scatter(dtype: str, cpu: str, rng: np.random.Generator) -> N
 @pytest.mark.parametrize("divisor", [4, 16, 32, 7])
 def test_divided_indices_of_vectors(divisor: int, cpu: str, rng: np.random.Generator) -> None:
     size = 96
-    a, out = decl_buffer((size // divisor + 1, divisor), "float32", "a"), decl_buffer(
-        (size,), "float32", "out"
+    a, out = (
+        decl_buffer((size // divisor + 1, divisor), "float32", "a"),
+        decl_buffer((size,), "float32", "out"),
     )
     o, i = Var("o"), Var("i")
     index = o * 32 + i
@@ -279,9 +280,7 @@ def test_let_while_and_branches(rng: np.random.Generator) -> None:
                 load(out, 0),
                 t,
                 seq(
-                    IfThenElse(
-                        (t % 2).equal(0), store(out, t // 2, 0), store(out, t * 3 + 1, 0)
-                    ),
+                    IfThenElse((t % 2).equal(0), store(out, t // 2, 0), store(out, t * 3 + 1, 0)),
                     store(out, load(out, 1) + 1, 1),
                 ),
             ),
@@ -309,7 +308,9 @@ def test_failed_assertion_is_an_error(kind: ForKind) -> None:
 def test_explicit_vectors(rng: np.random.Generator) -> None:
     a, out = decl_buffer((32,), "float32", "a"), decl_buffer((32,), "float32", "out")
     ramp = Ramp(IntImm(8), IntImm(1), 16)
-    func = function([a, out], store(out, load(a, ramp) + load(a, Ramp(IntImm(0), IntImm(2), 16)), ramp))
+    func = function(
+        [a, out], store(out, load(a, ramp) + load(a, Ramp(IntImm(0), IntImm(2), 16)), ramp)
+    )
     values = rng.normal(size=32).astype(np.float32)
     result = np.zeros(32, np.float32)
     build_kernel(func)(values, result)
@@ -343,12 +344,16 @@ def tile(rows: int, columns: int, depth: int) -> object:
         return loop(i[place], rows, loop(j[place], columns, body, VECTOR))
 
     step = load(acc, (i[1], j[1])) + load(a, (k, i[1])) * load(b, (k, j[1]))
-    body = seq(nest(0, 0.0, acc), loop(k, depth, nest(1, step, acc)), nest(2, load(acc, (i[2], j[2])), c))
+    body = seq(
+        nest(0, 0.0, acc), loop(k, depth, nest(1, step, acc)), nest(2, load(acc, (i[2], j[2])), c)
+    )
     inner = make_block("tile", [], body, reads=[], writes=[], alloc_buffers=[acc])
     return prim_func([a, b, c], inner, name="tile")
 
 
-@pytest.mark.parametrize("cpu, rows, columns", [("znver5", 14, 32), ("znver5", 6, 64), ("haswell", 6, 16)])
+@pytest.mark.parametrize(
+    "cpu, rows, columns", [("znver5", 14, 32), ("znver5", 6, 64), ("haswell", 6, 16)]
+)
 def test_register_tiles_stay_in_registers(cpu: str, rows: int, columns: int) -> None:
     """Accumulators are never spilled: the inner loop has one FMA per accumulator and no store."""
     target = parse(f"-mcpu={cpu}")
@@ -377,4 +382,3 @@ def test_tensor_expression_with_init(rng: np.random.Generator) -> None:
     result = np.zeros(6, np.float32)
     build_kernel(func)(values, result)
     np.testing.assert_array_equal(result, values.max(1))
-

@@ -7,9 +7,9 @@ import pytest
 
 from heddle.codegen import compile_kernels
 from heddle.codegen.kernels import compile_text
+from heddle.codegen.machine import machine_of
 from heddle.codegen.pool import WorkerPool
 from heddle.codegen.worker import Request
-from heddle.codegen.machine import machine_of
 from heddle.support import InternalError
 from heddle.target import native, parse
 from heddle.tir import intrin
@@ -35,7 +35,7 @@ def test_equal_kernels_share_an_object() -> None:
 
 @pytest.mark.parametrize("text", ["-mtriple=aarch64-linux-gnu", "-mcpu=neoverse-n1", "haswell"])
 def test_objects_for_other_machines(text: str) -> None:
-    func = elementwise_function(intrin.exp, ["float16"], "float32", 100)
+    func = elementwise_function(intrin.exp, ["float16"], "float16", 100)
     target = parse(text)
     code = compile_kernels([func], target, use_cache=False)["kernel"].object_code
     assert code[:4] == b"\x7fELF"
@@ -44,7 +44,9 @@ def test_objects_for_other_machines(text: str) -> None:
 
 def test_a_crash_of_llvm_is_an_error_and_the_pool_goes_on() -> None:
     # an instruction that this machine does not have: the assembler ends the process
-    crash = 'define void @f() {\n  call void asm sideeffect "no_such_instruction", ""()\n  ret void\n}'
+    crash = (
+        'define void @f() {\n  call void asm sideeffect "no_such_instruction", ""()\n  ret void\n}'
+    )
     good = "define i32 @g() {\n  ret i32 7\n}"
     pool = WorkerPool(1)
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from heddle.codegen.build import Kernel, asm, build_kernel, llvm_ir
-    from heddle.codegen.kernels import CompiledKernel, KernelCompiler, compile_kernels
+    from heddle.codegen.kernels import CompiledKernel, KernelCompiler, compile_kernels, compile_text
     from heddle.codegen.llvm.host import host_ir
 
 _PLACES: Final = {
@@ -34,6 +34,7 @@ __all__ = [
     "asm",
     "build_kernel",
     "compile_kernels",
+    "compile_text",
     "host_ir",
     "llvm_ir",
 ]

@@ -16,6 +16,8 @@ import numpy as np
 
 from heddle.codegen.llvm.kernel import kernel_ir, uses_vectors
 from heddle.codegen.machine import machine_of
+from heddle.codegen.pool import worker_pool
+from heddle.codegen.worker import Request
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Var, as_int
 from heddle.passes.tir.lower import lower
@@ -46,15 +48,13 @@ def llvm_ir(func: PrimFunc, target: Target, *, symbol: str | None = None) -> str
 
 
 def asm(func: PrimFunc, target: Target | None = None) -> str:
-    """The assembly of a scheduled function."""
-    from heddle.codegen.llvm.optimize import compile_ir  # imports LLVM
-
+    """The assembly of a scheduled function. LLVM runs in a worker process, since it ends the
+    process on code that a target cannot have."""
     target = native() if target is None else target
     lowered = lower(func, target)
     text = kernel_ir(lowered, kernel_name(func), target)
-    vectorize = not uses_vectors(lowered)
-    made = compile_ir(text, machine_of(target), vectorize=vectorize, assembly=True)
-    return made.assembly
+    request = Request(text, machine_of(target), not uses_vectors(lowered), True)
+    return worker_pool().submit(kernel_name(func), request).result().assembly
 
 
 def build_kernel(func: PrimFunc, target: Target | None = None) -> Kernel:
@@ -85,7 +85,7 @@ class Kernel:
         self._library, address = _load(symbol, object_code)
         scalars = [param for param in func.params if isinstance(param, Var)]
         pointers = [param for param in func.params if isinstance(param, Buffer)]
-        kinds = [ctypes.c_void_p] * len(pointers)
+        kinds: list[Any] = [ctypes.c_void_p] * len(pointers)
         kinds += [_C_TYPES[var.dtype.name] for var in scalars]
         kinds += [ctypes.c_int64] * len(self.symbols)
         self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
@@ -167,4 +167,3 @@ def _load(symbol: str, object_code: bytes) -> tuple[object, int]:
 
 
 _jit: Any = None
-

@@ -50,6 +50,7 @@ def kernel_digest(func: PrimFunc) -> str:
 
 
 def object_cache() -> Any:
+    """The disk cache of objects, or None where this installation has none."""
     try:
         from heddle.support.cache import DiskCache
     except ImportError:

@@ -111,8 +111,8 @@ class WorkerPool:
                     with self._lock:
                         self._workers.add(worker)
                 reply = worker.ask(job.request)
-            except BaseException as error:  # no process could be started, for one
-                self._finish(job, None, error)
+            except BaseException as failure:  # no process could be started, for one
+                self._finish(job, None, failure)
                 continue
             if reply is None:
                 error = InternalError(f"kernel `{job.name}`: LLVM died: {worker.last_words()}")

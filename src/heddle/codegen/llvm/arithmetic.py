@@ -50,7 +50,9 @@ def plain(b: FunctionBuilder, name: str, dtype: DType, x: str, y: str, *, nsw: b
     if dtype.is_float:
         return b.op(f"{_PLAIN[name][0]} {CONTRACT}{kind} {x}, {y}")
     if dtype.is_bool:
-        return b.op(f"{'and' if name == 'Mul' else 'or' if name == 'Add' else 'xor'} {kind} {x}, {y}")
+        return b.op(
+            f"{'and' if name == 'Mul' else 'or' if name == 'Add' else 'xor'} {kind} {x}, {y}"
+        )
     flags = "nsw " if nsw and dtype.kind == "int" else ""
     if kind == "i64":
         return {"Add": b.add, "Sub": b.sub, "Mul": b.mul}[name](x, y, flags=flags)
@@ -240,7 +242,9 @@ def from_memory(b: FunctionBuilder, value: str, dtype: DType) -> str:
     """A value of the memory type in its register type."""
     lanes = dtype.lanes
     if dtype.is_bool:
-        return b.op(f"icmp ne {vector('i8', lanes)} {value}, {'zeroinitializer' if lanes > 1 else 0}")
+        return b.op(
+            f"icmp ne {vector('i8', lanes)} {value}, {'zeroinitializer' if lanes > 1 else 0}"
+        )
     if dtype.is_float and dtype.bits == 16:
         read = half.from_half if dtype.kind == "float" else half.from_bfloat
         return read(b, value, lanes)

@@ -149,7 +149,7 @@ class ExpressionEmitter:
     def logical(self, found: ir.BinaryExpr) -> str:
         x, y = self.emit(found.a), self.emit(found.b)
         word = "and" if isinstance(found, ir.And) else "or"
-        if word == "and" and "false" in (x, y) or word == "or" and "true" in (x, y):
+        if (word == "and" and "false" in (x, y)) or (word == "or" and "true" in (x, y)):
             return "false" if word == "and" else "true"
         if x in ("true", "false"):
             return y
@@ -280,11 +280,7 @@ class ExpressionEmitter:
 def _never_nan(value: Expr) -> bool:
     if isinstance(value, ir.Broadcast):
         return _never_nan(value.value)
-    if isinstance(value, ir.FloatImm):
-        return value.value == value.value
-    if isinstance(value, (ir.Max, ir.Min)):
-        return _never_nan(value.a) and _never_nan(value.b)
-    return False
+    return isinstance(value, ir.FloatImm) and value.value == value.value
 
 
 def _speculatable(value: Expr) -> bool:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """16-bit floats: conversions between their bits in memory (i16) and float32 in registers.
 
-float16 uses the processor's instructions where LLVM has them (F16C, AArch64) and integer arithmetic
-elsewhere, so that no helper of a compiler's runtime library is needed. bfloat16 is the upper half of
-a float32: LLVM would call a library function or flush subnormals, so it is integer arithmetic too.
+float16 uses the processor's instructions where LLVM has them (F16C, AArch64) and integer
+arithmetic elsewhere, so that no helper of a compiler's runtime library is needed. bfloat16 is the
+upper half of a float32: LLVM would call a library function or flush subnormals, so it is integer
+arithmetic too.
 """
 
 from __future__ import annotations

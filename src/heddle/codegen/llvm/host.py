@@ -183,8 +183,8 @@ def _arguments(
         dims = [_dim_code(d, symbols, tensor, is_input=is_input) for d in tensor.type.shape]
         pointer = _array(module, f"{kind}_dims.{place}", "i64", dims)
         described.append(
-            f"{{ ptr {module.string(tensor.name)}, i8 {_CODES[dtype.kind]}, i8 {dtype.bits}, i16 1, "
-            f"i32 {len(dims)}, ptr {pointer} }}"
+            f"{{ ptr {module.string(tensor.name)}, i8 {_CODES[dtype.kind]}, i8 {dtype.bits}, "
+            f"i16 1, i32 {len(dims)}, ptr {pointer} }}"
         )
     return _array(module, f"{kind}s", _ARG, described)
 

@@ -116,4 +116,3 @@ INTRINSIC_EMITTERS: Final[dict[str, Emitter]] = {
     "fma": _fma,
     "reinterpret": _reinterpret,
 }
-

@@ -22,7 +22,7 @@ from heddle.codegen.llvm.builder import FunctionBuilder, ModuleBuilder, is_liter
 from heddle.codegen.llvm.expressions import ExpressionEmitter
 from heddle.codegen.llvm.types import memory_type, register_type
 from heddle.ir.dtype import HANDLE, DType
-from heddle.ir.expr import Var, as_int
+from heddle.ir.expr import Var
 from heddle.ir.walk import pre_order
 from heddle.support import InternalError
 from heddle.target import Target
@@ -235,7 +235,7 @@ class KernelEmitter:
         count = literal_int(extent)
         if count is not None and count <= 0:
             return
-        if count == 1 or stmt.kind is ForKind.UNROLLED and count is not None:
+        if count == 1 or (stmt.kind is ForKind.UNROLLED and count is not None):
             for step in range(count):
                 self._bind(stmt.var, self.b.add(low, str(step)))
                 self.stmt(stmt.body)
@@ -273,8 +273,9 @@ class KernelEmitter:
         with b.scope():
             self._bind(stmt.var, var)
             self.stmt(stmt.body)
-            following = b.instr(f"add nuw nsw i64 {var}, 1" if start and start[0] >= 0
-                                else f"add nsw i64 {var}, 1")
+            following = b.instr(
+                f"add nuw nsw i64 {var}, 1" if start and start[0] >= 0 else f"add nsw i64 {var}, 1"
+            )
             more = b.instr(f"icmp slt i64 {following}, {end}")
         b.lines[position] = f"  {var} = phi i64 [ {low}, %{first} ], [ {following}, %{b.block} ]"
         note = b.module.loop_metadata(*self._loop_hints(stmt))
@@ -381,7 +382,9 @@ class KernelEmitter:
         env_type = f"{{ {', '.join(kind for kind, _ in passed)} }}"
         env = self.b.alloca(env_type, "env")
         for place, (kind, value) in enumerate(passed):
-            field = self.b.instr(f"getelementptr inbounds {env_type}, ptr {env}, i32 0, i32 {place}")
+            field = self.b.instr(
+                f"getelementptr inbounds {env_type}, ptr {env}, i32 0, i32 {place}"
+            )
             self.b.void(f"store {kind} {value}, ptr {field}")
         return env
 
@@ -428,7 +431,9 @@ def _emit_trampoline(module: ModuleBuilder, names: tuple[str, str], kinds: list[
     lines, args = [], []
     env_type = f"{{ {', '.join(kinds)} }}"
     for place, kind in enumerate(kinds):
-        lines.append(f"  %p{place} = getelementptr inbounds {env_type}, ptr %env, i32 0, i32 {place}")
+        lines.append(
+            f"  %p{place} = getelementptr inbounds {env_type}, ptr %env, i32 0, i32 {place}"
+        )
         lines.append(f"  %v{place} = load {kind}, ptr %p{place}")
         args.append(f"{kind} %v{place}")
     args += ["i64 %begin", "i64 %end"]

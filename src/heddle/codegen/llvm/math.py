@@ -5,7 +5,7 @@ float32 (and the 16-bit floats, computed in float32); largest error against the 
 result, in units in the last place, over all inputs including subnormals:
 
     function  ulp   method
-    exp       1     n = round(x / ln 2), r = x - n ln 2 in two parts, polynomial of degree 7 (Cephes)
+    exp       1     n = round(x / ln 2), r = x - n ln 2 in two parts, polynomial in r (Cephes)
     exp2      2     likewise with r = (x - n) ln 2
     expm1     2     2^n expm1(r) + (2^n - 1)
     log       1     s = f / (2 + f), even polynomial in s (FreeBSD msun)
@@ -18,8 +18,8 @@ result, in units in the last place, over all inputs including subnormals:
     pow       1     exp2(y log2(x)) in float64
     others          the C library, lane by lane
 
-Without fused multiply-add (plain SSE) the errors may be one ulp larger. float64 goes to the C library,
-lane by lane. `rsqrt` is `1 / sqrt(x)` with both steps correctly rounded.
+Without fused multiply-add (plain SSE) the errors may be one ulp larger. float64 goes to the C
+library, lane by lane. `rsqrt` is `1 / sqrt(x)` with both steps correctly rounded.
 """
 
 from __future__ import annotations
@@ -279,7 +279,9 @@ def _reduced_sine(w: VectorWriter, x: str, turn: int) -> str:
     z2 = d.mul(z, z)
     s = d.mul(z, r)
     tail = d.fma(z, d.const(2.7183114939898219064e-6), d.const(-1.98393348360966317347e-4))
-    sine = d.fma(s, d.fma(z, d.const(8.3333293858894631756e-3), d.const(-0.166666666416265235595)), r)
+    sine = d.fma(
+        s, d.fma(z, d.const(8.3333293858894631756e-3), d.const(-0.166666666416265235595)), r
+    )
     sine = d.fma(d.mul(s, z2), tail, sine)
     cosine = d.fma(z, d.const(-0.499999997251031003120), d.const(1.0))
     cosine = d.fma(z2, d.const(0.0416666233237390631894), cosine)

@@ -192,9 +192,7 @@ def store(b: FunctionBuilder, place: Place, value: str, mask: str | None) -> Non
             return
         symbol = f"@llvm.masked.store.{mangle(kind)}.p0"
         b.module.declare(f"void {symbol}({kind}, ptr, {truth})")
-        b.void(
-            f"call void {symbol}({kind} {value}, ptr align {align} {pointer}, {truth} {mask})"
-        )
+        b.void(f"call void {symbol}({kind} {value}, ptr align {align} {pointer}, {truth} {mask})")
         return
     if mask is None and place.offsets is None:
         for lane in range(place.lanes):
