@@ -63,3 +63,12 @@ def test_a_crash_of_llvm_is_an_error_and_the_pool_goes_on() -> None:
 def test_compile_text_gives_assembly() -> None:
     text = "define i32 @g() {\n  ret i32 7\n}"
     assert "g:" in compile_text("g", text, parse("-mcpu=cortex-a72"), assembly=True).assembly
+
+
+def test_the_second_time_comes_from_the_cache() -> None:
+    func = elementwise_function(lambda x: x * 5.0, ["float32"], "float32", 41)
+    first = compile_kernels([func], native())["kernel"]
+    second = compile_kernels([func], native())["kernel"]
+    assert (first.cached, second.cached) == (False, True)
+    assert first.object_code == second.object_code
+    assert not compile_kernels([func], parse("haswell"))["kernel"].cached

@@ -14,7 +14,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from heddle.codegen.build import kernel_name
 from heddle.codegen.llvm.kernel import kernel_ir, uses_vectors
@@ -24,6 +24,7 @@ from heddle.codegen.pool import worker_pool
 from heddle.codegen.worker import Request
 from heddle.ir.structural import structural_hash
 from heddle.passes.tir.lower import lower
+from heddle.support.cache import DiskCache
 from heddle.support.version import build_id
 from heddle.target import Target
 from heddle.tir.nodes import PrimFunc
@@ -49,15 +50,6 @@ def kernel_digest(func: PrimFunc) -> str:
     return structural_hash(func.replace(attrs=attrs))
 
 
-def object_cache() -> Any:
-    """The disk cache of objects, or None where this installation has none."""
-    try:
-        from heddle.support.cache import DiskCache
-    except ImportError:
-        return None
-    return DiskCache(CACHE_NAME)
-
-
 @functools.cache
 def _compiler_version() -> str:
     return f"{build_id()} llvmlite {importlib.metadata.version('llvmlite')}"
@@ -79,7 +71,7 @@ class KernelCompiler:
 
     def __init__(self, target: Target, *, use_cache: bool = True) -> None:
         self.target = target
-        self._cache = object_cache() if use_cache else None
+        self._cache = DiskCache(CACHE_NAME) if use_cache else None
         self._machine = machine_of(target)
         self._names: dict[str, str] = {}  # kernel name -> digest
         self._objects: dict[str, bytes] = {}  # by digest

@@ -15,6 +15,7 @@ from heddle.codegen.llvm.types import (
     int_literal,
     memory_type,
     register_type,
+    value_type,
 )
 from heddle.ir import expr as ir
 from heddle.ir.dtype import INT64, DType
@@ -184,6 +185,8 @@ class ExpressionEmitter:
             return self.if_then_else(found)
         if found.name == "call_extern":
             return self.call_extern(found)
+        if found.name == "call_llvm_intrin":
+            return self.call_llvm_intrin(found)
         operands = []
         for arg in found.args:
             operands.append(self.emit(arg))
@@ -205,6 +208,39 @@ class ExpressionEmitter:
         result = register_type(found.dtype)
         self.b.module.declare(f"{result} @{symbol.value}({', '.join(kinds)})")
         return self.b.instr(f"call {result} @{symbol.value}({', '.join(operands)})")
+
+    def call_llvm_intrin(self, found: ir.Call) -> str:
+        symbol, *args = found.args
+        assert isinstance(symbol, ir.StringImm)
+        kinds = [value_type(arg.dtype) for arg in args]
+        operands = []
+        for kind, arg in zip(kinds, args, strict=True):
+            if kind == register_type(arg.dtype):
+                operands.append(f"{kind} {self.emit(arg)}")
+                continue
+            # 16-bit floats: in the type that memory has, seen as LLVM's type for them
+            if isinstance(arg, BufferLoad):
+                raw = self.load_raw(arg)
+            elif isinstance(arg, ir.Call) and arg.name == "reinterpret":
+                raw = self.reinterpreted(arg)
+            else:
+                raw = arithmetic.to_memory(self.b, self.emit(arg), arg.dtype)
+            cast = self.b.op(f"bitcast {memory_type(arg.dtype)} {raw} to {kind}")
+            operands.append(f"{kind} {cast}")
+        result = value_type(found.dtype)
+        self.b.module.declare(f"{result} @{symbol.value}({', '.join(kinds)})")
+        made = self.b.op(f"call {result} @{symbol.value}({', '.join(operands)})")
+        if result == register_type(found.dtype):
+            return made
+        raw = self.b.op(f"bitcast {result} {made} to {memory_type(found.dtype)}")
+        return arithmetic.from_memory(self.b, raw, found.dtype)
+
+    def reinterpreted(self, found: ir.Call) -> str:
+        """The bits of a `reinterpret`, in the memory type of its dtype."""
+        arg = found.args[0]
+        old, new = memory_type(arg.dtype), memory_type(found.dtype)
+        raw = arithmetic.to_memory(self.b, self.emit(arg), arg.dtype)
+        return raw if old == new else self.b.op(f"bitcast {old} {raw} to {new}")
 
     def if_then_else(self, found: ir.Call) -> str:
         condition, a, b = found.args

@@ -42,6 +42,13 @@ def memory_type(dtype: DType) -> str:
     return register_type(dtype)
 
 
+def value_type(dtype: DType) -> str:
+    """The LLVM type that means `dtype`, as intrinsics take it: 16-bit floats are `half`, `bfloat`."""
+    if dtype.is_float and dtype.bits == 16:
+        return vector("half" if dtype.kind == "float" else "bfloat", dtype.lanes)
+    return register_type(dtype)
+
+
 def float_literal(value: float, dtype: DType) -> str:
     """A scalar float constant, rounded to what registers hold for `dtype`."""
     if dtype.kind == "bfloat" or dtype.bits == 16:

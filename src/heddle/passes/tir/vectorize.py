@@ -194,9 +194,7 @@ class _LoopVectorizer:
 
     # -- one statement, cut into native vectors --------------------------------------------------
 
-    def chunks(
-        self, stmt: BufferStore, finish: Callable[[BufferStore], Stmt]
-    ) -> list[Stmt]:
+    def chunks(self, stmt: BufferStore, finish: Callable[[BufferStore], Stmt]) -> list[Stmt]:
         made: list[Stmt] = []
         for start, lanes in chunk_lanes(self.extent, native_lanes(stmt, self.vector_bits)):
             store = self.at(stmt, start, lanes)
