@@ -287,6 +287,12 @@ class Importer:
             if error.message.startswith("model `"):
                 raise
             raise UserError(f"{where}: {error.message}", span=error.span or node.span) from None
+        except (ArithmeticError, IndexError, ValueError) as error:
+            # Converters read attributes and shapes of files that nobody vouches for.
+            raise UserError(
+                f"{where}: the inputs or attributes do not fit the operator: {error}",
+                span=node.span,
+            ) from error
         if not isinstance(results, (tuple, list)):
             results = (results,)
         return node.finish(results)

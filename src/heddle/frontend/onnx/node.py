@@ -274,7 +274,10 @@ class Node:
 
     def static_dim(self, value: GraphExpr, axis: int, what: str) -> int:
         """One dimension, which must be static."""
-        known = as_int(tensor_type(value).shape[axis])
+        dims = tensor_type(value).shape
+        if not -len(dims) <= axis < len(dims):
+            raise UserError(f"`{what}` has {len(dims)} dimensions, so no axis {axis}")
+        known = as_int(dims[axis])
         if known is None:
             raise Unsupported(f"`{what}` has a symbolic dimension at axis {axis}")
         return known
