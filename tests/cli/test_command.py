@@ -117,6 +117,29 @@ def test_unknown_targets(heddle_command: Run, model: Path) -> None:
         assert result.stderr.startswith("error: target")
 
 
+def without(package: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command where a package is not installed."""
+    code = f"import sys\nsys.modules[{package!r}] = None\nfrom heddle.cli import main\nmain()\n"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def test_a_package_that_is_missing(model: Path) -> None:
+    done = without("onnx", "compile", model, "--no-cache")
+    assert done.returncode == 1
+    assert "pip install 'heddle[onnx]'" in done.stderr
+    done = without("onnxruntime", "compare", model)
+    assert done.returncode == 1
+    assert "pip install onnxruntime" in done.stderr
+    done = without("llvmlite", "doctor")
+    assert done.returncode == 1
+    assert "pip install --force-reinstall llvmlite" in done.stdout
+
+
 def test_a_library_is_no_model(heddle_command: Run, library: Path, tmp_path: Path) -> None:
     for verb in ("compile", "inspect"):
         result = heddle_command(verb, library)

@@ -73,7 +73,9 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
             found.extend(check())
     except Exception as error:  # whatever is wrong with this machine is what we are to tell
         name = check.__name__.strip("_").replace("_", " ")
-        found.append(Finding(name, "broken", f"{type(error).__name__}: {error}"))
+        package = (error.name or "").split(".")[0] if isinstance(error, ImportError) else ""
+        advice = f"pip install --force-reinstall {package}" if package else ""
+        found.append(Finding(name, "broken", f"{type(error).__name__}: {error}", advice))
     return found
 
 
