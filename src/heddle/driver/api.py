@@ -102,8 +102,12 @@ def import_model(
         if "main" not in model:
             raise UserError("the module has no graph function `main` to compile")
         return model
-    from heddle.frontend.onnx import from_onnx  # needs the extra `onnx`
-
+    try:
+        from heddle.frontend.onnx import from_onnx  # needs the extra `onnx`
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "onnx":
+            raise
+        raise UserError("ONNX models need the package onnx: pip install 'heddle[onnx]'") from error
     return from_onnx(model, name=name, shapes=shapes)
 
 
