@@ -114,14 +114,12 @@ def _reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
     if not loops:
         return
     axis = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    sch.decompose_reduction(block, axis)
     extent = extent_of(sch, axis)
     run = lanes * _RUN_VECTORS
     if extent is None or extent > run:
-        axis, inner = sch.split(axis, [None, run])
-    else:
-        inner = axis
-    sch.decompose_reduction(block, axis)
-    sch.vectorize(inner)
+        _, axis = sch.split(axis, [None, run])
+    sch.vectorize(axis)
 
 
 def _loops_below(sch: Schedule, block: BlockRef, loop: LoopRef) -> list[LoopRef]:
