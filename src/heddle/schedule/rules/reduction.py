@@ -10,8 +10,6 @@ the rows, and it becomes the lanes.
 
 from __future__ import annotations
 
-import math
-
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import (
     BlockKind,
@@ -115,17 +113,17 @@ def _reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
     loops = reduction_loops(sch, block)
     if not loops:
         return
-    extents = [extent_of(sch, loop) for loop in loops]
-    run = lanes * _RUN_VECTORS
     sch.decompose_reduction(block, loops[0])
-    if len(loops) > 1 and None not in extents:
-        # Whole runs only: with a rest, the axes could not be told apart any more.
-        total = math.prod(extent or 1 for extent in extents)
-        whole = max(n for n in range(1, min(run, total) + 1) if total % n == 0)
-        if whole >= lanes:
-            loops, extents, run = [sch.fuse(*loops)], [total], whole
-    axis, extent = loops[-1], extents[-1]
-    if extent is None or extent > run:
+    run = lanes * _RUN_VECTORS
+    tail, size = [loops[-1]], extent_of(sch, loops[-1])
+    for loop in reversed(loops[:-1]):
+        extent = extent_of(sch, loop)
+        if size is None or extent is None or size * extent > run:
+            break
+        tail.insert(0, loop)
+        size *= extent
+    axis = sch.fuse(*tail) if len(tail) > 1 else tail[0]
+    if size is None or size > run:
         _, axis = sch.split(axis, [None, run])
     sch.vectorize(axis)
 
