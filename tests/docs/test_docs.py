@@ -68,6 +68,18 @@ def test_links(page: Path) -> None:
             assert path.exists(), f"{name(page)}: {target} leads nowhere"
 
 
+def _links(page: Path) -> set[Path]:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    return {(page.parent / target.partition("#")[0]).resolve() for target in targets}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = DOCS / "README.md"
+    listed = _links(index) | _links(DOCS / "design" / "README.md") | {index.resolve()}
+    missing = [name(page) for page in sorted(DOCS.rglob("*.md")) if page.resolve() not in listed]
+    assert not missing, f"pages that docs/README.md does not list: {missing}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_is_python(page: Path) -> None:
     for block in blocks(page):
