@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from heddle.support.version import VERSION
 
 if TYPE_CHECKING:
-    from heddle.driver.api import build, compile, optimize
+    from heddle.driver.api import compile, optimize
+    from heddle.driver.build import build
     from heddle.ir import IRModule
     from heddle.runtime import Device, Executable, Tensor, load
+    from heddle.script.hybrid import hybrid
     from heddle.support import HeddleError, InternalError, UserError
     from heddle.target import Target
 
@@ -26,7 +28,8 @@ __version__ = VERSION
 # Names are imported when first used: `import heddle` costs what its user needs of it.
 _HOMES = {
     "compile": "heddle.driver.api",
-    "build": "heddle.driver.api",
+    "build": "heddle.driver.build",
+    "hybrid": "heddle.script.hybrid",
     "optimize": "heddle.driver.api",
     "load": "heddle.runtime",
     "Executable": "heddle.runtime",
@@ -51,6 +54,7 @@ __all__ = [
     "__version__",
     "build",
     "compile",
+    "hybrid",
     "load",
     "optimize",
 ]

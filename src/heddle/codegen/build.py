@@ -88,7 +88,7 @@ class Kernel:
         kinds: list[Any] = [ctypes.c_void_p] * len(pointers)
         kinds += [_C_TYPES[var.dtype.name] for var in scalars]
         kinds += [ctypes.c_int64] * len(self.symbols)
-        self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
+        self.function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
 
     def __call__(self, *args: Any) -> None:
         """Run the kernel. Raises `UserError` for arguments that do not fit."""
@@ -114,7 +114,7 @@ class Kernel:
             missing = self.symbols[values.index(None)].name
             raise UserError(f"kernel `{self.name}`: no argument tells the value of `{missing}`")
         flat = [*pointers, *scalars, *values]
-        function = self._function
+        function = self.function
 
         def run() -> None:
             if function(*flat) != 0:

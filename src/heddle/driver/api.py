@@ -128,24 +128,25 @@ def _key(model: Model, device: Target, name: str | None, shapes: Any) -> str:
         path = Path(model)
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
-        beside = sorted(
-            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-            for file in path.parent.iterdir()
-            if file.is_file() and file.suffix not in (".so", ".h")
-        )
-        return content_key(path, path.name, beside if _has_external_data(path) else (), *options)
+        return content_key(path, path.name, _external_files(path), *options)
     if hasattr(model, "SerializeToString"):
         return content_key(model.SerializeToString(), *options)
     kind = type(model).__name__
     raise UserError(f"expected the path of an ONNX file, a ModelProto or an IRModule, got {kind}")
 
 
-def _has_external_data(path: Path) -> bool:
-    """Whether tensors of the model may lie in other files: then these belong to its identity."""
-    if not path.stat().st_size:
-        return False
+def _external_files(path: Path) -> list[tuple[str, int, int]]:
+    """The files beside a model in which its tensors may lie (name, size, time of last change):
+    when the model names locations, they belong to its identity."""
+    beside = sorted(
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in path.parent.iterdir()
+        if file.is_file() and file.suffix not in (".onnx", ".so", ".h")
+    )
+    if not beside or not path.stat().st_size:
+        return []
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(b"location") >= 0
+        return beside if data.find(b"location") >= 0 else []
 
 
 def _generate(
@@ -186,11 +187,4 @@ def _keep_temporarily(code: GeneratedCode, device: Target, report: CompileReport
     return executable
 
 
-def build(func: Any, target: str | Target = "native") -> Any:
-    """A callable of one loop-level function: it takes numpy arrays for its buffers, in order."""
-    from heddle.codegen import build_kernel
-
-    return build_kernel(func, parse(target))
-
-
-__all__ = ["build", "compile", "import_model", "optimize"]
+__all__ = ["compile", "import_model", "optimize"]

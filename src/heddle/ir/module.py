@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from heddle.ir.node import Node, field, node
 from heddle.support import UserError
@@ -31,10 +31,18 @@ class ExternFunc(BaseFunc):
 
 @node
 class IRModule(Node):
-    """An immutable map from names to functions, with attributes of the whole module."""
+    """An immutable map from names to functions, with attributes of the whole module.
+
+    Functions that know their names may be given as a list: `IRModule([add_one, matmul])`. Raises
+    `UserError` when one has no name or two have the same.
+    """
 
     functions: Mapping[str, BaseFunc]
     attrs: Mapping[str, object] = field(default={})
+
+    def _derive(self) -> None:
+        if not isinstance(self.functions, Mapping):
+            object.__setattr__(self, "functions", _by_name(self.functions))
 
     def __getitem__(self, name: str) -> BaseFunc:
         found = self.functions.get(name)
@@ -68,3 +76,23 @@ class IRModule(Node):
             count += 1
             name = f"{stem}_{count}"
         return name
+
+
+def _by_name(functions: Iterable[BaseFunc]) -> dict[str, BaseFunc]:
+    """The functions under the names in their attributes; an extern's name is its symbol."""
+    named: dict[str, BaseFunc] = {}
+    for position, func in enumerate(functions):
+        if not isinstance(func, BaseFunc):
+            kind = type(func).__name__
+            raise UserError(f"IRModule: item {position} is a {kind}, expected a function")
+        attrs: Mapping[str, object] = getattr(func, "attrs", {})
+        name = func.symbol if isinstance(func, ExternFunc) else attrs.get("name")
+        if not isinstance(name, str):
+            raise UserError(
+                f"IRModule: function {position} has no name; give a dictionary of names",
+                span=func.span,
+            )
+        if name in named:
+            raise UserError(f"IRModule: two functions are named `{name}`", span=func.span)
+        named[name] = func
+    return named

@@ -58,7 +58,7 @@ class Namespace:
         )
 
 
-def _parse_here(target: Any, frame: Any, parse: Callable[[Context, Any], Any]) -> Any:
+def parse_here(target: Any, frame: Any, parse: Callable[[Context, Any], Any]) -> Any:
     """Parse the source of a decorated function or class, with the names around it."""
     try:
         lines, first = inspect.getsourcelines(target)
@@ -107,7 +107,7 @@ class _LoopNamespace(Namespace):
         def decorate(target: Any) -> PrimFunc:
             if _is_member(target):
                 return target  # type: ignore[no-any-return]
-            result: PrimFunc = _parse_here(target, frame, parse_function)
+            result: PrimFunc = parse_here(target, frame, parse_function)
             return result
 
         return decorate if func is None else decorate(func)
@@ -122,7 +122,7 @@ class _LoopNamespace(Namespace):
             def relu(x):
                 return T.max(x, 0.0)
         """
-        macro: Macro = _parse_here(target, sys._getframe(1), lambda c, node: Macro(node, c))
+        macro: Macro = parse_here(target, sys._getframe(1), lambda c, node: Macro(node, c))
         return macro
 
 
@@ -136,7 +136,7 @@ class _GraphNamespace(Namespace):
         def decorate(target: Any) -> Function:
             if _is_member(target):
                 return target  # type: ignore[no-any-return]
-            result: Function = _parse_here(target, frame, parse_function)
+            result: Function = parse_here(target, frame, parse_function)
             return result
 
         return decorate if func is None else decorate(func)
@@ -147,7 +147,7 @@ class _ModuleNamespace(Namespace):
 
     def ir_module(self, target: Any) -> IRModule:
         """Decorator: the class's source as an `IRModule`."""
-        module: IRModule = _parse_here(target, sys._getframe(1), parse_module)
+        module: IRModule = parse_here(target, sys._getframe(1), parse_module)
         return module
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import platform
@@ -86,15 +87,17 @@ def parse(text: str | Target) -> Target:
 
     `"native"` (or `"llvm"`) is this machine; `"llvm -mcpu=haswell"`, `"-mcpu=znver4
     -mattr=-avx512f"`, `"-mtriple=aarch64-linux-gnu -mcpu=neoverse-n1"` name others; a bare
-    processor name is short for `-mcpu=`. `-cores=N` says how many cores a call may use. A `Target`
-    passes through. Raises `UserError` for anything else.
+    processor name is short for `-mcpu=`. `-cores=N` says how many cores a call may use. With `"c"`
+    as first word, C source is generated. A `Target` passes through. Raises `UserError` for anything
+    else.
     """
     if isinstance(text, Target):
         return text
     if not isinstance(text, str):
         raise UserError(f"target: expected a string or a Target, got {type(text).__name__}")
     words = shlex.split(text)
-    if words and words[0] in ("llvm", "cpu", "native"):
+    kind = "c" if words and words[0] == "c" else "llvm"
+    if words and words[0] in ("llvm", "cpu", "native", "c"):
         words = words[1:]
     elif words and words[0] in PROCESSORS:
         words[0] = f"-mcpu={words[0]}"
@@ -103,6 +106,8 @@ def parse(text: str | Target) -> Target:
     options = dict(_option(word, text) for word in words)
     cores = options.pop("-cores=", None)
     target = native() if not options else _named(options, text)
+    if kind != target.kind:
+        target = dataclasses.replace(target, kind=kind)
     return target if cores is None else target.with_cores(_positive(cores, text))
 
 

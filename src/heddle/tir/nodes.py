@@ -243,3 +243,8 @@ class PrimFunc(BaseFunc):
     params: tuple[Node, ...] = binder()
     body: Stmt
     attrs: Mapping[str, object] = field(default=NO_ANNOTATIONS)
+
+    @property
+    def args(self) -> tuple[Node, ...]:
+        """The parameters, in the order in which a call gives them."""
+        return self.params
