@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from heddle.ir import first_mismatch
 from heddle.passes.tir.lower import lower
 from heddle.schedule import LoopRef, Schedule, ScheduleError, Trace, replay
 from heddle.schedule.compact import compact_buffers
+from heddle.schedule.state import walk
 from heddle.tir.interp import run
+from heddle.tir.nodes import For, Seq
 from heddle.tir.verify import verify
 from tests.schedule.kernels import KERNELS, check_same, inputs_of, output_of
 
@@ -52,6 +55,27 @@ def _reorder(rng: random.Random, sch: Schedule) -> None:
     sch.reorder(*chosen)
 
 
+def _rfactor(rng: random.Random, sch: Schedule) -> None:
+    block = _some_block(rng, sch)
+    loops = sch.get_loops(block)
+    if loops:
+        sch.rfactor(block, rng.choice(loops), axis=rng.choice([0, 1, -1]))
+
+
+def _partition(rng: random.Random, sch: Schedule) -> None:
+    factors = rng.choice([[1, None], [None, 2], [2, None, 1]])
+    sch.loop_partition(_some_loop(rng, sch), factors)
+
+
+def _merge(rng: random.Random, sch: Schedule) -> None:
+    rows = [n.stmts for n in walk(sch.func.body) if type(n) is Seq]
+    pairs = [(a, b) for row in rows for a, b in pairwise(row) if type(a) is For is type(b)]
+    if not pairs:
+        raise ScheduleError("no neighbours")
+    first, second = rng.choice(pairs)
+    sch.merge(LoopRef(first.var), LoopRef(second.var))
+
+
 ACTIONS = {
     "split": (_split, 6),
     "fuse": (_fuse, 3),
@@ -78,6 +102,9 @@ ACTIONS = {
         2,
     ),
     "cache_write": (lambda rng, sch: sch.cache_write(_some_block(rng, sch), 0, "local"), 2),
+    "rfactor": (_rfactor, 3),
+    "loop_partition": (_partition, 2),
+    "merge": (_merge, 2),
     "decompose_reduction": (
         lambda rng, sch: sch.decompose_reduction(_some_block(rng, sch), _some_loop(rng, sch)),
         3,

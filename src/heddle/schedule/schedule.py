@@ -158,6 +158,9 @@ class Schedule:
     cache_write = primitives.cache_write
     set_scope = primitives.set_scope
     decompose_reduction = primitives.decompose_reduction
+    rfactor = primitives.rfactor
+    loop_partition = primitives.loop_partition
+    merge = primitives.merge
     transform_layout = primitives.transform_layout
 
 

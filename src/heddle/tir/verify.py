@@ -209,9 +209,12 @@ class _Verifier:
             with self.scope(*stmt.alloc_buffers, at=stmt):
                 for region in (*stmt.reads, *stmt.writes):
                     self.region(region, stmt)
+                never = as_int(stmt.predicate) == 0  # the tail of a split may be empty
+                self.guarded += never
                 if stmt.init is not None:
                     self.stmt(stmt.init)
                 self.stmt(stmt.body)
+                self.guarded -= never
         self.block = outer
         self.path.pop()
 

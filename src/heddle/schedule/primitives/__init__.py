@@ -17,7 +17,9 @@ from heddle.schedule.primitives.loops import (
     vectorize,
 )
 from heddle.schedule.primitives.move import compute_at, reverse_compute_at
+from heddle.schedule.primitives.partition import loop_partition, merge
 from heddle.schedule.primitives.reduce import decompose_reduction
+from heddle.schedule.primitives.rfactor import rfactor
 
 __all__ = [
     "add_unit_loop",
@@ -28,10 +30,13 @@ __all__ = [
     "compute_inline",
     "decompose_reduction",
     "fuse",
+    "loop_partition",
+    "merge",
     "parallel",
     "reorder",
     "reverse_compute_at",
     "reverse_compute_inline",
+    "rfactor",
     "serial",
     "set_scope",
     "split",

@@ -4,7 +4,7 @@ same points as its producer, in copies of its loops."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from heddle.ir.expr import Expr, Var, const, logical_and
 from heddle.ir.structural import structural_equal
@@ -13,6 +13,7 @@ from heddle.schedule.affine import affine, is_product
 from heddle.schedule.boxes import loop_domain, loops_between, region_box
 from heddle.schedule.primitives.base import fail
 from heddle.schedule.primitives.reduce import conjuncts
+from heddle.schedule.region import expr_key
 from heddle.tir.build import TRUE
 from heddle.tir.nodes import Block, BufferRegion, For, ForKind, IterKind, IterVar, Stmt
 
@@ -46,8 +47,30 @@ def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> S
                         f"block `{node.name}` reads several buffers that the loop produces, and "
                         f"its part of `{region.buffer.name}` is no box",
                     )
+                _check_same_part(sch, node, region, producers, target)
                 return _mirrored(sch, node, read, producer, loops, indices)
     return None
+
+
+def _check_same_part(
+    sch: Schedule, node: Block, region: BufferRegion, producers: list[Block], target: For
+) -> None:
+    """Raise when the blocks that write the buffer of `region` write different parts of it."""
+    parts: list[Any] = []
+    for producer in producers:
+        inner = loop_domain(loops_between(sch.state, target, producer))
+        values: dict[Var, Expr] = {bound.var: bound.binding for bound in producer.iters}
+        for written in producer.writes:
+            if written.buffer is region.buffer:
+                box = region_box(written, values, inner)
+                parts.append([p and (expr_key(p.low.expr()), expr_key(p.extent)) for p in box])
+    if any(part != parts[0] for part in parts):
+        raise fail(
+            sch,
+            _NAME,
+            f"several blocks write parts of `{region.buffer.name}`, which `{node.name}` reads, and "
+            "the parts are no boxes; move the block before splitting the loop that writes",
+        )
 
 
 def _mirrored(

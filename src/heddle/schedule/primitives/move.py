@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from heddle.ir.expr import Expr, Var, as_int, const, logical_and
-from heddle.ir.walk import free_vars, uses_var
+from heddle.ir.expr import Call, Expr, Var, as_int, const, logical_and
+from heddle.ir.walk import free_vars, post_order, uses_var
 from heddle.schedule.affine import Affine, Around, Box1, affine, union
-from heddle.schedule.boxes import loop_domain, needed_box
+from heddle.schedule.boxes import loop_domain, needed_box, region_box
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.primitives.mirror import mirror
@@ -21,6 +21,7 @@ from heddle.tir.build import TRUE, seq, shape_symbols
 from heddle.tir.nodes import (
     Block,
     Buffer,
+    BufferLoad,
     For,
     ForKind,
     IterKind,
@@ -123,6 +124,7 @@ def reverse_compute_at(
                 sch, name, f"block `{consumer.name}` inside {loop} reads what `{node.name}` writes"
             )
     _check_whole(sch, name, node, producers, inside, loop)
+    _check_needed(sch, name, node, producers)
     if node.name not in inside:
         _check_order(sch, name, node, producers, loop)
     sch.change({node: None})
@@ -231,13 +233,45 @@ def _check_whole(
         for region in producer.writes:
             others = [p for p in sch.state.writers[region.buffer] if p.name not in inside]
             # An update in place finishes what an init outside the loop has begun.
-            if others and region.buffer not in read:
+            if region.buffer in read:
+                others = [p for p in others if _elsewhere(sch, p, producer, region.buffer)]
+            if others:
                 raise fail(
                     sch,
                     name,
                     f"block `{others[0].name}` outside {loop} writes another part of "
                     f"`{region.buffer.name}`, which `{node.name}` reads",
                 )
+
+
+def _elsewhere(sch: Schedule, other: Block, producer: Block, buffer: Buffer) -> bool:
+    """Whether a block that updates `buffer` in place does so to other elements than `producer`."""
+    if not any(region.buffer is buffer for region in other.reads):
+        return False
+    boxes = []
+    for block in (other, producer):
+        inner = loop_domain(sch.state.loops(block))
+        values: dict[Var, Expr] = {bound.var: bound.binding for bound in block.iters}
+        written = next(region for region in block.writes if region.buffer is buffer)
+        box = region_box(written, values, inner)
+        boxes.append([p and (expr_key(p.low.expr()), expr_key(p.extent)) for p in box])
+    return boxes[0] != boxes[1]
+
+
+def _check_needed(sch: Schedule, name: str, node: Block, producers: list[Block]) -> None:
+    """Raise when a producer runs in a part of the iterations only, while `node` reads its result
+    under a condition of its own: it runs elsewhere too, and cannot follow."""
+    partial = {r.buffer for p in producers if p.predicate is not TRUE for r in p.writes}
+    for found in post_order(node.body):
+        if type(found) is Call and found.name == "if_then_else":
+            for load in post_order(found):
+                if type(load) is BufferLoad and load.buffer in partial:
+                    raise fail(
+                        sch,
+                        name,
+                        f"block `{node.name}` reads `{load.buffer.name}` under a condition, and "
+                        "the block that writes it runs in a part of the iterations only",
+                    )
 
 
 def _check_order(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import rewrite, uses_var
 from heddle.schedule.primitives.reduce import without_init
-from heddle.schedule.state import State, blocks_below, edit, walk
+from heddle.schedule.state import State, blocks_below, edit, fresh_name, walk
 from heddle.tir.build import replace_buffers, seq
 from heddle.tir.nodes import Block, Buffer, For, ForKind, IterKind, Stmt
 
@@ -33,11 +33,11 @@ def peel_tail(
     rest = old.extent % inner
     main = rebind(old.body, {old.var: old.min + value})
     tail_var = Var(f"{old.var.name}_tail", old.var.dtype)
-    private = _private_buffers(sch.state, old)
+    private = private_buffers(sch.state, old)
     copies = {buffer: buffer.replace(name=f"{buffer.name}_tail") for buffer in private}
     copy = copy_statement(sch.state, replace_buffers(old.body, copies), "_tail")
     if as_int(done) is not None:
-        copy = _without_inits(copy, old.var)
+        copy = without_inits(copy, old.var)
     copy = rebind(copy, {old.var: old.min + done + tail_var})
     tail = For(const(0), rest, ForKind.SERIAL, tail_var, copy, old.annotations)
     main_nest = nest(list(zip(variables, extents, strict=True)), main)
@@ -51,19 +51,21 @@ def peel_tail(
         )
 
 
-def _without_inits(stmt: Stmt, var: Var) -> Stmt:
-    """`stmt` without the `init` of reductions over `var`: the main loops have run it."""
-    changes: dict[Stmt, Stmt | None] = {
-        block: without_init(block)
-        for block in blocks_below(stmt)
-        if block.init is not None
-        and any(b.kind is IterKind.REDUCTION and uses_var(b.binding, var) for b in block.iters)
-    }
+def without_inits(stmt: Stmt, var: Var) -> Stmt:
+    """`stmt` without the `init` of reductions over `var`: the loops before have run it.
+
+    Where `var` (a fused loop) also takes the block to other elements, the `init` stays: it runs at
+    the first step of each element, wherever that is."""
+    changes: dict[Stmt, Stmt | None] = {}
+    for block in blocks_below(stmt):
+        kinds = {b.kind for b in block.iters if uses_var(b.binding, var)}
+        if block.init is not None and kinds == {IterKind.REDUCTION}:
+            changes[block] = without_init(block)
     result = edit(stmt, changes)
     return stmt if result is None else result
 
 
-def _private_buffers(state: State, loop: For) -> list[Buffer]:
+def private_buffers(state: State, loop: For) -> list[Buffer]:
     """Intermediate buffers that only the blocks below `loop` use, and that carry nothing from one
     iteration to the next: the tail gets its own, so that each can be shrunk to its tile."""
     inside = blocks_below(loop)
@@ -84,15 +86,19 @@ def _private_buffers(state: State, loop: For) -> list[Buffer]:
     return found
 
 
-def copy_statement(state: State, stmt: Stmt, suffix: str) -> Stmt:
-    """A copy of `stmt` with fresh loop and iteration variables and fresh block names."""
+def copy_statement(state: State, stmt: Stmt, suffix: str, *, taken: set[str] | None = None) -> Stmt:
+    """A copy of `stmt` with fresh loop and iteration variables and fresh block names.
+
+    `taken` are the names of all blocks so far; those of the copy are added."""
+    taken = set(state.block_links) if taken is None else taken
     memo: dict[object, object] = {}
     names: dict[str, str] = {}
     for found in walk(stmt):
         if type(found) is For:
             memo[found.var] = Var(found.var.name, found.var.dtype)
         elif type(found) is Block:
-            names[found.name] = state.fresh_block_name(found.name + suffix)
+            names[found.name] = fresh_name(found.name + suffix, taken)
+            taken.add(names[found.name])
             for bound in found.iters:
                 memo[bound.var] = Var(bound.var.name, bound.var.dtype)
     renamed = {Block: lambda block: block.replace(name=names[block.name])}

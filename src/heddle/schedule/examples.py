@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small functions that the documentation of the primitives works on."""
+
+from __future__ import annotations
+
+from heddle import te
+from heddle.ir.expr import Var, if_then_else, logical_and
+from heddle.tir.nodes import PrimFunc
+
+
+def chain(n: int | Var = 32) -> PrimFunc:
+    """`B = A + 1`, `C = B * 2`"""
+    a = te.placeholder((n,), name="A")
+    b = te.compute((n,), lambda i: a[i] + 1.0, name="B")
+    c = te.compute((n,), lambda i: b[i] * 2.0, name="C")
+    return te.create_prim_func([a, c], name="chain")
+
+
+def row_sum(rows: int = 8, columns: int = 64) -> PrimFunc:
+    """`S[i] = sum(A[i, k] for k)`"""
+    a = te.placeholder((rows, columns), name="A")
+    r = te.reduce_axis(columns, "k")
+    s = te.compute((rows,), lambda i: te.sum(a[i, r], axis=r), name="S")
+    return te.create_prim_func([a, s], name="row_sum")
+
+
+def product(m: int = 16, n: int = 32, k: int = 24) -> PrimFunc:
+    """`C = A @ B`"""
+    a = te.placeholder((m, k), name="A")
+    b = te.placeholder((k, n), name="B")
+    r = te.reduce_axis(k, "k")
+    c = te.compute((m, n), lambda i, j: te.sum(a[i, r] * b[r, j], axis=r), name="C")
+    return te.create_prim_func([a, b, c], name="product")
+
+
+def biased_product(m: int = 16, n: int = 32, k: int = 24) -> PrimFunc:
+    """`D = A @ B + bias`"""
+    a = te.placeholder((m, k), name="A")
+    b = te.placeholder((k, n), name="B")
+    bias = te.placeholder((n,), name="bias")
+    r = te.reduce_axis(k, "k")
+    c = te.compute((m, n), lambda i, j: te.sum(a[i, r] * b[r, j], axis=r), name="C")
+    d = te.compute((m, n), lambda i, j: c[i, j] + bias[j], name="D")
+    return te.create_prim_func([a, b, bias, d], name="biased_product")
+
+
+def padded(n: int = 30) -> PrimFunc:
+    """`P` is `A` between two zeros, `C[i] = P[i] + P[i + 2]`"""
+    a = te.placeholder((n,), name="A")
+
+    def pad(i: Var) -> object:
+        return if_then_else(logical_and(i >= 1, i < n + 1), a[i - 1], 0.0)
+
+    p = te.compute((n + 2,), pad, name="P")
+    c = te.compute((n,), lambda i: p[i] + p[i + 2], name="C")
+    return te.create_prim_func([a, c], name="padded")
+
+
+EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded)}
