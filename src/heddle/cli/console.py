@@ -102,7 +102,7 @@ def ending(console: Console) -> Iterator[None]:
     """Around the body of a command: errors become a message on stderr and an exit code."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

@@ -52,7 +52,7 @@ class Finding:
 
 def run_doctor(console: Console) -> None:
     """Print all findings; exit with 1 when something that Heddle needs is missing or broken."""
-    found = []
+    found: list[Finding] = []
     for check in (_python, _packages, _llvm, _compiler, _processor, _cache, _knobs):
         found += _guarded(check)
     console.note("compiling a small model ...")
@@ -66,7 +66,7 @@ def run_doctor(console: Console) -> None:
 
 def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """The findings of a check; one that fails is a finding too."""
-    found = []
+    found: list[Finding] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a cache that cannot be written is a finding
