@@ -117,6 +117,8 @@ def _by_points(state: State, buffer: Buffer, users: Sequence[Block], site: For) 
         for region in (*user.reads, *user.writes):
             if region.buffer is not buffer:
                 continue
+            if any(as_int(part.extent) != 1 for part in region.ranges):
+                return None  # boxes, not points
             indices = [substitute(part.min, values) for part in region.ranges]
             used = [n for n in loops if any(uses_var(index, n.var) for index in indices)]
             shape = [loop.extent for loop in used]

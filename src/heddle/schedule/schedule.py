@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from heddle.schedule import primitives
+from heddle.schedule import primitives, workbench
 from heddle.schedule.errors import ScheduleError
 from heddle.schedule.primitives.base import PRIMITIVES
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
@@ -40,6 +40,12 @@ class Schedule:
         self._func = func
         self._state: State | None = None
         self.trace = Trace()
+        self.original = func
+        """The function that the schedule was made from."""
+        self.before_step: PrimFunc | None = None
+        """The function before the last primitive."""
+        self.shown: PrimFunc | None = None
+        """What `show` printed last."""
 
     @property
     def func(self) -> PrimFunc:
@@ -138,6 +144,14 @@ class Schedule:
                     loops = [LoopRef(node.var) for node in state.loops(block)]
                     self.trace.add("get_loops", {"block": block.name}, loops)
 
+    # -- the workbench -----------------------------------------------------------------------
+
+    show = workbench.show
+    explain = workbench.explain
+    check = workbench.check
+    bench = workbench.bench
+    asm = workbench.asm
+
     # -- the primitives ----------------------------------------------------------------------
 
     split = primitives.split
@@ -162,6 +176,8 @@ class Schedule:
     loop_partition = primitives.loop_partition
     merge = primitives.merge
     transform_layout = primitives.transform_layout
+    blockize = primitives.blockize
+    tensorize = primitives.tensorize
 
 
 def replay(trace: Trace, func: PrimFunc) -> Schedule:

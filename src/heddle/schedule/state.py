@@ -135,9 +135,18 @@ class State:
 
     def _add_block(self, block: Block, link: Link) -> None:
         self.block_links[block.name] = link
+        if self._is_inside_another(link):
+            return  # the block around it stands for what it accesses
         for regions, users in ((block.reads, self.readers), (block.writes, self.writers)):
             for buffer in dict.fromkeys(region.buffer for region in regions):
                 users.setdefault(buffer, []).append(block)
+
+    def _is_inside_another(self, link: Link) -> bool:
+        """Whether a block other than the root is around the statement of `link`."""
+        above = link[0]
+        while above is not None and type(above[1]) is not Block:
+            above = above[0]
+        return above is not None and above[0] is not None
 
     @property
     def root(self) -> Block:

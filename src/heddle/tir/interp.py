@@ -23,6 +23,7 @@ from heddle.ir import expr as ir
 from heddle.ir.dtype import INT64, DType
 from heddle.ir.expr import Expr, Var
 from heddle.support import InternalError, UserError
+from heddle.tir.intrin import LLVM_REFERENCES
 from heddle.tir.nodes import (
     Allocate,
     Assert,
@@ -481,18 +482,44 @@ def _call(value: ir.Call) -> Evaluator:
         return lambda env: a(env) if condition(env) else b(env)
     dtype = value.dtype.element
     if value.name == "reinterpret":
-        source = value.args[0].dtype.element.numpy
-        return lambda env: np.asarray(parts[0](env), source).view(dtype.numpy)[()]
+        return _reinterpret(parts[0], value.args[0].dtype, value.dtype)
+    if value.name == "call_llvm_intrin":
+        return _llvm_call(value, parts[1:])
     function = _INTRINSICS.get(value.name)
     if function is None:
         raise InternalError(f"interp: intrinsic `{value.name}` is not supported")
     return lambda env: convert(function(*(part(env) for part in parts)), dtype)
 
 
+def _reinterpret(part: Evaluator, source: DType, dtype: DType) -> Evaluator:
+    def run_reinterpret(env: Env) -> Value:
+        bits = np.atleast_1d(np.asarray(part(env), source.element.numpy)).view(dtype.element.numpy)
+        return bits if dtype.lanes > 1 else bits[0]
+
+    return run_reinterpret
+
+
+def _llvm_call(value: ir.Call, parts: Sequence[Evaluator]) -> Evaluator:
+    name = value.args[0].value  # type: ignore[attr-defined]
+    function = LLVM_REFERENCES.get(name)
+    if function is None:
+        raise UserError(
+            f"interp: nothing says what `{name}` computes; see heddle.tir.intrin.llvm_reference"
+        )
+    kinds = [argument.dtype.element.numpy for argument in value.args[1:]]
+
+    def run_call(env: Env) -> Value:
+        given = (np.asarray(part(env), kind) for part, kind in zip(parts, kinds, strict=True))
+        return np.asarray(function(*given), value.dtype.element.numpy)[()]
+
+    return run_call
+
+
 _EXPRESSIONS: Final[dict[type, Callable[[Any], Evaluator]]] = {
     Var: _variable,
     ir.IntImm: _constant,
     ir.FloatImm: _constant,
+    ir.StringImm: lambda value: lambda env: value.value,
     **{kind: functools.partial(_binary, function) for kind, function in _BINARY.items()},
     ir.Not: _not,
     ir.Select: _select,

@@ -110,6 +110,10 @@ _declare("fma", 3, "float", "a * b + c with one rounding")
 _declare("if_then_else", 3, "any", "the second argument if the first holds, else the third; lazy")
 _declare("call_extern", -1, "any", "a C function: symbol, then its arguments", "given")
 _declare("reinterpret", 1, "any", "the same bits as another dtype", "given")
+_declare("call_llvm_intrin", -1, "any", "an LLVM intrinsic: name, then its arguments", "given")
+
+LLVM_REFERENCES: dict[str, Callable[..., object]] = {}
+"""What LLVM intrinsics compute, on numpy vectors: for the interpreter."""
 
 
 def fma(a: ExprLike, b: ExprLike, c: ExprLike) -> Expr:
@@ -127,11 +131,30 @@ def call_extern(symbol: str, *args: ExprLike, dtype: str | DType = INT32) -> Exp
 
 
 def reinterpret(x: ExprLike, dtype: str | DType) -> Expr:
-    """The bits of `x` read as `dtype`, which must be as wide."""
+    """The bits of `x` read as `dtype`, which must be as wide (all lanes together; the first lane
+    holds the lowest bits)."""
     value, wanted = as_expr(x), DType.of(dtype)
-    if value.dtype.bits != wanted.bits or value.dtype.lanes != wanted.lanes:
+    if value.dtype.bits * value.dtype.lanes != wanted.bits * wanted.lanes:
         raise UserError(f"reinterpret: {value.dtype} and {wanted} differ in width")
     return Call("reinterpret", (value,), wanted)
+
+
+def call_llvm_intrin(name: str, *args: ExprLike, dtype: str | DType) -> Expr:
+    """A call of the LLVM intrinsic `name` ("llvm.x86.avx512.vpdpbusd.512"), which must be free of
+    side effects. The types of its signature are those of `args` and `dtype`; 16-bit floats are
+    passed as they are."""
+    values = (StringImm(name), *(as_expr(arg) for arg in args))
+    return Call("call_llvm_intrin", values, DType.of(dtype))
+
+
+def llvm_reference(name: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Declare what an LLVM intrinsic computes, as a function on numpy vectors."""
+
+    def declare(function: Callable[..., object]) -> Callable[..., object]:
+        LLVM_REFERENCES[name] = function
+        return function
+
+    return declare
 
 
 def is_pure(call: Call) -> bool:

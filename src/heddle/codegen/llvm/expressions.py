@@ -187,6 +187,8 @@ class ExpressionEmitter:
             return self.call_extern(found)
         if found.name == "call_llvm_intrin":
             return self.call_llvm_intrin(found)
+        if found.name == "reinterpret":
+            return arithmetic.from_memory(self.b, self.bits(found), found.dtype)
         operands = []
         for arg in found.args:
             operands.append(self.emit(arg))
@@ -219,12 +221,7 @@ class ExpressionEmitter:
                 operands.append(f"{kind} {self.emit(arg)}")
                 continue
             # 16-bit floats: in the type that memory has, seen as LLVM's type for them
-            if isinstance(arg, BufferLoad):
-                raw = self.load_raw(arg)
-            elif isinstance(arg, ir.Call) and arg.name == "reinterpret":
-                raw = self.reinterpreted(arg)
-            else:
-                raw = arithmetic.to_memory(self.b, self.emit(arg), arg.dtype)
+            raw = self.bits(arg)
             cast = self.b.op(f"bitcast {memory_type(arg.dtype)} {raw} to {kind}")
             operands.append(f"{kind} {cast}")
         result = value_type(found.dtype)
@@ -235,12 +232,15 @@ class ExpressionEmitter:
         raw = self.b.op(f"bitcast {result} {made} to {memory_type(found.dtype)}")
         return arithmetic.from_memory(self.b, raw, found.dtype)
 
-    def reinterpreted(self, found: ir.Call) -> str:
-        """The bits of a `reinterpret`, in the memory type of its dtype."""
-        arg = found.args[0]
-        old, new = memory_type(arg.dtype), memory_type(found.dtype)
-        raw = arithmetic.to_memory(self.b, self.emit(arg), arg.dtype)
-        return raw if old == new else self.b.op(f"bitcast {old} {raw} to {new}")
+    def bits(self, value: Expr) -> str:
+        """A value in its memory type; bits from memory, and reinterpreted ones, are kept."""
+        if isinstance(value, BufferLoad):
+            return self.load_raw(value)
+        if isinstance(value, ir.Call) and value.name == "reinterpret":
+            old, new = memory_type(value.args[0].dtype), memory_type(value.dtype)
+            raw = self.bits(value.args[0])
+            return raw if old == new else self.b.op(f"bitcast {old} {raw} to {new}")
+        return arithmetic.to_memory(self.b, self.emit(value), value.dtype)
 
     def if_then_else(self, found: ir.Call) -> str:
         condition, a, b = found.args
@@ -308,8 +308,8 @@ class ExpressionEmitter:
     def stored(self, value: Expr, dtype: DType) -> str:
         """A value in the memory type of `dtype`, which may be as it came from memory."""
         self._memo = {}
-        if isinstance(value, BufferLoad) and memory_type(dtype) != register_type(dtype):
-            return self.load_raw(value)
+        if memory_type(dtype) != register_type(dtype) and value.dtype is dtype:
+            return self.bits(value)
         return arithmetic.to_memory(self.b, self.emit(value), dtype)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from heddle.codegen.llvm import arithmetic
 from heddle.codegen.llvm.builder import FunctionBuilder
 from heddle.codegen.llvm.math import elementary
-from heddle.codegen.llvm.types import memory_type, register_type, splat_literal
+from heddle.codegen.llvm.types import register_type, splat_literal
 from heddle.ir.expr import Call
 
 Emitter = Callable[[FunctionBuilder, Call, list[str]], str]
@@ -78,15 +78,6 @@ def _fma(b: FunctionBuilder, call: Call, args: list[str]) -> str:
     return arithmetic.intrinsic(b, "fma", register_type(call.dtype), *args)
 
 
-def _reinterpret(b: FunctionBuilder, call: Call, args: list[str]) -> str:
-    source, dtype = call.args[0].dtype, call.dtype
-    value = arithmetic.to_memory(b, args[0], source)
-    old, new = memory_type(source), memory_type(dtype)
-    if old != new:
-        value = b.op(f"bitcast {old} {value} to {new}")
-    return arithmetic.from_memory(b, value, dtype)
-
-
 def _popcount(b: FunctionBuilder, call: Call, args: list[str]) -> str:
     kind = register_type(call.args[0].dtype)
     count = arithmetic.intrinsic(b, "ctpop", kind, args[0])
@@ -114,5 +105,4 @@ INTRINSIC_EMITTERS: Final[dict[str, Emitter]] = {
     "shift_left": _instruction("shl"),
     "shift_right": _shift_right,
     "fma": _fma,
-    "reinterpret": _reinterpret,
 }

@@ -11,6 +11,7 @@ from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
 from heddle.passes.tir.partition_loops import partition_loops
 from heddle.passes.tir.remove_no_op import remove_no_op
 from heddle.passes.tir.storage import place_storage
+from heddle.passes.tir.tensor_intrinsics import place_tensor_intrinsics
 from heddle.passes.tir.unroll import unroll
 from heddle.passes.tir.vectorize import vectorize, verify_vectorized
 from heddle.schedule.compact import compact_buffers
@@ -34,6 +35,7 @@ LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("compact_buffers", _any_target(compact_buffers), _nothing_to_check),
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
     ("flatten", _any_target(flatten), verify_flat),
+    ("tensor_intrinsics", place_tensor_intrinsics, _nothing_to_check),
     ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),
     ("partition_loops", _any_target(partition_loops), _nothing_to_check),
     ("vectorize", vectorize, verify_vectorized),

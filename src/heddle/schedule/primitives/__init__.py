@@ -20,9 +20,11 @@ from heddle.schedule.primitives.move import compute_at, reverse_compute_at
 from heddle.schedule.primitives.partition import loop_partition, merge
 from heddle.schedule.primitives.reduce import decompose_reduction
 from heddle.schedule.primitives.rfactor import rfactor
+from heddle.schedule.primitives.tensorize import blockize, tensorize
 
 __all__ = [
     "add_unit_loop",
+    "blockize",
     "annotate",
     "cache_read",
     "cache_write",
@@ -40,6 +42,7 @@ __all__ = [
     "serial",
     "set_scope",
     "split",
+    "tensorize",
     "transform_layout",
     "unannotate",
     "unroll",

@@ -71,6 +71,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
         except Exception:
             sch.set_func(before)
             raise
+        sch.before_step = before
         recorded = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
         sch.name_loops_of(given, state)
         sch.trace.add(name, recorded, _loops_of(result))
@@ -120,7 +121,19 @@ def _block(sch: Schedule, name: str, where: str, value: Any) -> BlockRef:
     if value.name not in sch.state.block_links or value.name == sch.state.root.name:
         known = ", ".join(f"`{key}`" for key in list(sch.state.block_links)[1:])
         raise fail(sch, name, f"{where}: there is no block `{value.name}`; there are {known}")
+    around = sch.state.parent_block(sch.state.block(value.name))
+    if around is not sch.state.root and name not in _INSIDE_BLOCKS:
+        raise fail(
+            sch,
+            name,
+            f"{where}: block `{value.name}` is a part of block `{around.name}` (blockize made it "
+            "one); give that block",
+        )
     return value
+
+
+_INSIDE_BLOCKS = frozenset({"annotate", "unannotate", "tensorize"})
+"""Primitives that work on a block inside another one."""
 
 
 def _loop_or_block(sch: Schedule, name: str, where: str, value: Any) -> LoopRef | BlockRef:
