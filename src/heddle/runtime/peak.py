@@ -105,12 +105,26 @@ def measure_bandwidth(
 def peak_gflops(threads: int = 1, *, again: bool = False) -> float:
     """`measure_peak`, measured once for each processor and number of threads and then remembered
     in the cache directory. `again` measures anew. Raises `UserError` as `measure_peak` does."""
+    return _remembered(str(threads), lambda: measure_peak(threads), again)
+
+
+def bandwidth_gbps(threads: int = 1, *, mebibytes: float = 256, again: bool = False) -> float:
+    """`measure_bandwidth` of reading, remembered as `peak_gflops` is. A buffer that fits in a cache
+    gives the bandwidth of that cache."""
+    return _remembered(
+        f"{threads} read {mebibytes:g}",
+        lambda: measure_bandwidth(threads, mebibytes=mebibytes, seconds=0.2),
+        again,
+    )
+
+
+def _remembered(what: str, measure: Callable[[], float], again: bool) -> float:
     path = cache_directory() / "peak.json"
-    key = f"{processor_name()} {platform.node()} {threads}"
+    key = f"{processor_name()} {platform.node()} {what}"
     known = _read(path)
     if not again and key in known:
         return known[key]
-    known[key] = measure_peak(threads)
+    known[key] = measure()
     part = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # not remembered, then
         part.write_text(json.dumps(known))
