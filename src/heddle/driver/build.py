@@ -29,6 +29,7 @@ from heddle.codegen.services import last_error
 from heddle.driver.function import BuiltFunction, c_signature
 from heddle.driver.pipeline import graph_pipeline
 from heddle.graph.nodes import Function
+from heddle.graph.verify import verify_module
 from heddle.ir.module import BaseFunc, ExternFunc, IRModule
 from heddle.passes.graph.anf import is_primitive
 from heddle.passes.graph.host_plan import HostPlan
@@ -47,6 +48,10 @@ Program: TypeAlias = "PrimFunc | IRModule"
 Library: TypeAlias = "str | os.PathLike[str]"
 
 _C_FLAGS: Final = ("-std=c11", "-O2", "-fPIC")
+_ERROR: Final = """\
+#include "internal.h"
+HD_EXPORT const char *functions_last_error(void) { return hd_get_error(); }
+"""
 _RUNTIME: Final = ("arena", "error", "profile", "threadpool")
 _UNDEFINED: Final = re.compile(r"undefined (?:reference to|symbol:?) [`'\"]?(\w+)")
 
@@ -81,6 +86,7 @@ def build(
         return BuiltModule(IRModule({name: program}), device, libs)[name]
     if isinstance(program, IRModule):
         verify(program)
+        verify_module(program)
         if schedule:
             program = _scheduled(program, device)
         return BuiltModule(program, device, libs)
@@ -176,7 +182,7 @@ class _Builder:
             for name, func in module.functions.items()
             if isinstance(func, PrimFunc)
         }
-        self.text = CSource("", "", "", "hd_get_error")
+        self.text = CSource("", "", "", "functions_last_error")
         if target.kind == "c":
             self.text = c_source(named)
         self.object = directory / "functions.o"
@@ -244,6 +250,10 @@ class _Builder:
             runtime: list[Path] = []
             if self.target.kind != "c":
                 runtime = [p for p in crt_objects(self.toolchain) if p.stem in _RUNTIME]
+                stub, made = self.directory / "error.c", self.directory / "error.o"
+                stub.write_text(_ERROR)
+                self._compile(stub, made, who="the error service")
+                runtime.append(made)
             self._link(
                 lambda: self.toolchain.run(
                     ["-shared", "-Wl,-z,defs", *map(str, [*self.objects, *self.libs, *runtime])]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,5 +21,8 @@ def set_op_resolver(resolver: Callable[[str], Any]) -> None:
 def resolve_op(name: str) -> Any:
     """The operator `name`, as `Call.callee` holds it; `UserError` when there is none."""
     if _resolver is None:
-        raise InternalError("no operator library is loaded; import heddle.op first")
+        # The library lies above this floor, and is loaded by the first who asks.
+        importlib.import_module("heddle.op")
+    if _resolver is None:
+        raise InternalError("no operator library is loaded")
     return _resolver(name)

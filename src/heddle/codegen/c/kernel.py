@@ -41,11 +41,11 @@ from heddle.tir.nodes import (
 )
 
 _RESERVED: Final = frozenset(
-    [f"{name}f" for name in LIBM.values()]
+    [name for plain in LIBM.values() for name in (plain, f"{plain}f")]
     + "auto bool break case char const continue default do double else enum extern false float for "
     "goto if inline int long register restrict return short signed sizeof static struct switch "
-    "true typedef union unsigned void volatile while main env begin end status abs div exp log "
-    "sqrt sin cos tan floor ceil round trunc pow fmod erf gamma index signal time free malloc "
+    "true typedef union unsigned void volatile while main env begin end status outer abs div gamma "
+    "round index signal time free malloc calloc memcpy rand exit "
     "y0 y1 yn j0 j1 jn isnan isinf INFINITY NAN NULL EOF I".split()
 )
 

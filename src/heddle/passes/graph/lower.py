@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from heddle import te
+from heddle.graph.dims import match_symbols
 from heddle.graph.nodes import (
     Binding,
     Call,
@@ -43,7 +44,7 @@ from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.inplace import inplace_pairs
 from heddle.support import InternalError, UserError
 from heddle.te.tensor import Reduce, TensorElement
-from heddle.tir.build import shape_symbols
+from heddle.tir.build import buffer_params, shape_symbols
 from heddle.tir.nodes import PrimFunc
 
 
@@ -135,11 +136,39 @@ class _Lowering:
             attrs = {**value.attrs, "symbols": symbols}
             lowered = CallDPS(kernel, value.args, value.type, attrs, span=value.span)  # type: ignore[call-arg]
             return Binding(lowered, binding.var, span=binding.span)  # type: ignore[call-arg]
+        if isinstance(value, CallDPS):
+            return binding.replace(value=self._with_symbols(value))  # type: ignore[no-any-return]
         if isinstance(value, If):
             raise UserError("control flow cannot be lowered yet: `If`", span=value.span)
         if op_name(value) and not is_view(value):
             raise InternalError(f"op.{op_name(value)} in `main` outside of a kernel")
         return binding
+
+    def _with_symbols(self, call: CallDPS) -> CallDPS:
+        """A call of a loop function, with the values of the callee's symbolic dimensions."""
+        callee = self.module.functions.get(call.callee.name)
+        if not isinstance(callee, PrimFunc) or "symbols" in call.attrs:
+            return call
+        buffers = buffer_params(callee)
+        if len(buffers) != len(callee.params):
+            raise UserError(
+                f"`{call.callee.name}` has scalar parameters, which call_dps cannot hand over",
+                span=call.span,
+            )
+        outputs = call.type.fields if isinstance(call.type, TupleType) else (call.type,)
+        types = [*(arg.type for arg in call.args), *outputs]
+        shapes = [type_.shape for type_ in types if isinstance(type_, TensorType)]
+        known = match_symbols([buffer.shape for buffer in buffers], shapes)
+        symbols = shape_symbols(callee)
+        for symbol in symbols:
+            if symbol not in known:
+                raise UserError(
+                    f"nothing tells the value of `{symbol.name}` of `{call.callee.name}`",
+                    span=call.span,
+                )
+        values = tuple(known[symbol] for symbol in symbols)
+        made: CallDPS = call.replace(attrs={**call.attrs, "symbols": values})
+        return made
 
     def _kernel(self, name: str, function: Function) -> tuple[GlobalVar, tuple[Expr, ...]]:
         found = self.by_primitive.get(name)
