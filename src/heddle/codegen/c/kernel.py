@@ -12,15 +12,11 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from heddle.codegen.c.expressions import LIBM, ExpressionWriter, shared_parts, without_lets
+from heddle.codegen.c.lowering import lower_for_c
 from heddle.codegen.c.types import memory_type, scalar, value_type
 from heddle.ir.expr import Expr, Var, as_int
 from heddle.ir.node import Node
 from heddle.ir.walk import post_order, pre_order, uses_var
-from heddle.passes.tir.flatten import flatten, verify_flat
-from heddle.passes.tir.lower_blocks import lower_blocks
-from heddle.passes.tir.remove_no_op import remove_no_op
-from heddle.passes.tir.storage import place_storage
-from heddle.schedule.compact import compact_buffers
 from heddle.script.names import Names
 from heddle.support import InternalError
 from heddle.tir.build import element_count, shape_symbols, written_buffers
@@ -48,14 +44,6 @@ _RESERVED: Final = frozenset(
     "round index signal time free malloc calloc memcpy rand exit "
     "y0 y1 yn j0 j1 jn isnan isinf INFINITY NAN NULL EOF I".split()
 )
-
-
-def lower_for_c(func: PrimFunc) -> PrimFunc:
-    """`func` without blocks, with flat buffers and the loops as they are scheduled."""
-    for step in (remove_no_op, compact_buffers, lower_blocks, flatten, remove_no_op):
-        func = step(func)
-    verify_flat(func)
-    return place_storage(func)
 
 
 class KernelWriter:
