@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,8 @@ from heddle.codegen import CompiledKernel
 from heddle.driver.model_cache import ModelCache, content_key, open_entry, target_key
 from heddle.driver.pipeline import compile_kernels, emit, graph_pipeline
 from heddle.driver.report import CompileReport
+from heddle.driver.user_passes import Insertion, with_passes
+from heddle.driver.validate import ValueValidator
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Instrument
 from heddle.ir.structural import structural_hash
@@ -39,6 +42,8 @@ def compile(
     num_threads: int | None = None,
     cache: bool = True,
     report: CompileReport | None = None,
+    passes: Sequence[Insertion] = (),
+    validate: str | ValueValidator | None = None,
 ) -> Executable:
     """Compile a model for `target` and load it.
 
@@ -49,6 +54,12 @@ def compile(
     num_threads: the number of cores to schedule for; the cores of the target by default.
     cache: whether to look for, and keep, the result in the cache directory.
     report: filled with what the compilation did.
+    passes: of your own, as in [("after", "canonicalise", my_pass)]: a function from `IRModule` to
+        `IRModule`, "before", "after" or instead of ("replace") a pass of the pipeline.
+    validate: "values" runs the module in the reference interpreter before and after each pass and
+        raises a `UserError` that names the first pass that changed a value (for small models).
+
+    With passes or validation nothing is looked for, or kept, in the cache of models.
 
     Raises `UserError` when the model cannot be compiled, and says why.
 
@@ -57,8 +68,10 @@ def compile(
     """
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
-    if not cache:
-        code = _generate(model, device, name, shapes, report, use_cache=False)
+    if not cache or passes or validate is not None:
+        pipeline = with_passes(graph_pipeline(device), passes)
+        run = functools.partial(pipeline.run, instruments=_validators(validate))
+        code = _generate(model, device, name, shapes, report, use_cache=cache, run=run)
         return _keep_temporarily(code, device, report)
     with report.stage("look in the cache"):
         key = _key(model, device, name, shapes)
@@ -84,11 +97,26 @@ def optimize(
     stop_after: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     instruments: Sequence[Instrument] = (),
+    passes: Sequence[Insertion] = (),
+    validate: str | ValueValidator | None = None,
 ) -> IRModule:
-    """The module of a model after the pipeline, or after its pass `stop_after`."""
+    """The module of a model after the pipeline, or after its pass `stop_after`. `passes` and
+    `validate` are as in `compile`."""
     device = _device(target, None)
+    pipeline = with_passes(graph_pipeline(device), passes)
+    if stop_after is not None:
+        pipeline.index(stop_after)  # a wrong name is told before the import
     module = import_model(model, shapes=shapes)
-    return graph_pipeline(device).run(module, stop_after=stop_after, instruments=instruments)
+    instruments = [*instruments, *_validators(validate)]
+    return pipeline.run(module, stop_after=stop_after, instruments=instruments)
+
+
+def _validators(validate: str | ValueValidator | None) -> list[Instrument]:
+    if validate is None or isinstance(validate, ValueValidator):
+        return [] if validate is None else [validate]
+    if validate != "values":
+        raise UserError(f'validate must be "values" or a ValueValidator, got {validate!r}')
+    return [ValueValidator()]
 
 
 def import_model(
@@ -157,12 +185,13 @@ def _generate(
     report: CompileReport,
     *,
     use_cache: bool = True,
+    run: Callable[[IRModule], IRModule] | None = None,
 ) -> GeneratedCode:
     """What `emit` writes: the module, its memory plan and its kernels."""
     with report.stage("import"):
         module = import_model(model, name=name, shapes=shapes)
     with report.stage("graph"):
-        module = graph_pipeline(device).run(module)
+        module = graph_pipeline(device).run(module) if run is None else run(module)
     with report.stage("kernels"):
         plan, kernels = compile_kernels(module, device, report, use_cache=use_cache)
     return module, plan, kernels
