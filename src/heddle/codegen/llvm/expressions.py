@@ -185,6 +185,8 @@ class ExpressionEmitter:
             return self.if_then_else(found)
         if found.name == "call_extern":
             return self.call_extern(found)
+        if found.name == "prefetch":
+            return self.prefetch(found)
         if found.name == "call_llvm_intrin":
             return self.call_llvm_intrin(found)
         if found.name == "reinterpret":
@@ -210,6 +212,16 @@ class ExpressionEmitter:
         result = register_type(found.dtype)
         self.b.module.declare(f"{result} @{symbol.value}({', '.join(kinds)})")
         return self.b.instr(f"call {result} @{symbol.value}({', '.join(operands)})")
+
+    def prefetch(self, found: ir.Call) -> str:
+        place = found.args[0]
+        assert isinstance(place, BufferLoad)
+        pointer, offset = self.buffers[place.buffer], self.emit(place.indices[0])
+        element = memory_type(place.buffer.dtype)
+        where = self.b.op(f"getelementptr {element}, ptr {pointer}, i64 {offset}")
+        self.b.module.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.b.void(f"call void @llvm.prefetch.p0(ptr {where}, i32 0, i32 2, i32 1)")
+        return "0"
 
     def call_llvm_intrin(self, found: ir.Call) -> str:
         symbol, *args = found.args

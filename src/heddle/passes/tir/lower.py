@@ -9,6 +9,7 @@ from typing import Final
 from heddle.passes.tir.flatten import flatten, verify_flat
 from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
 from heddle.passes.tir.partition_loops import partition_loops
+from heddle.passes.tir.prefetch import insert_prefetches
 from heddle.passes.tir.remove_no_op import remove_no_op
 from heddle.passes.tir.storage import place_storage
 from heddle.passes.tir.tensor_intrinsics import place_tensor_intrinsics
@@ -37,6 +38,7 @@ LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("flatten", _any_target(flatten), verify_flat),
     ("tensor_intrinsics", place_tensor_intrinsics, _nothing_to_check),
     ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),
+    ("insert_prefetches", _any_target(insert_prefetches), _nothing_to_check),
     ("partition_loops", _any_target(partition_loops), _nothing_to_check),
     ("vectorize", vectorize, verify_vectorized),
     ("unroll", unroll, _nothing_to_check),

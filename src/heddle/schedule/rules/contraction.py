@@ -25,7 +25,12 @@ from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.elementwise import vectorize_loop
-from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile
+from heddle.schedule.rules.machine import (
+    MATRIX_ROWS,
+    RegisterTile,
+    choose_tile,
+    tile_cycles,
+)
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.build import element_count
@@ -33,6 +38,12 @@ from heddle.tir.nodes import BufferLoad, IterVar
 
 _TASKS_PER_CORE = 8
 """Chunks of work per core to aim for, so that a late core costs an eighth of its share."""
+
+_PREFETCH_FROM_TILES = 2
+"""Row tiles that must walk over a panel for the next one to arrive meanwhile."""
+
+_PREFETCH_STEPS = 16
+"""Reduction steps between prefetches."""
 
 _MOST_TAPS = 8
 """Longest row of the window of a depthwise convolution that is unrolled."""
@@ -60,6 +71,7 @@ def schedule_contraction(
     sch.set_scope(block, 0, "local")
     _vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
+    plan.prefetch_next_panel()
     plan.unroll_taps()
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
@@ -97,6 +109,8 @@ class _Plan:
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
         tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
         chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
+        self.column_tiles = math.prod(extent_of(sch, loop) or 1 for loop in col_outer)
+        self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
         # The larger operand goes by once, in the outer loop; the smaller one stays in the caches.
@@ -171,25 +185,40 @@ class _Plan:
     ) -> tuple[RegisterTile, bool]:
         """The register tile, and whether its vectors lie along the vector axis itself (else
         along the last column axis)."""
-        vector_extent = self.facts.extent(self.facts.vector)
-        in_axis = vector_extent is None or vector_extent >= 2 * self.lanes or not col_loops
+        facts, target = self.facts, self.target
+        vector_extent = facts.extent(facts.vector)
         rows = extent_of(self.sch, row_loops[-1]) if row_loops else 1
-        if self.facts.x_has_vector:
-            return choose_tile(rows, 1, self.target, max_rows=_DEPTHWISE_ROWS), True
-        if not in_axis:
-            count = extent_of(self.sch, col_loops[-1])
-            tile = choose_tile(
-                rows, count or 1, self.target, depth=self._depth(), whole_vectors=True
-            )
-            return tile, False
+        if facts.x_has_vector:
+            return choose_tile(rows, 1, target, max_rows=_DEPTHWISE_ROWS), True
+        if vector_extent is not None and vector_extent < 2 * self.lanes and col_loops:
+            return self._choose_blocked(row_loops, rows, extent_of(self.sch, col_loops[-1])), False
         panel = self._panel_vectors()
         if panel is not None:
-            fixed = choose_tile(rows, panel, self.target, max_rows=MATRIX_ROWS)
-            rows_only = RegisterTile(self._rows_for(rows, panel), panel)
-            return (fixed if fixed.vectors == panel else rows_only), True
+            tile = choose_tile(rows, panel, target, widths=[panel], max_rows=MATRIX_ROWS)
+            return tile, True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
-        tile = choose_tile(rows, count, self.target, depth=self._depth(), max_rows=MATRIX_ROWS)
+        tile = choose_tile(rows, count, target, depth=self._depth(), max_rows=MATRIX_ROWS)
         return tile, True
+
+    def _choose_blocked(
+        self, row_loops: list[LoopRef], rows: int | None, blocks: int | None
+    ) -> RegisterTile:
+        """The tile of a blocked convolution: its vectors are whole blocks of channels; short rows
+        of the image are taken several at a time."""
+        target, depth = self.target, self._depth()
+        widths = [n for n in range(1, 9) if (blocks or 1) % n == 0]
+        tile = choose_tile(rows, blocks, target, depth=depth, widths=widths)
+        if len(row_loops) < 2 or rows is None or tile.rows != rows:
+            return tile
+        lines = extent_of(self.sch, row_loops[-2])
+        if lines is None or lines < 2:
+            return tile
+        several = choose_tile(
+            rows * lines, blocks, target, depth=depth, widths=widths, row_step=rows
+        )
+        alone = lines * tile_cycles(rows, blocks or 1, tile, target)
+        together = tile_cycles(rows * lines, blocks or 1, several, target)
+        return several if together < alone else tile
 
     def _depth(self) -> int:
         """Steps of the whole reduction; symbolic axes count as one."""
@@ -202,14 +231,6 @@ class _Plan:
             return None
         width = as_int(w.buffer.shape[-1])
         return None if width is None or width % self.lanes else width // self.lanes
-
-    def _rows_for(self, rows: int | None, vectors: int) -> int:
-        """The best number of rows for a tile that must be `vectors` wide."""
-        spare = (self.target.vector_registers - 1 - vectors) // vectors
-        limit = max(1, min(spare, MATRIX_ROWS, rows or MATRIX_ROWS))
-        if rows is None:
-            return limit
-        return min(range(1, limit + 1), key=lambda r: (-(-rows // r) * max(r * vectors, 8), -r))
 
     def _split_columns(
         self, col_loops: list[LoopRef], tile: RegisterTile, in_axis: bool
@@ -237,7 +258,13 @@ class _Plan:
         if not row_loops:
             return [], [], []
         *outer, last = row_loops
-        tiles, inner = sch.split(last, [None, tile.rows])
+        width = extent_of(sch, last)
+        inside: list[LoopRef] = []
+        if width is not None and tile.rows > width:  # several short rows of an image
+            lines, line = sch.split(outer[-1], [None, tile.rows // width])
+            outer, inside = [*outer[:-1], lines], [line]
+        tiles, inner = sch.split(last, [None, min(tile.rows, width or tile.rows)])
+        inside.append(inner)
         chunks: list[LoopRef] = []
         walked: list[LoopRef] = []
         wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / tasks)
@@ -254,13 +281,29 @@ class _Plan:
                 chunks.append(chunk)
                 walked.append(rest)
                 wanted = 1
-        return chunks, walked, [inner]
+        return chunks, walked, inside
 
     def _bytes(self, load: BufferLoad) -> int:
         """Bytes of an operand of one batch; unknown sizes count as large."""
         count = element_count(load.buffer.shape)
         batch = math.prod(self.facts.extent(axis) or 1 for axis in self.facts.batch)
         return (1 << 30 if count is None else count) * load.buffer.dtype.nbytes // batch
+
+    def prefetch_next_panel(self) -> None:
+        """Fetch the next panel of `w` while the rows walk over this one: weights come from memory,
+        and there is time for them while a panel is used from the second-level cache."""
+        sch, facts = self.sch, self.facts
+        panel = self._bytes(facts.w) // max(1, self.column_tiles)
+        enough_rows = self.row_tiles >= _PREFETCH_FROM_TILES
+        if facts.batch or not enough_rows or 2 * panel > self._cache(1):
+            return
+        if self._bytes(facts.w) < self._cache(1) // 4 or facts.w.buffer not in sch.func.params:
+            return
+        loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
+        if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
+            loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
+        if len(loops) > 1:
+            sch.annotate(loops[-2], "prefetch_next", facts.w.buffer.name)
 
     def unroll_taps(self) -> None:
         """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""

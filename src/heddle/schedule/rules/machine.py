@@ -9,11 +9,15 @@ accumulator only `fma_latency` cycles after the last.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from heddle.target import Target
 
 _LOADS_PER_CYCLE = 2
+
+_MOST_VECTORS = 8
+"""Widest tile, in vectors."""
 
 _MASKED = 1.5
 """What a tile under masks costs, in full tiles."""
@@ -51,40 +55,46 @@ def choose_tile(
     target: Target,
     *,
     depth: int | None = None,
-    whole_vectors: bool = False,
+    widths: Iterable[int] = range(1, _MOST_VECTORS + 1),
     max_rows: int = 32,
+    row_step: int = 1,
 ) -> RegisterTile:
     """The fastest tile for an output of `row_count` rows by `vector_count` vectors.
 
-    None stands for a symbolic count, which is taken as large. With `whole_vectors` the tile's
-    vectors must divide the count. Accumulators, the loaded vectors and one broadcast must fit in
-    the registers, and the vectors of `depth` reduction steps, which every tile of rows walks again,
-    in the second-level cache. Ties go to the larger tile, which loads less.
+    None stands for a symbolic count, which is taken as large. `widths` are the numbers of vectors
+    to choose from; rows are a multiple of `row_step`, at most `max_rows`. Accumulators, the loaded
+    vectors and one broadcast must fit in the registers, and the vectors of `depth` reduction
+    steps, which every tile of rows walks again, in the second-level cache. Ties go to the larger
+    tile, which loads less.
     """
     rows_known = row_count or 1 << 10
     vectors_known = vector_count or 1 << 10
-    best, best_cost = RegisterTile(1, 1), float("inf")
-    widest = min(8, vectors_known)
+    widest = vectors_known
     if rows_known > 1 and depth is not None:
         widest = min(widest, max(1, _panel_bytes(target) // (depth * target.vector_bits // 8)))
-    for vectors in range(1, widest + 1):
-        if whole_vectors and vectors_known % vectors:
-            continue
-        for rows in range(1, min(rows_known, max_rows) + 1):
-            if rows * vectors + vectors + 1 > target.vector_registers:
-                break
-            tile = RegisterTile(rows, vectors)
-            cost = tile_cycles(rows_known, vectors_known, tile, target)
-            cost *= 1 + 0.02 * (rows + vectors) / (rows * vectors)
-            if cost < best_cost * 0.999:
-                best, best_cost = tile, cost
-    return best
+    tiles = [
+        RegisterTile(rows, vectors)
+        for vectors in widths
+        if vectors <= widest
+        for rows in range(row_step, min(rows_known, max_rows) + 1, row_step)
+        if rows * vectors + vectors + 1 <= target.vector_registers
+    ]
+    if not tiles:
+        return RegisterTile(1, min(widths))
+    return min(tiles, key=lambda tile: _rank(rows_known, vectors_known, tile, target))
+
+
+def _rank(rows: int, vectors: int, tile: RegisterTile, target: Target) -> float:
+    accumulators = tile.rows * tile.vectors
+    loads = (tile.rows + tile.vectors) / accumulators
+    return tile_cycles(rows, vectors, tile, target) * (1 + 0.02 * loads)
 
 
 def _panel_bytes(target: Target) -> int:
-    """What a panel may take of the second-level cache: the rows and the output pass through it."""
+    """What a panel may take of the second-level cache: the next one arrives in it meanwhile, and
+    the rows and the output pass through."""
     caches = target.caches
-    return (caches[min(1, len(caches) - 1)].size if caches else 1 << 18) * 3 // 4
+    return (caches[min(1, len(caches) - 1)].size if caches else 1 << 18) * 3 // 8
 
 
 def panel_width(
