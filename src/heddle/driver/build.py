@@ -37,6 +37,7 @@ from heddle.passes.graph.plan import plan_memory
 from heddle.passes.tir.lower import lower
 from heddle.runtime.module import Executable
 from heddle.runtime.toolchain import CRT, Toolchain, crt_objects, find_toolchain, link_shared
+from heddle.schedule.errors import ScheduleError
 from heddle.schedule.rules import default_schedule
 from heddle.support import InternalError, UserError
 from heddle.support.version import VERSION
@@ -69,8 +70,8 @@ def build(
     target: "native" and other targets of LLVM that this machine runs, or "c" for C source.
     libs: where the C functions are that the program calls: C sources, objects, libraries, or
     arguments for the linker such as "-lblas".
-    schedule: give each loop function its default schedule first. Without, functions are built as
-    they are scheduled.
+    schedule: give each loop function its default schedule first, where the rules have one. Without,
+    functions are built as they are scheduled.
 
     Raises `UserError` for a program that is not well formed or calls what is not there.
     """
@@ -78,7 +79,7 @@ def build(
     if isinstance(program, PrimFunc):
         verify(program)
         if schedule:
-            program = default_schedule(program, device).func
+            program = _scheduled(program, device)
         if device.kind == "llvm" and not libs:
             kernel = build_kernel(program, device)
             return BuiltFunction(program, kernel.name, kernel.function, last_error, keep=kernel)
@@ -88,19 +89,22 @@ def build(
         verify(program)
         verify_module(program)
         if schedule:
-            program = _scheduled(program, device)
+            changes: dict[str, BaseFunc | None] = {
+                name: _scheduled(func, device)
+                for name, func in program.functions.items()
+                if isinstance(func, PrimFunc)
+            }
+            program = program.with_functions(changes)
         return BuiltModule(program, device, libs)
     raise UserError(f"build: expected a PrimFunc or an IRModule, got {type(program).__name__}")
 
 
-def _scheduled(module: IRModule, device: Target) -> IRModule:
-    return module.with_functions(
-        {
-            name: default_schedule(func, device).func
-            for name, func in module.functions.items()
-            if isinstance(func, PrimFunc)
-        }
-    )
+def _scheduled(func: PrimFunc, device: Target) -> PrimFunc:
+    """The function with its default schedule; as it is where the rules do not cover its loops."""
+    try:
+        return default_schedule(func, device).func
+    except ScheduleError:
+        return func
 
 
 class BuiltModule:

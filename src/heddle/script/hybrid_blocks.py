@@ -97,7 +97,7 @@ class _Former:
                 made.extend(group)
                 continue
             following = groups[place + 1][0] if place + 1 < len(groups) else None
-            init = _init_stores(group, following, axes)
+            init = _init_stores(group, following)
             rest = [item for item in group if item not in init]
             if rest:
                 made.append(self.block(seq(*rest), axes, None))
@@ -186,12 +186,8 @@ def _plain(loop: For) -> For:
     return kept
 
 
-def _init_stores(
-    run: Sequence[Stmt], following: Stmt | None, axes: Iterable[_Axis]
-) -> list[BufferStore]:
+def _init_stores(run: Sequence[Stmt], following: Stmt | None) -> list[BufferStore]:
     """The stores of `run` that start the reduction which follows; none if they do not cover it."""
-    if any(axis.kind is IterKind.ORDERED for axis in axes):
-        return []
     leaf = following
     while isinstance(leaf, For) and leaf.annotations.get(_MARK) == "reduce":
         leaf = leaf.body

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, Var, add, const, maximum, minimum, mul
-from heddle.ir.structural import structural_hash
-from heddle.ir.walk import post_order, rewrite
 from heddle.support import UserError
-from heddle.te.tensor import Reduce, ReduceAxis, Tensor, TensorElement
+from heddle.te.blocks import read_regions, sources_of, to_loads
+from heddle.te.tensor import Reduce, ReduceAxis, Tensor
 from heddle.tir.build import (
     decl_buffer,
     for_nest,
@@ -23,7 +22,7 @@ from heddle.tir.build import (
     spatial,
     store,
 )
-from heddle.tir.nodes import Buffer, BufferLoad, BufferRegion, PrimFunc, Stmt
+from heddle.tir.nodes import Buffer, PrimFunc, Stmt
 
 _COMBINE = {"sum": add, "prod": mul, "max": maximum, "min": minimum}
 
@@ -35,6 +34,11 @@ def identity_element(combiner: str, dtype: DType) -> Expr:
     if dtype.is_float:
         return const(float("-inf") if combiner == "max" else float("inf"), dtype)
     return const(dtype.min_value if combiner == "max" else dtype.max_value, dtype)
+
+
+def combined(combiner: str, buffer: Buffer, at: Sequence[Expr], value: Expr) -> Expr:
+    """`buffer[at]` combined with one more value."""
+    return _COMBINE[combiner](load(buffer, at), value)
 
 
 def create_prim_func(tensors: Sequence[Tensor], *, name: str = "main") -> PrimFunc:
@@ -49,10 +53,15 @@ def create_prim_func(tensors: Sequence[Tensor], *, name: str = "main") -> PrimFu
     buffers: dict[Tensor, Buffer] = {}
     for tensor, unique in zip(order, names, strict=True):
         buffers[tensor] = decl_buffer(tensor.shape, tensor.dtype, unique)
-        if tensor.body is None and tensor not in tensors:
+        if tensor.is_placeholder and tensor not in tensors:
             raise UserError(f"placeholder `{tensor.name}` is used but not among the parameters")
-    computes = [tensor for tensor in order if tensor.body is not None]
-    stmts = [_lower_compute(tensor, buffers) for tensor in computes]
+    computes = [tensor for tensor in order if not tensor.is_placeholder]
+    stmts = []
+    for tensor in computes:
+        if tensor.group is None:
+            stmts.append(_lower_compute(tensor, buffers))
+        elif tensor.group.tensors[0] is tensor:
+            stmts.append(tensor.group.lower(buffers))
     return prim_func(
         [buffers[tensor] for tensor in tensors],
         seq(*stmts),
@@ -62,22 +71,25 @@ def create_prim_func(tensors: Sequence[Tensor], *, name: str = "main") -> PrimFu
 
 
 def _topological(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Everything that `tensors` need, sources first; the tensors of a group together."""
     order: dict[Tensor, None] = {}
     stack: list[tuple[Tensor, bool]] = [(tensor, False) for tensor in reversed(tensors)]
     while stack:
         tensor, expanded = stack.pop()
         if tensor in order:
             continue
-        if expanded or tensor.body is None:
-            order[tensor] = None
+        if expanded or tensor.is_placeholder:
+            members = (tensor,) if tensor.group is None else tensor.group.tensors
+            order.update((member, None) for member in members)
             continue
         stack.append((tensor, True))
-        stack.extend((source, False) for source in reversed(_sources(tensor.body)))
+        if tensor.group is not None:
+            sources = tensor.group.sources()
+        else:
+            assert tensor.body is not None
+            sources = sources_of([tensor.body])
+        stack.extend((source, False) for source in reversed(sources))
     return list(order)
-
-
-def _sources(body: Expr) -> list[Tensor]:
-    return [found.tensor for found in post_order(body) if isinstance(found, TensorElement)]
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
@@ -108,45 +120,19 @@ def _lower_compute(tensor: Tensor, buffers: dict[Tensor, Buffer]) -> Stmt:
     }
     source = tensor.body.source if isinstance(tensor.body, Reduce) else tensor.body
 
-    def to_load(element: TensorElement) -> Expr:
-        return load(buffers[element.tensor], element.indices)
-
-    def nested(found: Reduce) -> Expr:
-        raise UserError(
-            f"te.compute `{tensor.name}`: the reduction must be the outermost expression; "
-            "compute it as its own tensor first",
-            span=found.span,
-        )
-
-    value = rewrite(source, {TensorElement: to_load, Reduce: nested}, memo=dict(values))
+    value = to_loads(source, buffers, values, tensor.name)
     target = [axis.var for axis in iters[: tensor.ndim]]
     init = None
     if isinstance(tensor.body, Reduce):
         combiner = tensor.body.combiner
         init = store(buffer, identity_element(combiner, buffer.dtype), target)
-        value = _COMBINE[combiner](load(buffer, target), value)
+        value = combined(combiner, buffer, target, value)
     block = make_block(
         buffer.name,
         iters,
         store(buffer, value, target),
-        reads=_read_regions(value, buffer),
+        reads=read_regions([value], [buffer]),
         writes=[point(buffer, target)],
         init=init,
     )
     return for_nest([*loops, *reduce_loops], block)
-
-
-def _read_regions(value: Expr, written: Buffer) -> list[BufferRegion]:
-    """One region per distinct access; the block's own accumulator does not count as read."""
-    regions: dict[str, BufferRegion] = {}
-    for found in post_order(value):
-        if isinstance(found, BufferLoad) and found.buffer is not written:
-            key = f"{id(found.buffer)}{[structural_key(index) for index in found.indices]}"
-            regions.setdefault(key, point(found.buffer, found.indices))
-    return list(regions.values())
-
-
-def structural_key(index: Expr) -> str:
-    """A key that equal index expressions over the same variables share."""
-    names = {id(found): None for found in post_order(index) if isinstance(found, Var)}
-    return f"{structural_hash(index)}{list(names)}"

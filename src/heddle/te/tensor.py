@@ -11,21 +11,25 @@ func = te.create_prim_func([A, B, C], name="matmul")
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, ExprLike, Var, as_expr, cast
 from heddle.ir.node import derived, node
 from heddle.support import UserError
+from heddle.tir.nodes import Buffer, Stmt
 
 
 class Tensor:
     """An n-dimensional value of a tensor expression; `tensor[i, j]` is one element of it.
 
-    `body` is None for a placeholder; otherwise element `axis` of the tensor is `body`.
+    Element `axis` of the tensor is `body`; one of several results that are computed together has
+    a `group` instead, and a placeholder has neither.
     """
 
-    __slots__ = ("axis", "body", "dtype", "name", "shape")
+    __slots__ = ("axis", "body", "dtype", "group", "name", "shape")
 
     def __init__(
         self,
@@ -34,16 +38,24 @@ class Tensor:
         name: str,
         axis: tuple[Var, ...] = (),
         body: Expr | None = None,
+        *,
+        group: Group | None = None,
     ) -> None:
         self.shape = tuple(as_expr(dim) for dim in shape)
         self.dtype = DType.of(dtype)
         self.name = name
         self.axis = axis
         self.body = body
+        self.group = group
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether the tensor is an input."""
+        return self.body is None and self.group is None
 
     def __getitem__(
         self, indices: ExprLike | ReduceAxis | tuple[ExprLike | ReduceAxis, ...]
@@ -59,8 +71,22 @@ class Tensor:
         return self[indices]
 
     def __repr__(self) -> str:
-        kind = "placeholder" if self.body is None else "compute"
+        kind = "placeholder" if self.is_placeholder else "compute"
         return f"te.{kind}({self.name}, ndim={self.ndim}, {self.dtype})"
+
+
+class Group(ABC):
+    """Tensors that one piece of code computes together."""
+
+    tensors: tuple[Tensor, ...]
+
+    @abstractmethod
+    def sources(self) -> list[Tensor]:
+        """The tensors that the group reads."""
+
+    @abstractmethod
+    def lower(self, buffers: Mapping[Tensor, Buffer]) -> Stmt:
+        """Statements that write the buffers of `tensors`; blocks are named after them."""
 
 
 class ReduceAxis:
@@ -131,6 +157,16 @@ class Reduce(Expr):
         self.dtype = self.source.dtype
 
 
+class Grouped(ABC):
+    """What a function of `compute` may give instead of an expression."""
+
+    @abstractmethod
+    def compute(
+        self, shape: tuple[Expr, ...], axis: tuple[Var, ...], name: str
+    ) -> tuple[Tensor, ...]:
+        """The tensors of `shape` whose elements at `axis` it describes."""
+
+
 def placeholder(
     shape: Iterable[ExprLike], dtype: str | DType = "float32", name: str = "placeholder"
 ) -> Tensor:
@@ -143,16 +179,18 @@ def reduce_axis(extent: ExprLike, name: str = "r") -> ReduceAxis:
     return ReduceAxis(extent, name)
 
 
-def compute(
-    shape: Iterable[ExprLike], function: Callable[..., ExprLike], name: str = "compute"
-) -> Tensor:
+def compute(shape: Iterable[ExprLike], function: Callable[..., Any], name: str = "compute") -> Any:
     """The tensor of `shape` whose element at `indices` is `function(*indices)`.
 
-    The loops are named after the parameters of `function`.
+    The loops are named after the parameters of `function`. Where `function` gives a reduction by a
+    reducer of several values (`te.argmax`, `te.reducer`), the result is a tuple of tensors.
     """
     dims = tuple(as_expr(dim) for dim in shape)
     axis = tuple(Var(axis_name) for axis_name in _axis_names(function, len(dims), name))
-    body = as_expr(function(*axis))
+    value = function(*axis)
+    if isinstance(value, Grouped):
+        return value.compute(dims, axis, name)
+    body = as_expr(value)
     return Tensor(dims, body.dtype, name, axis, body)
 
 

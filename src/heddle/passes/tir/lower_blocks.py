@@ -49,7 +49,7 @@ def _first_step(block: Block) -> Expr:
     steps = [
         axis.var.equal(const(0, axis.var.dtype))
         for axis in block.iters
-        if axis.kind is not IterKind.SPATIAL and as_int(axis.extent) != 1
+        if axis.kind is IterKind.REDUCTION and as_int(axis.extent) != 1
     ]
     return all_of(*steps)
 
