@@ -76,6 +76,37 @@ def _merge(rng: random.Random, sch: Schedule) -> None:
     sch.merge(LoopRef(first.var), LoopRef(second.var))
 
 
+def _reindex(rng: random.Random, sch: Schedule) -> None:
+    block = _some_block(rng, sch)
+    count = len(sch.block(block).iters)
+    names = [f"v{n}" for n in range(count)]
+    images = [f"{name} % 2, {name} // 2" if rng.random() < 0.3 else name for name in names]
+    rng.shuffle(images)
+    index_map = f"lambda {', '.join(names)}: ({', '.join(images)},)"
+    action = rng.choice(["read", "write", "plain", "block"])
+    if action == "read":
+        sch.reindex_cache_read(block, rng.choice([0, 1]), "global", index_map)
+    elif action == "write":
+        sch.reindex_cache_write(block, 0, "local", index_map)
+    elif action == "plain":
+        sch.reindex(block, rng.choice(["read", "write"]), 0)
+    else:
+        sch.transform_block_layout(block, index_map)
+
+
+def _pad(rng: random.Random, sch: Schedule) -> None:
+    block = _some_block(rng, sch)
+    padding = [rng.choice([1, 2, 4]) for _ in sch.block(block).iters]
+    sch.pad_einsum(block, padding)
+
+
+def _unpad(rng: random.Random, sch: Schedule) -> None:
+    block = _some_block(rng, sch)
+    loops = sch.get_loops(block)
+    if loops:
+        sch.decompose_padding(block, rng.choice(loops))
+
+
 ACTIONS = {
     "split": (_split, 6),
     "fuse": (_fuse, 3),
@@ -102,6 +133,9 @@ ACTIONS = {
         2,
     ),
     "cache_write": (lambda rng, sch: sch.cache_write(_some_block(rng, sch), 0, "local"), 2),
+    "reindex": (_reindex, 4),
+    "pad_einsum": (_pad, 2),
+    "decompose_padding": (_unpad, 3),
     "rfactor": (_rfactor, 3),
     "loop_partition": (_partition, 2),
     "merge": (_merge, 2),

@@ -133,3 +133,12 @@ def test_merge_refuses_what_meets_elsewhere() -> None:
     _, p = sch.loop_partition(sch.get_loops("P")[0], [3, None])
     with pytest.raises(ScheduleError, match="meet in elements of `P` that belong to different"):
         sch.merge(p, c)
+
+
+def test_lanes_of_several_sums_cannot_be_combined() -> None:
+    sch = Schedule(product(4, 6, 8))
+    _, j, k = sch.get_loops("C")
+    fused = sch.fuse(j, k)
+    sch.decompose_reduction("C", sch.get_loops("C")[0])
+    with pytest.raises(ScheduleError, match="carries the reduction variable `vk` of block `C`"):
+        sch.vectorize(fused)

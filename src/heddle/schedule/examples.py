@@ -56,4 +56,12 @@ def padded(n: int = 30) -> PrimFunc:
     return te.create_prim_func([a, c], name="padded")
 
 
-EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded)}
+def windows(n: int = 15) -> PrimFunc:
+    """`C[i] = sum(A[i * 2 + k] for k in range(4))`"""
+    a = te.placeholder((2 * n + 2,), name="A")
+    r = te.reduce_axis(4, "k")
+    c = te.compute((n,), lambda i: te.sum(a[i * 2 + r], axis=r), name="C")
+    return te.create_prim_func([a, c], name="windows")
+
+
+EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded, windows)}

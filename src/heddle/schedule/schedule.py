@@ -175,6 +175,13 @@ class Schedule:
     rfactor = primitives.rfactor
     loop_partition = primitives.loop_partition
     merge = primitives.merge
+    reindex = primitives.reindex
+    reindex_cache_read = primitives.reindex_cache_read
+    reindex_cache_write = primitives.reindex_cache_write
+    decompose_padding = primitives.decompose_padding
+    pad_einsum = primitives.pad_einsum
+    transform_block_layout = primitives.transform_block_layout
+    reorder_block_iter_var = primitives.reorder_block_iter_var
     transform_layout = primitives.transform_layout
     blockize = primitives.blockize
     tensorize = primitives.tensorize

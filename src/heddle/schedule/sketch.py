@@ -10,7 +10,7 @@ For documentation and for a first look; `heddle.script.to_text` prints all there
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from heddle.arith import Analyzer
@@ -107,7 +107,9 @@ def _block(block: Block) -> Iterator[str]:
 
     def shown(stmt: Stmt) -> Stmt:
         bound: Any = substitute(stmt, values)
-        handlers = {BufferStore: lambda s: s.map(analyzer.simplify)}
+        handlers: dict[type, Callable[[Any], Any]] = {
+            BufferStore: lambda s: s.map(analyzer.simplify)
+        }
         result: Stmt = rewrite(bound, handlers)
         return result
 

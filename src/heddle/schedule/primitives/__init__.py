@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schedule primitives, one function each; `Schedule` has them as methods."""
 
+from heddle.schedule.primitives.block_iters import (
+    reorder_block_iter_var,
+    transform_block_layout,
+)
 from heddle.schedule.primitives.cache import cache_read, cache_write, set_scope
 from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
 from heddle.schedule.primitives.layout import transform_layout
@@ -17,8 +21,14 @@ from heddle.schedule.primitives.loops import (
     vectorize,
 )
 from heddle.schedule.primitives.move import compute_at, reverse_compute_at
+from heddle.schedule.primitives.padding import decompose_padding, pad_einsum
 from heddle.schedule.primitives.partition import loop_partition, merge
 from heddle.schedule.primitives.reduce import decompose_reduction
+from heddle.schedule.primitives.reindex import (
+    reindex,
+    reindex_cache_read,
+    reindex_cache_write,
+)
 from heddle.schedule.primitives.rfactor import rfactor
 from heddle.schedule.primitives.tensorize import blockize, tensorize
 
@@ -30,12 +40,18 @@ __all__ = [
     "cache_write",
     "compute_at",
     "compute_inline",
+    "decompose_padding",
     "decompose_reduction",
     "fuse",
     "loop_partition",
     "merge",
+    "pad_einsum",
     "parallel",
+    "reindex",
+    "reindex_cache_read",
+    "reindex_cache_write",
     "reorder",
+    "reorder_block_iter_var",
     "reverse_compute_at",
     "reverse_compute_inline",
     "rfactor",
@@ -43,6 +59,7 @@ __all__ = [
     "set_scope",
     "split",
     "tensorize",
+    "transform_block_layout",
     "transform_layout",
     "unannotate",
     "unroll",

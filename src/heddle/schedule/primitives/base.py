@@ -166,6 +166,12 @@ def _factors(sch: Schedule, name: str, where: str, value: Any) -> list[int | Non
     return result
 
 
+def _integers(sch: Schedule, name: str, where: str, value: Any) -> list[int]:
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(sch, name, where, "a list of integers", value)
+    return [_integer(sch, name, where, item) for item in value]
+
+
 def _string(sch: Schedule, name: str, where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong(sch, name, where, "a string", value)
@@ -198,6 +204,7 @@ _CHECKS: dict[str, Callable[[Any, str, str, Any], Any]] = {
     "LoopRef | BlockLike": _loop_or_block,
     "int": _integer,
     "Sequence[int | None]": _factors,
+    "Sequence[int]": _integers,
     "str": _string,
     "bool": _boolean,
     "object": _data,

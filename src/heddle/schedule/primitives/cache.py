@@ -82,12 +82,12 @@ def _copy_nest(name: str, source: Buffer, target: Buffer) -> tuple[Stmt, Block]:
     return for_nest(list(zip(loops, source.shape, strict=True)), block), block
 
 
-def _root_child(sch: Schedule, name: str, block: Block, others: Sequence[Block], why: str) -> Stmt:
+def root_child(sch: Schedule, name: str, block: Block, others: Sequence[Block], why: str) -> Stmt:
     """The statement directly below the root that holds `block`, and none of `others`."""
     path = sch.state.path(block)
-    child = _below_root(path)
+    child = below_root(path)
     for other in others:
-        if _below_root(sch.state.path(other)) is child:
+        if below_root(sch.state.path(other)) is child:
             raise fail(
                 sch,
                 name,
@@ -97,7 +97,8 @@ def _root_child(sch: Schedule, name: str, block: Block, others: Sequence[Block],
     return child
 
 
-def _below_root(path: list[Stmt]) -> Stmt:
+def below_root(path: list[Stmt]) -> Stmt:
+    """The statement of the root block on a path: past the root and its sequence."""
     # The root block, then perhaps a sequence, then the statement.
     position = 1
     while position < len(path) - 1 and hasattr(path[position], "stmts"):
@@ -123,7 +124,7 @@ def cache_read(sch: Schedule, block: BlockLike, read_index: int, scope: str) -> 
             sch, "cache_read", f"block `{node.name}` also writes `{buffer.name}`; use cache_write"
         )
     writers = [b for b in sch.state.writers.get(buffer, ()) if b is not node]
-    place = _root_child(sch, "cache_read", node, writers, f"writes `{buffer.name}`")
+    place = root_child(sch, "cache_read", node, writers, f"writes `{buffer.name}`")
     cached = _copy_of(sch.state, buffer, scope, scope)
     name = sch.state.fresh_block_name(cached.name)
     copy, _ = _copy_nest(name, buffer, cached)
@@ -151,12 +152,12 @@ def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -
     inside = {writer.name for writer in writers}
     readers = [b for b in sch.state.readers.get(buffer, ()) if b.name not in inside]
     why = f"reads `{buffer.name}`"
-    last = _root_child(sch, "cache_write", node, readers, why)
+    last = root_child(sch, "cache_write", node, readers, why)
     cached = _copy_of(sch.state, buffer, scope, scope)
     changes: dict[Stmt, Stmt | None] = {}
     for writer in writers:
         changes[writer] = replace_buffers(writer, {buffer: cached})
-        last = _root_child(sch, "cache_write", writer, readers, why)
+        last = root_child(sch, "cache_write", writer, readers, why)
     order = list(sch.state.block_links)
     for reader in readers:
         if order.index(reader.name) < order.index(writers[-1].name):

@@ -3,30 +3,21 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from heddle.arith import detect_iter_map
-from heddle.ir.expr import Expr, Var, as_expr, as_int, const
+from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import rewrite, substitute
-from heddle.schedule.affine import estimate
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.cache import buffer_of
+from heddle.schedule.primitives.index_map import extents_of, parse_index_map
 from heddle.schedule.refs import BlockLike
 from heddle.tir.build import load, store
 from heddle.tir.nodes import Buffer, BufferLoad, BufferRegion, BufferStore, Range, Stmt
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
-
-_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.FloorDiv: lambda a, b: a // b,
-    ast.Mod: lambda a, b: a % b,
-}
 
 
 @primitive
@@ -52,17 +43,13 @@ def transform_layout(
         raise fail(
             sch, name, f"`{buffer.name}` is a parameter of the function: its layout is given"
         )
-    variables, images = _parse(sch, index_map, buffer)
+    what = f"dimensions of `{buffer.name}`"
+    variables, images = parse_index_map(sch, name, index_map, buffer.ndim, what)
     domain = {var: (const(0), dim) for var, dim in zip(variables, buffer.shape, strict=True)}
     found = detect_iter_map(images, domain)
     if not found:
         raise fail(sch, name, f"`{index_map}` does not number the elements: {found.reason}")
-    shape = []
-    for image in images:
-        box = estimate(image, domain)
-        if box is None or box.low.terms or box.low.constant:
-            raise fail(sch, name, f"an index of `{index_map}` does not run from 0")
-        shape.append(box.extent)
+    shape = extents_of(sch, name, index_map, images, domain)
     new: Buffer = buffer.replace(shape=tuple(shape), strides=None)
     sch.set_func(
         sch.func.replace(body=_moved(sch, buffer, new, lambda old: _image(variables, images, old)))
@@ -92,41 +79,3 @@ def _moved(
     }
     result: Stmt = rewrite(sch.func.body, handlers, memo={old: new})
     return result
-
-
-# -- the index map ---------------------------------------------------------------------------
-
-
-def _parse(sch: Schedule, text: str, buffer: Buffer) -> tuple[list[Var], list[Expr]]:
-    """The parameters of an index map as variables, and its results over them."""
-    name = "transform_layout"
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise fail(sch, name, f"`index_map` is no Python expression: {error.msg}") from None
-    if not isinstance(tree, ast.Lambda):
-        raise fail(
-            sch,
-            name,
-            f'`index_map` must be a lambda such as "lambda i: (i // 4, i % 4)", got `{text}`',
-        )
-    variables = {argument.arg: Var(argument.arg) for argument in tree.args.args}
-    if len(variables) != buffer.ndim:
-        raise fail(
-            sch,
-            name,
-            f"`{buffer.name}` has {buffer.ndim} dimensions, `index_map` takes {len(variables)}",
-        )
-    body = tree.body.elts if isinstance(tree.body, ast.Tuple) else [tree.body]
-
-    def value(part: ast.expr) -> Expr:
-        if isinstance(part, ast.Name) and part.id in variables:
-            return variables[part.id]
-        if isinstance(part, ast.Constant) and type(part.value) is int:
-            return as_expr(part.value)
-        if isinstance(part, ast.BinOp) and type(part.op) in _OPERATORS:
-            made: Expr = _OPERATORS[type(part.op)](value(part.left), value(part.right))
-            return made
-        raise fail(sch, name, f"`index_map` cannot use `{ast.unparse(part)}`")
-
-    return list(variables.values()), [value(part) for part in body]

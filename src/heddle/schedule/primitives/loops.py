@@ -304,11 +304,14 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
     inside = {id(block) for block in blocks_below(node)}
     for block in blocks_below(node):
         depends = False
+        carried = {b.kind for b in block.iters if uses_var(b.binding, loop.var)}
+        # Lanes of one sum can be combined, those of several (a fused loop) cannot.
+        one_sum = carried == {IterKind.REDUCTION} and _combines(block)
         for bound in block.iters:
             if not uses_var(bound.binding, loop.var):
                 continue
             depends = True
-            if name == "vectorize" and bound.kind is IterKind.REDUCTION and _combines(block):
+            if name == "vectorize" and one_sum:
                 continue
             if bound.kind is not IterKind.SPATIAL:
                 raise fail(
