@@ -113,15 +113,25 @@ class _Plan:
         self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
-        # The larger operand goes by once, in the outer loop; the smaller one stays in the caches.
-        w_larger = self._bytes(facts.w) > self._bytes(facts.x)
-        outer = [*batch, *col_outer, *chunks] if w_larger else [*batch, *chunks, *col_outer]
+        columns_first = self._columns_outside()
+        outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
         sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
             self._pack(task)
         return row_outer[-1] if row_outer else task
+
+    def _columns_outside(self) -> bool:
+        """Whether tasks go over the columns in the outer loop.
+
+        Rows that only fit in the caches of all cores together are shared out, and `w` goes by for
+        each share. Otherwise the larger operand goes by once, in the outer loop.
+        """
+        rows, half = self._bytes(self.facts.x), self._cache(1) // 2
+        if rows > half and rows // self.target.cores <= half:
+            return False
+        return self._bytes(self.facts.w) > rows
 
     def _should_pack(self, row_outer: list[LoopRef]) -> bool:
         """Whether `w` is walked in long strides, often enough that copying a panel of it together
