@@ -141,7 +141,7 @@ def test_blockize_refuses_what_is_no_tile() -> None:
     other = Schedule(softmax())
     i = other.get_loops("M")[0]
     other.reverse_compute_at("E", i)
-    with pytest.raises(ScheduleError, match="directly nested.*`M`, `E`"):
+    with pytest.raises(ScheduleError, match=r"directly nested.*`M`, `E`"):
         other.blockize(i)
 
 

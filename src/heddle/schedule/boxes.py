@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from heddle.ir.expr import Expr, Var, as_int
+from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import substitute, uses_var
-from heddle.schedule.affine import Box1, affine, estimate, union
+from heddle.schedule.affine import Box1, estimate, union
 from heddle.schedule.state import State
 from heddle.tir.nodes import Block, Buffer, BufferRegion, For, Stmt
 
@@ -44,16 +44,27 @@ def region_box(
     region: BufferRegion, values: dict[Var, Expr], inner: dict[Var, tuple[Expr, Expr]]
 ) -> list[Box1 | None]:
     """A region of a block, with its iteration variables bound, while `inner` loops run."""
-    box: list[Box1 | None] = []
+    points, domain = region_points(region, values, inner)
+    return [None if index is None else estimate(index, domain) for index in points]
+
+
+def region_points(
+    region: BufferRegion, values: dict[Var, Expr], inner: dict[Var, tuple[Expr, Expr]]
+) -> tuple[list[Expr | None], dict[Var, tuple[Expr, Expr]]]:
+    """The indices that a region stands for and the loops that they run through: `inner`, and one
+    more for each dimension in which it is longer than one element. An index is None where that
+    length depends on `inner`."""
+    points: list[Expr | None] = []
+    domain = dict(inner)
     for part in region.ranges:
-        found = estimate(substitute(part.min, values), inner)
-        if found is not None and as_int(part.extent) != 1:
+        index: Expr | None = substitute(part.min, values)
+        if index is not None and as_int(part.extent) != 1:
             size = substitute(part.extent, values)
-            found = None if uses_var(size, set(inner)) else found
-            if found is not None:
-                found = Box1(found.low, affine(found.extent + size - 1).expr(), found.exact)
-        box.append(found)
-    return box
+            step = Var("step")
+            domain[step] = (const(0), size)
+            index = None if uses_var(size, set(inner)) else index + step
+        points.append(index)
+    return points, domain
 
 
 def _merge(a: list[Box1 | None], b: list[Box1 | None]) -> list[Box1 | None]:

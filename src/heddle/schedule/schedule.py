@@ -185,6 +185,7 @@ class Schedule:
     transform_layout = primitives.transform_layout
     blockize = primitives.blockize
     tensorize = primitives.tensorize
+    shift_to_unsigned = primitives.shift_to_unsigned
 
 
 def replay(trace: Trace, func: PrimFunc) -> Schedule:

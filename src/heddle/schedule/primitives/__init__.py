@@ -23,6 +23,7 @@ from heddle.schedule.primitives.loops import (
 from heddle.schedule.primitives.move import compute_at, reverse_compute_at
 from heddle.schedule.primitives.padding import decompose_padding, pad_einsum
 from heddle.schedule.primitives.partition import loop_partition, merge
+from heddle.schedule.primitives.prepare import shift_to_unsigned
 from heddle.schedule.primitives.reduce import decompose_reduction
 from heddle.schedule.primitives.reindex import (
     reindex,
@@ -57,6 +58,7 @@ __all__ = [
     "rfactor",
     "serial",
     "set_scope",
+    "shift_to_unsigned",
     "split",
     "tensorize",
     "transform_block_layout",

@@ -10,7 +10,7 @@ from heddle.ir.expr import Expr, Var, const, logical_and
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.affine import affine, is_product
-from heddle.schedule.boxes import loop_domain, loops_between, region_box
+from heddle.schedule.boxes import loop_domain, loops_between, region_box, region_points
 from heddle.schedule.primitives.base import fail
 from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.region import expr_key
@@ -38,17 +38,26 @@ def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> S
         inner = loop_domain(loops)
         for region in producer.writes:
             read = [r for r in node.reads if r.buffer is region.buffer]
-            indices = [substitute(part.min, values) for part in region.ranges]
-            if read and not is_product(indices, region_box(region, values, inner), inner):
-                if len({r.buffer for p in producers for r in p.writes}) > 1:
-                    raise fail(
-                        sch,
-                        _NAME,
-                        f"block `{node.name}` reads several buffers that the loop produces, and "
-                        f"its part of `{region.buffer.name}` is no box",
-                    )
-                _check_same_part(sch, node, region, producers, target)
-                return _mirrored(sch, node, read, producer, loops, indices)
+            points, domain = region_points(region, values, inner)
+            indices = [index for index in points if index is not None]
+            if not read or is_product(indices, region_box(region, values, inner), domain):
+                continue
+            if len(domain) > len(inner):
+                raise fail(
+                    sch,
+                    _NAME,
+                    f"block `{producer.name}` writes boxes of `{region.buffer.name}`, and what one "
+                    "iteration of the loop writes is none; move the block before blockize",
+                )
+            if len({r.buffer for p in producers for r in p.writes}) > 1:
+                raise fail(
+                    sch,
+                    _NAME,
+                    f"block `{node.name}` reads several buffers that the loop produces, and "
+                    f"its part of `{region.buffer.name}` is no box",
+                )
+            _check_same_part(sch, node, region, producers, target)
+            return _mirrored(sch, node, read, producer, loops, indices)
     return None
 
 

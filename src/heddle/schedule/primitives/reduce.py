@@ -13,6 +13,7 @@ from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import has_loops, point_reads
 from heddle.schedule.state import edit
+from heddle.tir.access import detect_access_regions
 from heddle.tir.build import TRUE, make_block, seq
 from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Stmt
 
@@ -140,6 +141,8 @@ def _init_nest(
     reads = point_reads([init], ())
     name = sch.state.fresh_block_name(f"{node.name}_init")
     made = make_block(name, iters, init, reads=reads, writes=writes, predicate=guard)
+    if has_loops(made):
+        made = made.replace(reads=detect_access_regions(made)[0])
     body: Stmt = made
     for old in reversed(kept):
         kind = ForKind.SERIAL if old.kind is ForKind.PARALLEL else old.kind

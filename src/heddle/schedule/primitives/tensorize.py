@@ -135,7 +135,7 @@ class _Tiles:
             self.sch,
             "blockize",
             f"`{bound.var.name}` of block `{self.block.name}`, bound to `{bound.binding}`, {why}: "
-            "the inner loops make no tile; split so that they cover whole tiles, or pad (pad_einsum)",
+            "the inner loops make no tile; split into whole tiles, or pad (pad_einsum)",
         )
 
     def outer_block(self, name: str) -> Block:
@@ -179,7 +179,7 @@ class _Tiles:
         init = substitute(self.block.init, self._values())
         used = [found for found in self.inner if uses_var(init, found.var)]
         fresh = {found.var: Var(found.var.name, found.var.dtype) for found in used}
-        body: Stmt = rewrite(init, {}, memo=dict(fresh))  # type: ignore[arg-type]
+        body: Stmt = rewrite(init, {}, memo=dict(fresh))
         kind = ForKind.VECTORIZED
         for found in reversed(used):
             if as_int(found.extent) is None:
