@@ -195,6 +195,10 @@ def _inspect(
     listing: Annotated[
         bool, typer.Option("--list", help="The names of the passes and of the kernels.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page of one kernel: its stages, code, roofline."),
+    ] = None,
     target: TargetName = "native",
     shape: ShapeList = None,
     quiet: Quiet = False,
@@ -216,6 +220,7 @@ def _inspect(
             schedule=schedule,
             assembly=asm,
             listing=listing,
+            html=html,
         )
 
 

@@ -10,6 +10,7 @@ from heddle.cli.models import Shapes, is_library
 from heddle.codegen import asm
 from heddle.driver.api import import_model
 from heddle.driver.pipeline import graph_pipeline
+from heddle.driver.workbench import report
 from heddle.ir import IRModule
 from heddle.ir.passes import Pipeline
 from heddle.schedule import Schedule
@@ -34,12 +35,15 @@ def run_inspect(
     schedule: bool,
     assembly: bool,
     listing: bool,
+    html: Path | None = None,
 ) -> None:
     """Print what was asked for."""
     if is_library(model):
         raise UserError(f"{model}: is a compiled library; inspect takes the model it was made from")
-    if after is not None and (kernel or schedule or assembly or listing):
+    if after is not None and (kernel or schedule or assembly or listing or html):
         raise UserError("--pass prints a whole module: it does not go with the other options")
+    if html is not None and (schedule or assembly or listing):
+        raise UserError("--html writes every stage of a kernel: it goes with --kernel alone")
     device = parse(target)
     pipeline = graph_pipeline(device)
     if after is not None and after != _IMPORT:
@@ -51,7 +55,9 @@ def run_inspect(
             progress("passes", None)
             stop = after or _before_schedule(pipeline)
             module = pipeline.run(module, stop_after=stop)
-    if listing:
+    if html is not None:
+        _write_page(module, device, console, kernel, html)
+    elif listing:
         _list(module, pipeline, console)
     elif kernel or schedule or assembly:
         _print_kernels(module, device, console, kernel, schedule=schedule, assembly=assembly)
@@ -138,6 +144,24 @@ def _one_kernel(
         entry["assembly"] = asm(after, device)
         parts.append(f"# {name}\n{entry['assembly']}")
     return "\n\n".join(parts), entry
+
+
+def _write_page(
+    module: IRModule, device: Target, console: Console, wanted: str | None, path: Path
+) -> None:
+    """Write the page of one kernel."""
+    kernels = _kernels(module)
+    if wanted is None and len(kernels) == 1:
+        wanted = next(iter(kernels))
+    if wanted is None or wanted not in kernels:
+        known = ", ".join(f"`{name}`" for name in kernels) or "none"
+        what = "--html needs --kernel" if wanted is None else f"there is no kernel `{wanted}`"
+        raise UserError(f"{what}; the kernels of the model: {known}")
+    func = kernels[wanted]
+    func = func.replace(attrs={**func.attrs, "name": wanted})
+    scheduled = _schedule_of(func, device)
+    report(Schedule(func) if scheduled is None else scheduled, path, target=device)
+    console.result(f"{path}: the stages of `{wanted}`", {"kernel": wanted, "html": str(path)})
 
 
 def _schedule_of(func: PrimFunc, device: Target) -> Schedule | None:

@@ -13,7 +13,7 @@ from heddle.support import UserError
 Insertion: TypeAlias = "tuple[str, str, Pass | Callable[[IRModule], IRModule]]"
 """("after" or "before" or "replace", name of a pass, the pass: a function from module to module)"""
 
-_PLACES: Final = {"before": Pipeline.before, "after": Pipeline.after, "replace": Pipeline.replaced}
+_PLACES: Final = {"before": "before", "after": "after", "replace": "replaced"}
 
 
 def with_passes(pipeline: Pipeline, insertions: Sequence[Insertion]) -> Pipeline:
@@ -29,7 +29,8 @@ def with_passes(pipeline: Pipeline, insertions: Sequence[Insertion]) -> Pipeline
         place, beside, step = insertion
         if place not in _PLACES:
             raise UserError(f"{where}: {place!r} is no place; there are {', '.join(_PLACES)}")
-        pipeline = _PLACES[place](pipeline, beside, _as_pass(step, where))
+        made = _as_pass(step, where)
+        pipeline = getattr(pipeline, _PLACES[place])(beside, made)
     return pipeline
 
 
@@ -50,7 +51,7 @@ class _Checked:
         self.run = run
 
     def __call__(self, module: IRModule) -> IRModule:
-        result = self.run(module)
+        result: object = self.run(module)
         if not isinstance(result, IRModule):
             kind = type(result).__name__
             raise UserError(f"pass `{self.name}` must give an IRModule, it gave {kind}")

@@ -194,8 +194,8 @@ def _difference(
                 f"result {number} is {have.dtype} of shape {have.shape} instead of "
                 f"{want.dtype} of shape {want.shape}"
             )
-        error, where = largest_difference(want, have)
-        if not error <= _TOLERANCE.get(want.dtype.name, 0.0):
+        size, where = largest_difference(want, have)
+        if not size <= _TOLERANCE.get(want.dtype.name, 0.0):
             return f"result {number} at {list(where)} is {have[where]} instead of {want[where]}"
     return None
 

@@ -151,6 +151,7 @@ class Schedule:
     check = workbench.check
     bench = workbench.bench
     asm = workbench.asm
+    report = workbench.report
 
     # -- the primitives ----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 
 from heddle.driver.workbench.assembly import Assembly, asm
 from heddle.driver.workbench.bench import BenchResult, bench
+from heddle.driver.workbench.report import report, report_page
 from heddle.driver.workbench.values import CheckResult, check
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "asm",
     "bench",
     "check",
+    "report",
+    "report_page",
 ]

@@ -155,4 +155,7 @@ def _with_open_buffers(func: PrimFunc) -> PrimFunc:
     used = [b for b in root.alloc_buffers if b in state.readers or b in state.writers]
     opened = [b for b in used if b not in state.readers or b not in state.writers]
     kept: tuple[Buffer, ...] = tuple(b for b in used if b not in opened)
-    return func.replace(params=(*func.params, *opened), body=root.replace(alloc_buffers=kept))
+    result: PrimFunc = func.replace(
+        params=(*func.params, *opened), body=root.replace(alloc_buffers=kept)
+    )
+    return result

@@ -102,7 +102,7 @@ class Place:
     vector: For | None
     sizes: Sizes
     private: Mapping[Buffer, int]
-    """Buffers that live inside a loop, with the number of loops around them."""
+    """Intermediate buffers, with the number of loops around them."""
 
     @property
     def lanes(self) -> int:
@@ -155,10 +155,11 @@ def place_of(state: State, block: Block, sizes: Sizes) -> Place:
 
 
 def _private(state: State, block: Block, loops: Sequence[For]) -> dict[Buffer, int]:
-    """The local buffers of a block, with how many of its loops all their users share."""
+    """The intermediate buffers of a block, with how many of its loops all their users share:
+    lowering gives such a buffer only the elements that one iteration of these needs."""
     found = {}
     for buffer in dict.fromkeys(region.buffer for region in (*block.reads, *block.writes)):
-        if buffer.scope != "local" or state.is_parameter(buffer):
+        if state.is_parameter(buffer):
             continue
         shared = set(loops)
         for user in (*state.readers.get(buffer, ()), *state.writers.get(buffer, ())):
