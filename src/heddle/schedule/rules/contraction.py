@@ -113,7 +113,8 @@ class _Plan:
         self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
-        columns_first = self._columns_outside()
+        # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
+        columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
         sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
@@ -121,17 +122,6 @@ class _Plan:
         if row_outer and self._should_pack(row_outer):
             self._pack(task)
         return row_outer[-1] if row_outer else task
-
-    def _columns_outside(self) -> bool:
-        """Whether tasks go over the columns in the outer loop.
-
-        Rows that only fit in the caches of all cores together are shared out, and `w` goes by for
-        each share. Otherwise the larger operand goes by once, in the outer loop.
-        """
-        rows, half = self._bytes(self.facts.x), self._cache(1) // 2
-        if rows > half and rows // self.target.cores <= half:
-            return False
-        return self._bytes(self.facts.w) > rows
 
     def _should_pack(self, row_outer: list[LoopRef]) -> bool:
         """Whether `w` is walked in long strides, often enough that copying a panel of it together
@@ -262,9 +252,12 @@ class _Plan:
     ) -> tuple[list[LoopRef], list[LoopRef], list[LoopRef]]:
         """(loops that become tasks, loops walked inside a task, the unrolled rows of a tile).
 
-        Rows become tasks only as far as the `tasks` that other axes give are too few.
+        Every core gets a share of the rows, if there are enough: it then finds in its own cache
+        the rows that it wrote in the layer before. More tasks are made of rows where the `tasks`
+        that other axes give are too few.
         """
         sch = self.sch
+        self.shares_rows = False
         if not row_loops:
             return [], [], []
         *outer, last = row_loops
@@ -277,7 +270,12 @@ class _Plan:
         inside.append(inner)
         chunks: list[LoopRef] = []
         walked: list[LoopRef] = []
-        wanted = math.ceil(_TASKS_PER_CORE * self.target.cores / tasks)
+        cores = self.target.cores
+        wanted = math.ceil(_TASKS_PER_CORE * cores / tasks)
+        row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in (*outer, tiles))
+        self.shares_rows = row_tiles >= cores
+        if self.shares_rows:
+            wanted = max(wanted, cores)
         for loop in (*outer, tiles):
             extent = extent_of(sch, loop)
             if wanted <= 1:
