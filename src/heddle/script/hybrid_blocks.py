@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from heddle.arith import Analyzer
 from heddle.ir.expr import Expr, Var, add, as_int, const
 from heddle.ir.node import Node
 from heddle.ir.structural import structural_equal
@@ -39,6 +40,7 @@ from heddle.tir.nodes import (
     ForKind,
     IterKind,
     IterVar,
+    LetStmt,
     Seq,
     Stmt,
 )
@@ -219,16 +221,7 @@ def _among(store: BufferStore, others: Iterable[BufferStore]) -> bool:
 
 
 def _same(left: Sequence[Expr], right: Sequence[Expr]) -> bool:
-    return all(_equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def _equal(a: Expr, b: Expr) -> bool:
-    """Equal and over the same variables (structure alone does not tell free names apart)."""
-    if not structural_equal(a, b):
-        return False
-    first = [found for found in pre_order(a) if isinstance(found, Var)]
-    second = [found for found in pre_order(b) if isinstance(found, Var)]
-    return all(x is y for x, y in zip(first, second, strict=True))
+    return all(structural_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def _stores(root: Node) -> list[BufferStore]:
@@ -246,16 +239,23 @@ def _check(body: Stmt, axes: Sequence[_Axis], local: set[Buffer]) -> None:
     """Raise `UserError` where iterations of an axis certainly are not what its type says."""
     stores = [found for found in _stores(body) if found.buffer not in local]
     loads = [found for found in _loads(body) if found.buffer not in local]
-    for axis in axes:
+    inner = {found.var for found in pre_order(body) if isinstance(found, (For, LetStmt))}
+    for place, axis in enumerate(axes):
         if as_int(axis.loop.extent) == 1:
             continue
         if axis.kind is IterKind.SPATIAL:
-            _check_data_par(axis.loop, stores, loads)
+            changing = inner | {other.loop.var for other in axes[place:]}
+            _check_data_par(axis.loop, stores, loads, changing)
         elif axis.kind is IterKind.REDUCTION:
             _check_reduce(axis.loop, stores, loads)
 
 
-def _check_data_par(loop: For, stores: Sequence[BufferStore], loads: Sequence[BufferLoad]) -> None:
+def _check_data_par(
+    loop: For,
+    stores: Sequence[BufferStore],
+    loads: Sequence[BufferLoad],
+    changing: set[Var],
+) -> None:
     name, var = loop.var.name, loop.var
     for store in stores:
         if not any(uses_var(index, var) for index in store.indices):
@@ -266,7 +266,7 @@ def _check_data_par(loop: For, stores: Sequence[BufferStore], loads: Sequence[Bu
             )
     for load in loads:
         for store in stores:
-            if store.buffer is load.buffer and _crosses(var, store, load):
+            if store.buffer is load.buffer and _crosses(var, store, load, changing):
                 raise UserError(
                     f"iterations of the data_par loop `{name}` read `{_text(load)}`, which other "
                     f"iterations write (`{_text(store)}`); a loop whose iterations run in order "
@@ -275,13 +275,18 @@ def _check_data_par(loop: For, stores: Sequence[BufferStore], loads: Sequence[Bu
                 )
 
 
-def _crosses(var: Var, store: BufferStore, load: BufferLoad) -> bool:
-    """Whether an iteration may read what another one writes."""
-    return all(
-        not _equal(written, read)
-        for written, read in zip(store.indices, load.indices, strict=True)
-        if uses_var(written, var)
-    )
+def _crosses(var: Var, store: BufferStore, load: BufferLoad, changing: set[Var]) -> bool:
+    """Whether an iteration may read what another one writes. `changing`: the variables that are
+    not the same in all iterations."""
+    for written, read in zip(store.indices, load.indices, strict=True):
+        if uses_var(written, var):
+            if structural_equal(written, read):
+                return False
+        elif not uses_var(written, changing) and not uses_var(read, changing):
+            distance = as_int(Analyzer().simplify(read - written))
+            if distance:  # another row altogether
+                return False
+    return True
 
 
 def _check_reduce(loop: For, stores: Sequence[BufferStore], loads: Sequence[BufferLoad]) -> None:

@@ -39,8 +39,8 @@ def scan(init: Tensors, update: Tensors, state: Tensors, name: str = "scan") -> 
     """The tensor whose first rows are `init` and whose further rows are `update`, in order.
 
     state: a placeholder of the result's shape: in `update`, `state[t - 1, ...]` is an earlier row
-    of the result. init: computes of the first rows. update: a compute of the whole shape, of which the
-    rows after those of `init` are used. With sequences of tensors, several results are computed
+    of the result. init: computes of the first rows. update: a compute of the whole shape, of which
+    the rows after those of `init` are used. With sequences of tensors, several results are computed
     together, row by row, and a tuple is given.
 
     Raises `UserError` when shapes or dtypes differ, or an update reads no earlier row.

@@ -42,8 +42,7 @@ def detect_access_regions(block: Block) -> tuple[Regions, Regions]:
     writes = tuple(region for region in finder.writes if region.buffer not in local)
     reads = tuple(region for region in finder.reads if region.buffer not in local)
     if any(axis.kind is IterKind.REDUCTION for axis in block.iters):
-        accumulators = {region.buffer for region in writes}
-        reads = tuple(region for region in reads if region.buffer not in accumulators)
+        reads = tuple(region for region in reads if not _among(writes, region))
     return reads, writes
 
 
@@ -104,11 +103,15 @@ class _Finder:
 
 
 def _add(found: list[BufferRegion], region: BufferRegion) -> None:
-    if not any(
+    if not _among(found, region):
+        found.append(region)
+
+
+def _among(found: Iterable[BufferRegion], region: BufferRegion) -> bool:
+    return any(
         other.buffer is region.buffer and structural_equal(other.ranges, region.ranges)
         for other in found
-    ):
-        found.append(region)
+    )
 
 
 def _grow(low: Range, extent: Expr) -> Range:

@@ -76,10 +76,10 @@ class ExpressionWriter:
         name = self.temporaries.get(value)
         if name is not None:
             return Text(name)
+        scalar(value.dtype)
         handler = _HANDLERS.get(type(value))
         if handler is None:
             raise UserError(f"the C target has no code for {type(value).__name__}", span=value.span)
-        scalar(value.dtype)
         made: Text = handler(self, value, index or is_index(value))
         return made
 
