@@ -107,6 +107,25 @@ def _unpad(rng: random.Random, sch: Schedule) -> None:
         sch.decompose_padding(block, rng.choice(loops))
 
 
+def _epilogue(rng: random.Random, sch: Schedule) -> None:
+    blocks = [block.name for block in sch.get_blocks()]
+    sch.fuse_reduction_epilogue(rng.choice(blocks), rng.choice(blocks))
+
+
+def _sampled_split(rng: random.Random, sch: Schedule) -> None:
+    loop = _some_loop(rng, sch)
+    sch.split(loop, sch.sample_perfect_tile(loop, n=rng.choice([2, 3])))
+
+
+def _sampled_move(rng: random.Random, sch: Schedule) -> None:
+    block = _some_block(rng, sch)
+    sch.compute_at(block, sch.sample_compute_location(block))
+
+
+def _align(rng: random.Random, sch: Schedule) -> None:
+    sch.storage_align(_some_block(rng, sch), 0, 0, rng.choice([4, 16]), rng.choice([0, 1]))
+
+
 ACTIONS = {
     "split": (_split, 6),
     "fuse": (_fuse, 3),
@@ -134,6 +153,10 @@ ACTIONS = {
     ),
     "cache_write": (lambda rng, sch: sch.cache_write(_some_block(rng, sch), 0, "local"), 2),
     "reindex": (_reindex, 4),
+    "fuse_reduction_epilogue": (_epilogue, 4),
+    "sample_perfect_tile": (_sampled_split, 3),
+    "sample_compute_location": (_sampled_move, 2),
+    "storage_align": (_align, 1),
     "pad_einsum": (_pad, 2),
     "decompose_padding": (_unpad, 3),
     "rfactor": (_rfactor, 3),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from heddle.ir.expr import Var
@@ -21,9 +21,11 @@ class BlockRef:
 
 @dataclass(frozen=True, slots=True)
 class LoopRef:
-    """A loop, by the identity of its variable."""
+    """A loop, by the identity of its variable. `alias` is its name in a trace, where the step that
+    gave it may give another loop in another replay."""
 
     var: Var
+    alias: str | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -32,6 +34,19 @@ class LoopRef:
 
     def __repr__(self) -> str:
         return f"loop `{self.var.name}`"
+
+
+class Sampled(int):
+    """An integer that a sampling primitive drew; `name` is what the trace calls it."""
+
+    name: str
+
+    @staticmethod
+    def named(value: int, name: str) -> Sampled:
+        """`value`, called `name`."""
+        made = Sampled(value)
+        made.name = name
+        return made
 
 
 BlockLike: TypeAlias = BlockRef | str

@@ -12,14 +12,15 @@ func = sch.func
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 from heddle.schedule import primitives, workbench
 from heddle.schedule.errors import ScheduleError
 from heddle.schedule.primitives.base import PRIMITIVES
-from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
+from heddle.schedule.refs import BlockLike, BlockRef, LoopRef, Sampled
 from heddle.schedule.state import State, blocks_below
-from heddle.schedule.trace import LoopName, Trace
+from heddle.schedule.trace import LoopName, Trace, ValueName
 from heddle.support import UserError
 from heddle.tir.nodes import Block, For, PrimFunc, Stmt
 
@@ -34,12 +35,16 @@ class Schedule:
     nothing. `trace` holds what was done.
     """
 
-    def __init__(self, func: PrimFunc) -> None:
+    def __init__(self, func: PrimFunc, *, seed: int = 0) -> None:
         if not isinstance(func, PrimFunc) or not isinstance(func.body, Block):
             raise UserError(f"Schedule needs a PrimFunc with a root block, got {func!r}")
         self._func = func
         self._state: State | None = None
         self.trace = Trace()
+        self.random = Random(seed)
+        """Where sampling primitives draw from."""
+        self.decided: object = None
+        """What the sampling primitive that runs has decided."""
         self.original = func
         """The function that the schedule was made from."""
         self.before_step: PrimFunc | None = None
@@ -58,6 +63,11 @@ class Schedule:
         if self._state is None:
             self._state = State(self._func)
         return self._state
+
+    def take_decision(self) -> object:
+        """What the sampling primitive that ran last has decided, once (primitives only)."""
+        decision, self.decided = self.decided, None
+        return decision
 
     # -- looking around ----------------------------------------------------------------------
 
@@ -139,7 +149,11 @@ class Schedule:
         `state` is the one that the arguments belong to."""
         for value in arguments.values():
             for item in value if isinstance(value, (tuple, list)) else (value,):
-                if isinstance(item, LoopRef) and item.var not in self.trace.names:
+                if (
+                    isinstance(item, LoopRef)
+                    and item.alias is None
+                    and item.var not in self.trace.names
+                ):
                     block = blocks_below(state.loop(item.var))[0]
                     loops = [LoopRef(node.var) for node in state.loops(block)]
                     self.trace.add("get_loops", {"block": block.name}, loops)
@@ -176,6 +190,12 @@ class Schedule:
     rfactor = primitives.rfactor
     loop_partition = primitives.loop_partition
     merge = primitives.merge
+    fuse_reduction_epilogue = primitives.fuse_reduction_epilogue
+    storage_align = primitives.storage_align
+    sample_categorical = primitives.sample_categorical
+    sample_perfect_tile = primitives.sample_perfect_tile
+    sample_partitioned_tile = primitives.sample_partitioned_tile
+    sample_compute_location = primitives.sample_compute_location
     reindex = primitives.reindex
     reindex_cache_read = primitives.reindex_cache_read
     reindex_cache_write = primitives.reindex_cache_write
@@ -189,20 +209,28 @@ class Schedule:
     shift_to_unsigned = primitives.shift_to_unsigned
 
 
-def replay(trace: Trace, func: PrimFunc) -> Schedule:
+def replay(trace: Trace, func: PrimFunc, *, seed: int = 0) -> Schedule:
     """Apply the steps of a trace to a function like the one it was recorded on.
+
+    Sampling steps repeat their decisions; those without one (see `Trace.with_decisions`) are drawn
+    from `seed`.
 
     Raises `ScheduleError` when a step does not apply, `UserError` when the trace names a primitive
     or loop that does not exist.
     """
-    sch = Schedule(func)
+    sch = Schedule(func, seed=seed)
     loops: dict[str, LoopRef] = {}
+    drawn: dict[str, Sampled] = {}
 
     def decode(value: Any) -> Any:
         if isinstance(value, LoopName):
             if value.name not in loops:
                 raise UserError(f"trace: no earlier step names a loop `{value.name}`")
             return loops[value.name]
+        if isinstance(value, ValueName):
+            if value.name not in drawn:
+                raise UserError(f"trace: no earlier step names a number `{value.name}`")
+            return drawn[value.name]
         if isinstance(value, list):
             return [decode(item) for item in value]
         return value
@@ -217,7 +245,11 @@ def replay(trace: Trace, func: PrimFunc) -> Schedule:
                 raise UserError(f"trace: there is no primitive `{step.primitive}`")
             variadic = [decode(item) for item in arguments.pop(known.variadic or "", ())]
             result = known.call(sch, *variadic, **arguments)
-        results = [result] if isinstance(result, LoopRef) else result or []
-        found = [item for item in results if isinstance(item, LoopRef)] if step.results else []
-        loops.update(zip(step.results, found, strict=False))
+        results = result if isinstance(result, list) else [result]
+        found = [item for item in results if isinstance(item, (LoopRef, Sampled))]
+        for name, item in zip(step.results, found, strict=False):
+            if isinstance(item, LoopRef):
+                loops[name] = item
+            else:
+                drawn[name] = item
     return sch

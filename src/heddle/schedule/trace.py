@@ -10,12 +10,12 @@ sch.parallel(i_0)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from heddle.ir.expr import Var
-from heddle.schedule.refs import BlockRef, LoopRef
+from heddle.schedule.refs import BlockRef, LoopRef, Sampled
 from heddle.schedule.state import fresh_name
 from heddle.support import UserError
 
@@ -31,9 +31,19 @@ class LoopName:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueName:
+    """A drawn integer inside a trace: the name that an earlier step gave it."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One call: `arguments` by parameter name (loops as `LoopName`, blocks as their names), and the
-    names given to the loops that it returned."""
+    names given to the loops or drawn integers that it returned."""
 
     primitive: str
     arguments: Mapping[str, Any]
@@ -53,7 +63,7 @@ class Step:
         call = f"sch.{self.primitive}({', '.join(parts)})"
         if not self.results:
             return call
-        tail = "," if len(self.results) == 1 and known is not None and known.returns_list else ""
+        tail = "," if len(self.results) == 1 and (known is None or known.returns_list) else ""
         return f"{', '.join(self.results)}{tail} = {call}"
 
 
@@ -91,15 +101,58 @@ class Trace:
             self.taken.add(name)
         return name
 
-    def add(self, primitive: str, arguments: Mapping[str, Any], loops: list[LoopRef]) -> None:
-        """Record a call that returned `loops`."""
+    def add(
+        self, primitive: str, arguments: Mapping[str, Any], results: Sequence[LoopRef | Sampled]
+    ) -> None:
+        """Record a call that returned `results`."""
         encoded = {name: self._encode(value) for name, value in arguments.items()}
-        results = tuple(self.name_loop(loop.var) for loop in loops)
-        self.steps.append(Step(primitive, encoded, results))
+        names = tuple(
+            found.name if isinstance(found, Sampled) else found.alias or self.name_loop(found.var)
+            for found in results
+        )
+        self.steps.append(Step(primitive, encoded, names))
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing has in this trace."""
+        name = fresh_name(stem, self.taken)
+        self.taken.add(name)
+        return name
+
+    def fresh_value(self) -> str:
+        """A name for a drawn integer: v0, v1, ..."""
+        number = 0
+        while f"v{number}" in self.taken:
+            number += 1
+        return self.fresh(f"v{number}")
+
+    def decisions(self) -> list[Any]:
+        """What the sampling steps decided, in order."""
+        return [step.arguments["decision"] for step in self.steps if "decision" in step.arguments]
+
+    def with_decisions(self, decisions: Sequence[Any]) -> Trace:
+        """The same steps with other decisions, one for each sampling step (None: drawn anew).
+
+        Raises `UserError` when there are more or fewer than sampling steps.
+        """
+        if len(decisions) != len(self.decisions()):
+            raise UserError(
+                f"with_decisions: the trace has {len(self.decisions())} sampling steps, got "
+                f"{len(decisions)} decisions"
+            )
+        rest = iter(decisions)
+        steps = [
+            replace(step, arguments={**step.arguments, "decision": next(rest)})
+            if "decision" in step.arguments
+            else step
+            for step in self.steps
+        ]
+        return Trace(steps)
 
     def _encode(self, value: Any) -> Any:
         if isinstance(value, LoopRef):
-            return LoopName(self.names[value.var])
+            return LoopName(value.alias or self.names[value.var])
+        if isinstance(value, Sampled):
+            return ValueName(value.name)
         if isinstance(value, BlockRef):
             return value.name
         if isinstance(value, (tuple, list)):
@@ -121,7 +174,7 @@ class Trace:
             {"primitive": s.primitive, "arguments": s.arguments, "results": s.results}
             for s in self.steps
         ]
-        return json.dumps(rows, default=lambda loop: {"loop": loop.name})
+        return json.dumps(rows, default=_name_data)
 
     @staticmethod
     def from_json(text: str) -> Trace:
@@ -141,7 +194,13 @@ class Trace:
         return Trace(steps)
 
 
+def _name_data(name: LoopName | ValueName) -> dict[str, str]:
+    return {"loop" if isinstance(name, LoopName) else "value": name.name}
+
+
 def _decode(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"value"}:
+        return ValueName(value["value"])
     if isinstance(value, dict) and value.keys() == {"loop"}:
         return LoopName(value["loop"])
     if isinstance(value, list):

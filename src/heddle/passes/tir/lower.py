@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from heddle.passes.tir.align_storage import align_storage
 from heddle.passes.tir.flatten import flatten, verify_flat
 from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
 from heddle.passes.tir.partition_loops import partition_loops
@@ -34,6 +35,7 @@ def _nothing_to_check(_func: PrimFunc) -> None:
 LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("drop_unit_loops", _any_target(remove_no_op), _nothing_to_check),
     ("compact_buffers", _any_target(compact_buffers), _nothing_to_check),
+    ("align_storage", _any_target(align_storage), _nothing_to_check),
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
     ("flatten", _any_target(flatten), verify_flat),
     ("tensor_intrinsics", place_tensor_intrinsics, _nothing_to_check),

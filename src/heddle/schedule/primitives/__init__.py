@@ -6,8 +6,9 @@ from heddle.schedule.primitives.block_iters import (
     transform_block_layout,
 )
 from heddle.schedule.primitives.cache import cache_read, cache_write, set_scope
+from heddle.schedule.primitives.epilogue import fuse_reduction_epilogue
 from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
-from heddle.schedule.primitives.layout import transform_layout
+from heddle.schedule.primitives.layout import storage_align, transform_layout
 from heddle.schedule.primitives.loops import (
     add_unit_loop,
     annotate,
@@ -31,6 +32,12 @@ from heddle.schedule.primitives.reindex import (
     reindex_cache_write,
 )
 from heddle.schedule.primitives.rfactor import rfactor
+from heddle.schedule.primitives.sample import (
+    sample_categorical,
+    sample_compute_location,
+    sample_partitioned_tile,
+    sample_perfect_tile,
+)
 from heddle.schedule.primitives.tensorize import blockize, tensorize
 
 __all__ = [
@@ -44,6 +51,7 @@ __all__ = [
     "decompose_padding",
     "decompose_reduction",
     "fuse",
+    "fuse_reduction_epilogue",
     "loop_partition",
     "merge",
     "pad_einsum",
@@ -56,10 +64,15 @@ __all__ = [
     "reverse_compute_at",
     "reverse_compute_inline",
     "rfactor",
+    "sample_categorical",
+    "sample_compute_location",
+    "sample_partitioned_tile",
+    "sample_perfect_tile",
     "serial",
     "set_scope",
     "shift_to_unsigned",
     "split",
+    "storage_align",
     "tensorize",
     "transform_block_layout",
     "transform_layout",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from heddle.schedule.errors import ScheduleError
-from heddle.schedule.refs import BlockRef, LoopRef
+from heddle.schedule.refs import BlockRef, LoopRef, Sampled
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -66,7 +66,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
                 given[parameter] = checks[parameter](sch, value)
         before, state = sch.func, sch.state
         try:
-            rest = {key: value for key, value in given.items() if key != variadic}
+            rest = {key: _plain(value) for key, value in given.items() if key != variadic}
             result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[arg-type]
         except Exception:
             sch.set_func(before)
@@ -74,7 +74,11 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
         sch.before_step = before
         recorded = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
         sch.name_loops_of(given, state)
-        sch.trace.add(name, recorded, _loops_of(result))
+        decision = sch.take_decision()
+        if decision is not None:
+            recorded["decision"] = decision
+            result = _remembered(sch, result)
+        sch.trace.add(name, recorded, _results_of(result))
         return result
 
     returns_list = str(function.__annotations__.get("return", "")).startswith("list")
@@ -83,11 +87,29 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", call)
 
 
-def _loops_of(result: Any) -> list[LoopRef]:
-    if isinstance(result, LoopRef):
+def _results_of(result: Any) -> list[LoopRef | Sampled]:
+    if isinstance(result, (LoopRef, Sampled)):
         return [result]
     items = result if isinstance(result, list) else []
-    return [item for item in items if isinstance(item, LoopRef)]
+    return [item for item in items if isinstance(item, (LoopRef, Sampled))]
+
+
+def _remembered(sch: Schedule, result: Any) -> Any:
+    """What a sampling primitive returned, with names for the trace."""
+    if isinstance(result, list):
+        return [_remembered(sch, item) for item in result]
+    if isinstance(result, LoopRef):
+        return LoopRef(result.var, sch.trace.fresh(result.alias or result.name))
+    return Sampled.named(result, sch.trace.fresh_value())
+
+
+def _plain(value: Any) -> Any:
+    """An argument without the memory of where its integers come from."""
+    if isinstance(value, Sampled):
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
 
 
 # -- one check per kind of argument, found by its annotation ----------------------------------
@@ -147,7 +169,7 @@ def _loop_or_block(sch: Schedule, name: str, where: str, value: Any) -> LoopRef 
 def _integer(sch: Schedule, name: str, where: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise _wrong(sch, name, where, "an integer", value)
-    return int(value)
+    return value if isinstance(value, Sampled) else int(value)
 
 
 def _factors(sch: Schedule, name: str, where: str, value: Any) -> list[int | None]:
@@ -157,7 +179,7 @@ def _factors(sch: Schedule, name: str, where: str, value: Any) -> list[int | Non
     for item in value:
         if item is not None and (isinstance(item, bool) or not hasattr(item, "__index__")):
             raise _wrong(sch, name, where, "a list of integers with at most one None", value)
-        result.append(None if item is None else int(item))
+        result.append(item if item is None or isinstance(item, Sampled) else int(item))
     if result.count(None) > 1:
         raise _wrong(sch, name, where, "a list of integers with at most one None", value)
     for factor in result:
@@ -170,6 +192,19 @@ def _integers(sch: Schedule, name: str, where: str, value: Any) -> list[int]:
     if not isinstance(value, (list, tuple)):
         raise _wrong(sch, name, where, "a list of integers", value)
     return [_integer(sch, name, where, item) for item in value]
+
+
+def _numbers(sch: Schedule, name: str, where: str, value: Any) -> list[float]:
+    numbers = isinstance(value, (list, tuple)) and all(
+        isinstance(item, (int, float)) and not isinstance(item, bool) for item in value
+    )
+    if not numbers:
+        raise _wrong(sch, name, where, "a list of numbers", value)
+    return [float(item) for item in value]
+
+
+def _or_none(check: Callable[[Any, str, str, Any], Any]) -> Callable[[Any, str, str, Any], Any]:
+    return lambda sch, name, where, value: None if value is None else check(sch, name, where, value)
 
 
 def _string(sch: Schedule, name: str, where: str, value: Any) -> str:
@@ -205,6 +240,9 @@ _CHECKS: dict[str, Callable[[Any, str, str, Any], Any]] = {
     "int": _integer,
     "Sequence[int | None]": _factors,
     "Sequence[int]": _integers,
+    "Sequence[int] | None": _or_none(_integers),
+    "Sequence[float]": _numbers,
+    "int | None": _or_none(_integer),
     "str": _string,
     "bool": _boolean,
     "object": _data,

@@ -75,7 +75,7 @@ def intermediate(sch: Schedule, name: str, block: Block, buffer: Buffer) -> None
         raise fail(sch, name, f"`{buffer.name}` is also written by {others}")
 
 
-def _inverse(
+def inverse_of(
     sch: Schedule, name: str, block: Block, indices: tuple[Expr, ...], what: str
 ) -> dict[Var, int]:
     """Which dimension gives each iteration variable: `indices` must be distinct variables (or
@@ -115,7 +115,7 @@ def compute_inline(sch: Schedule, block: BlockLike) -> None:
     store = single_store(sch, "compute_inline", node)
     buffer = store.buffer
     intermediate(sch, "compute_inline", node, buffer)
-    where = _inverse(sch, "compute_inline", node, store.indices, "writes")
+    where = inverse_of(sch, "compute_inline", node, store.indices, "writes")
     readers = [b for b in sch.state.readers.get(buffer, ()) if b is not node]
     if not readers:
         raise fail(
@@ -167,11 +167,11 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
     target = single_store(sch, name, producer)
     buffer = target.buffer
     intermediate(sch, name, producer, buffer)
-    _inverse(sch, name, producer, target.indices, "writes")
+    inverse_of(sch, name, producer, target.indices, "writes")
     others = [b.name for b in sch.state.readers.get(buffer, ()) if b is not node]
     if others:
         raise fail(sch, name, f"`{buffer.name}` is also read by {others}")
-    where = _inverse(sch, name, node, load.indices, f"reads `{buffer.name}`")
+    where = inverse_of(sch, name, node, load.indices, f"reads `{buffer.name}`")
     values: dict[Var, Expr] = {
         b.var: target.indices[where[b.var]] if b.var in where else const(0) for b in node.iters
     }

@@ -56,6 +56,45 @@ def transform_layout(
     )
 
 
+@primitive
+def storage_align(
+    sch: Schedule, block: BlockLike, write_index: int, axis: int, factor: int, offset: int
+) -> None:
+    """Give an intermediate buffer rows whose distance in memory suits the machine.
+
+        P = alloc((64, 64))   ->   P = alloc((64, 64), strides=(72, 1))    # axis 0, 32, 8
+
+    In the lowered function, the stride of dimension `axis`, in elements, is the smallest that holds
+    the dimensions inside it and is `offset` more than a multiple of `factor`: rows that do not fall
+    on the same cache set, or that start at a vector boundary. `write_index` counts the buffers that
+    the block writes.
+    """
+    name = "storage_align"
+    node = sch.block(block)
+    buffer = buffer_of(sch, name, node, node.writes, write_index, "writes")
+    if sch.state.is_parameter(buffer):
+        raise fail(
+            sch, name, f"`{buffer.name}` is a parameter of the function: its layout is given"
+        )
+    if not 0 <= axis < buffer.ndim - 1:
+        raise fail(
+            sch,
+            name,
+            f"`axis` must be a dimension of `{buffer.name}` before its last, in "
+            f"[0, {buffer.ndim - 1}), got {axis}",
+        )
+    if factor < 1 or not 0 <= offset < factor:
+        raise fail(
+            sch,
+            name,
+            f"`factor` must be positive and `offset` in [0, factor), got {factor} and {offset}",
+        )
+    rows: Any = node.annotations.get(name, [])
+    kept = [row for row in rows if row[:2] != [write_index, axis]]
+    entry = [write_index, axis, factor, offset]
+    sch.change({node: node.replace(annotations={**node.annotations, name: [*kept, entry]})})
+
+
 def _image(variables: list[Var], images: list[Expr], old: Sequence[Expr]) -> list[Expr]:
     values: dict[Var, Expr] = dict(zip(variables, old, strict=True))
     return [substitute(image, values) for image in images]
