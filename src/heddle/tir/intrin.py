@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from heddle.ir.dtype import BOOL, INT32, DType
+from heddle.ir.dtype import BOOL, HANDLE, INT32, DType
 from heddle.ir.expr import Call, Expr, ExprLike, StringImm, _pair, as_expr
 from heddle.support import UserError
+from heddle.tir.nodes import BufferLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ _declare("if_then_else", 3, "any", "the second argument if the first holds, else
 _declare("call_extern", -1, "any", "a C function: symbol, then its arguments", "given")
 _declare("prefetch", 1, "any", "a hint to bring the place of a load near; reads nothing", "given")
 _declare("reinterpret", 1, "any", "the same bits as another dtype", "given")
+_declare("address_of", 1, "any", "the address of an element, for C functions", "given")
 _declare("call_llvm_intrin", -1, "any", "an LLVM intrinsic: name, then its arguments", "given")
 
 LLVM_REFERENCES: dict[str, Callable[..., object]] = {}
@@ -144,6 +146,14 @@ def reinterpret(x: ExprLike, dtype: str | DType) -> Expr:
     if value.dtype.bits * value.dtype.lanes != wanted.bits * wanted.lanes:
         raise UserError(f"reinterpret: {value.dtype} and {wanted} differ in width")
     return Call("reinterpret", (value,), wanted)
+
+
+def address_of(element: Expr) -> Expr:
+    """The address of `element`, a load of one element, to hand to `call_extern`. The function may
+    read and write the buffer from there; it must not keep the address."""
+    if not isinstance(element, BufferLoad) or element.dtype.lanes != 1:
+        raise UserError(f"address_of needs an element of a buffer, got `{element}`")
+    return Call("address_of", (element,), HANDLE)
 
 
 def call_llvm_intrin(name: str, *args: ExprLike, dtype: str | DType) -> Expr:

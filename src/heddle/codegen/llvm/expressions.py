@@ -189,6 +189,8 @@ class ExpressionEmitter:
             return self.prefetch(found)
         if found.name == "call_llvm_intrin":
             return self.call_llvm_intrin(found)
+        if found.name == "address_of":
+            return self.address_of(found)
         if found.name == "reinterpret":
             return arithmetic.from_memory(self.b, self.bits(found), found.dtype)
         operands = []
@@ -243,6 +245,12 @@ class ExpressionEmitter:
             return made
         raw = self.b.op(f"bitcast {result} {made} to {memory_type(found.dtype)}")
         return arithmetic.from_memory(self.b, raw, found.dtype)
+
+    def address_of(self, found: ir.Call) -> str:
+        element = found.args[0]
+        assert isinstance(element, BufferLoad)
+        place = self.place(element.buffer, element.indices[0])
+        return memory.address(self.b, place, place.base)
 
     def bits(self, value: Expr) -> str:
         """A value in its memory type; bits from memory, and reinterpreted ones, are kept."""
