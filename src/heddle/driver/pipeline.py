@@ -27,7 +27,7 @@ from heddle.passes.graph.eliminate import eliminate_common_subexpressions, elimi
 from heddle.passes.graph.fold_constants import FoldConstants
 from heddle.passes.graph.fuse import fuse
 from heddle.passes.graph.host_plan import HostPlan
-from heddle.passes.graph.lower import lower
+from heddle.passes.graph.lower import Lower
 from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
 from heddle.runtime.toolchain import link_shared
@@ -43,18 +43,21 @@ def graph_pipeline(target: Target) -> Pipeline:
     def panel(rows: int | None, columns: int, depth: int) -> int:
         return panel_width(rows, columns, depth, target)
 
+    layouts = AssignLayouts.of(target, panel_width=panel)
+    common = "Compute every value once."
     return Pipeline(
         [
             Pass("normalise", normalise),
-            Pass("fold_constants", FoldConstants()),
+            Pass(
+                "fold_constants", FoldConstants(), "Evaluate calls whose arguments are constants."
+            ),
             Pass("canonicalise", canonicalise),
-            Pass("eliminate_common_subexpressions", eliminate_common_subexpressions),
-            Pass("assign_layouts", AssignLayouts.of(target, panel_width=panel)),
-            Pass("fold_packing", FoldConstants()),
+            Pass("eliminate_common_subexpressions", eliminate_common_subexpressions, common),
+            Pass("assign_layouts", layouts, "Block the channels of images, pack constant weights."),
             Pass("eliminate_dead_code", eliminate_dead_code),
-            Pass("fuse", fuse),
-            Pass("lower", lower),
-            Pass("schedule", ScheduleKernels(target)),
+            Pass("fuse", fuse, "Group operators into kernels."),
+            Pass("lower", Lower(in_place=True), "Turn kernels into loop functions."),
+            Pass("schedule", ScheduleKernels(target), "Give each loop function its schedule."),
         ]
     )
 

@@ -83,7 +83,7 @@ def function_attributes(module: ModuleBuilder) -> str:
 
 def _emit_function(module: ModuleBuilder, func: PrimFunc, symbol: str) -> None:
     b = FunctionBuilder(module)
-    emitter = KernelEmitter(b, symbol)
+    emitter = KernelEmitter(b, symbol, noalias=_noalias(func))
     params = []
     pointers = [param for param in func.params if isinstance(param, Buffer)]
     scalars = [param for param in func.params if isinstance(param, Var)]
@@ -115,9 +115,12 @@ def _clean(name: str) -> str:
 class KernelEmitter:
     """Writes statements into one LLVM function; parallel loops start further functions."""
 
-    def __init__(self, b: FunctionBuilder, symbol: str, *, parallel: bool = True) -> None:
+    def __init__(
+        self, b: FunctionBuilder, symbol: str, *, noalias: str, parallel: bool = True
+    ) -> None:
         self.b = b
         self.symbol = symbol
+        self.noalias = noalias  # the attribute of pointers: "noalias " or nothing
         self.parallel = parallel  # whether a parallel loop may still go to the thread pool
         self.expressions = ExpressionEmitter(b)
         self.workspaces: list[str] = []  # to free before every return
@@ -398,14 +401,14 @@ class KernelEmitter:
         """`symbol(captured..., begin, end)`: the iterations [begin, end) of the loop."""
         module = self.b.module
         b = FunctionBuilder(module)
-        inner = KernelEmitter(b, self.symbol, parallel=False)
+        inner = KernelEmitter(b, self.symbol, noalias=self.noalias, parallel=False)
         params = []
         for place, (kind, value, name) in enumerate(captured):
             literal = is_literal(value)
             operand = value if literal else f"%c{place}.{_clean(name.name)}"
             if isinstance(name, Buffer):
                 inner.expressions.buffers[name] = operand
-                params.append(f"ptr noalias align {name.dtype.nbytes} {operand}")
+                params.append(f"ptr {self.noalias}align {name.dtype.nbytes} {operand}")
                 continue
             inner.expressions.values[name] = operand
             interval = self.b.interval(value) if kind == "i64" else None
