@@ -25,8 +25,8 @@ CASES = {
         "def f(a, b):\n    A = bind_buffer(a, shape=[4])\n",
         "b",
         (
-            "parameter `b` is not bound: write A = bind_buffer(b, shape=[...]), or give a scalar its "
-            'dtype, b: "float32"'
+            "parameter `b` is not bound: write A = bind_buffer(b, shape=[...]), or give a scalar "
+            'its dtype, b: "float32"'
         ),
     ),
     "bound twice": (
@@ -48,8 +48,8 @@ CASES = {
         HEAD + '    for i in iter_range(n, iter_type="dataPar"):\n        B[i] = 0\n',
         '"dataPar"',
         (
-            'there is no iter_type "dataPar"; there are "data_par", "reduce", "ordered", "parallel", '
-            '"vectorized", "unrolled", "opaque"'
+            'there is no iter_type "dataPar"; there are "data_par", "reduce", "ordered", '
+            '"parallel", "vectorized", "unrolled", "opaque"'
         ),
     ),
     "no range": (
@@ -62,8 +62,8 @@ CASES = {
         + '        for j in iter_range(4, iter_type="data_par"):\n            B[i] = A[i, j]\n',
         "B[i] = A[i, j]",
         (
-            "iterations of the data_par loop `j` would all write `B[i]`; a loop that accumulates is "
-            'iter_type="reduce", one that runs in order "ordered"'
+            "iterations of the data_par loop `j` would all write `B[i]`; a loop that accumulates "
+            'is iter_type="reduce", one that runs in order "ordered"'
         ),
     ),
     "reads another iteration": (
