@@ -17,6 +17,7 @@ from heddle.driver.validate import ValueValidator
 from heddle.graph import GraphBuilder
 from heddle.graph.nodes import Call
 from heddle.ir import IRModule, TensorType
+from heddle.ir.expr import Var as Symbol
 from heddle.ir.passes import Pass
 from heddle.ir.walk import rewrite
 from heddle.op.interp import interpret
@@ -42,6 +43,15 @@ def negate_relu(module: IRModule) -> IRModule:
 
     def change(call: Call) -> Call:
         return op.negative(*call.args) if call.callee is op.relu else call
+
+    return module.with_functions({"main": rewrite(module["main"], {Call: change})})
+
+
+def drop_relu(module: IRModule) -> IRModule:
+    """Wrong, but not for positive numbers."""
+
+    def change(call: Call) -> Call:
+        return op.add(*call.args, 0.0) if call.callee is op.relu else call
 
     return module.with_functions({"main": rewrite(module["main"], {Call: change})})
 
@@ -140,6 +150,42 @@ def test_the_wrong_pass_is_named_with_a_small_repro(tmp_path: Path):
     assert printed.count("before") == printed.count("after") == 1
     assert "-" not in printed[printed.index("before") : printed.index("after")]
     assert "-" in printed[printed.index("after") :]
+
+
+def test_what_takes_two_operations_to_show(tmp_path: Path):
+    def drop_relu_of_product(module: IRModule) -> IRModule:
+        made = {binding.var: binding.value for binding in module["main"].bindings}
+
+        def change(call: Call) -> Call:
+            if call.callee is not op.relu or call.args[0] not in made:
+                return call
+            return op.add(*call.args, 0.0)
+
+        return module.with_functions({"main": rewrite(module["main"], {Call: change})})
+
+    validator = ValueValidator(folder=tmp_path)
+    passes = [("after", "normalise", drop_relu_of_product)]
+    with pytest.raises(UserError, match="to see it on 2 operations"):
+        heddle.optimize(network(), passes=passes, validate=validator)
+    before = parse(
+        (tmp_path / "drop_relu_of_product" / "before.py").read_text(),
+        constants={"c0": WEIGHTS},
+    )
+    names = [binding.value.callee.name for binding in before["main"].bindings]
+    assert names == ["matmul", "relu"]
+
+
+def test_symbolic_dimensions_and_given_inputs(tmp_path: Path):
+    builder = GraphBuilder("main")
+    x = builder.param("x", TensorType.of((Symbol("n"), 6), "float32"))
+    cut = builder.emit(op.relu(x), name="cut")
+    module = IRModule({"main": builder.finish(builder.emit(op.exp(cut), name="result"))})
+    positive = np.full((2, 6), 0.5, np.float32)
+    passes = [("after", "normalise", drop_relu)]
+    fine = ValueValidator(folder=tmp_path, inputs={"x": positive})
+    heddle.optimize(module, passes=passes, validate=fine)
+    with pytest.raises(UserError, match="pass `drop_relu` changed"):
+        heddle.optimize(module, passes=passes, validate=ValueValidator(folder=tmp_path))
 
 
 def test_a_wrong_loop_function_is_found(tmp_path: Path):

@@ -14,7 +14,7 @@ from heddle.ir.walk import rewrite
 from heddle.schedule import Schedule, ScheduleError
 from heddle.schedule.rules import default_schedule
 from heddle.support import UserError
-from heddle.target import native
+from heddle.target import native, parse
 from heddle.tir.nodes import BufferStore
 from tests.workbench.kernels import product, rows_taken, tiled
 
@@ -133,6 +133,14 @@ def test_loops_of_an_assembly_text():
     assert lines[hot.last] == "\tjne .LBB0_2"
     assert (hot.instructions, hot.vector, hot.fma, hot.spills) == (4, 3, 1, 1)
     assert (lines[other.first], other.vector) == (".LBB0_3:", 0)
+
+
+def test_loops_of_another_processor():
+    target = parse("llvm -mcpu=neoverse-n1")
+    hot = default_schedule(product(64), target).asm(target=target).hot
+    assert hot.fma >= 8
+    assert hot.fma < hot.vector <= hot.instructions
+    assert hot.spills == 0
 
 
 @pytest.mark.skipif(not native().has("avx512f"), reason="counts registers of AVX-512")

@@ -18,7 +18,7 @@ from heddle.tir.nodes import Block, Buffer, PrimFunc
 _LABEL: Final = re.compile(r"^([.\w$]+):")
 _JUMP: Final = re.compile(r"^\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z|bn\w+|beq\w*|blt\w*|bge\w*)\s+(.*)$")
 _TARGET: Final = re.compile(r"[.\w$]+$")
-_VECTOR: Final = re.compile(r"%[xyz]mm\d|\b[vz]\d+\.(?:\d*[bhsd])\b|\bv\w+\.v[vfx]")
+_VECTOR: Final = re.compile(r"%[xyz]mm\d|\b[vz]\d+\.(?:\d*[bhsd])\b|\bq\d+\b|\bv\w+\.v[vfx]")
 _FMA: Final = re.compile(r"^\s+(?:v?fn?m(?:add|sub)\w*|fml[as]|vdp\w+|vpdp\w+|[su]dot)\b")
 _SCALAR_FLOAT: Final = re.compile(r"^\s+v?\w+s[sd]\s")
 _STACK: Final = re.compile(r"\(%rsp\)|\(%rbp\)|\[sp\b|\bsp\]")

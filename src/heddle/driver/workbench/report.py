@@ -185,7 +185,7 @@ def _block(block: BlockReport) -> str:
         used = block.registers
         text = f"{used.needed} of {used.available} vector registers"
         facts.append(f'<span class="warn">{text}: spills</span>' if used.spills else text)
-    if block.bounds:
+    if block.bound is not None:
         needs = (f"{name} {1e3 * value:.3g} µs" for name, value in block.bounds.items())
         facts.append(f"needs at least: {', '.join(needs)}; bound by {block.bound}")
     accesses = [

@@ -60,8 +60,10 @@ class BlockReport:
 
     @property
     def bound(self) -> str | None:
-        """The resource that the block waits for when all else is right."""
-        return max(self.bounds, key=lambda name: self.bounds[name]) if self.bounds else None
+        """The resource that the block waits for when all else is right; None when it needs none."""
+        if not any(self.bounds.values()):
+            return None
+        return max(self.bounds, key=lambda name: self.bounds[name])
 
     def __str__(self) -> str:
         return "\n".join(_block_lines(self))
@@ -286,7 +288,7 @@ def _block_lines(report: BlockReport) -> list[str]:
     lines += ["  footprint", *aligned(rows)]
     moved = [f"{bytes_text(size)} from {name}" for name, size in report.traffic.items()]
     lines.append(f"  traffic    {', '.join(moved) or 'none'}")
-    if report.bounds:
+    if report.bound is not None:
         parts = [f"{name} {1e3 * value:.3g} us" for name, value in report.bounds.items()]
         lines.append(f"  needs      {', '.join(parts)}: bound by {report.bound}")
     return lines

@@ -95,6 +95,8 @@ def levels_of(place: Place, target: Target, cores: int) -> list[Level]:
     """The levels of a block from all of it down to its register tile."""
     found = []
     for inner in range(len(place.loops) - place.tile + 1):
+        if inner and place.number(place.loops[inner - 1].extent) == 1:
+            continue  # as the level before
         touched = {buffer.name: size for buffer, size in footprint(place, inner, target).items()}
         total = sum_known(touched.values())
         loop = place.loops[inner - 1] if inner else None
