@@ -440,7 +440,8 @@ class _Tiling:
             node = sch.block(copy)
             if not loops:
                 continue
-            last, inner = sch.split(loops[-1], [None, self.target.vector_lanes(32)])
+            lanes = self.target.vector_lanes(node.writes[0].buffer.dtype.bits)
+            last, inner = sch.split(loops[-1], [None, min(lanes, self.extent(loops[-1]) or lanes)])
             sums = any(bound.kind is IterKind.REDUCTION for bound in node.iters)
             if sums and len(loops) > 1:
                 sch.reorder(last, *loops[:-1], inner)
