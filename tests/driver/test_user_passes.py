@@ -206,6 +206,13 @@ def test_a_pass_that_breaks_the_module(tmp_path: Path):
         heddle.optimize(network(), passes=[("after", "canonicalise", forget)], validate=validator)
 
 
+def test_too_much_to_interpret_is_told(tmp_path: Path):
+    validator = ValueValidator(folder=tmp_path, limit=100)
+    with pytest.raises(UserError, match=r"after pass `lower` the module takes .* too many"):
+        heddle.optimize(network(), validate=validator)
+    heddle.optimize(network(), validate=ValueValidator(limit=100), stop_after="fuse")
+
+
 def test_validate_is_checked():
     with pytest.raises(UserError, match='validate must be "values" or a ValueValidator'):
         heddle.compile(network(), validate="speed")

@@ -4,12 +4,14 @@
     heddle.compile(model, validate="values")
     heddle.optimize(model, validate=ValueValidator(seed=7, folder=Path("repro")))
 
-The module runs in the reference interpreter, loop functions included: a network of a few million
-multiply-adds takes minutes once it is lowered, so this is for small modules, or with `stop_after`.
+The module runs in the reference interpreter, loop functions included, and a million steps of these
+take several seconds: this is for small modules, or with `stop_after`. A module that would take more
+than `ValueValidator.limit` steps is an error, not a long wait.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +27,10 @@ from heddle.ir.expr import as_int
 from heddle.ir.passes import Pass
 from heddle.ir.walk import pre_order
 from heddle.op.interp import interpret
+from heddle.schedule.state import blocks_below
 from heddle.script import to_text
 from heddle.support import UserError
+from heddle.tir.nodes import PrimFunc
 
 _TOLERANCE: Final = {"float64": 1e-7, "float32": 1e-3, "float16": 3e-2, "bfloat16": 0.2}
 """Of the largest value: passes may reorder sums."""
@@ -62,7 +66,7 @@ class ValueValidator:
     """Instrument that compares the values of `main` before and after each pass.
 
     seed: of the random inputs. inputs: some of them, by name. folder: where a repro is written, in
-    a folder named after the pass.
+    a folder named after the pass. limit: runs of blocks of loop functions, all together.
 
     After a pass that changes a value, raises `UserError` that names the pass, the largest
     difference and the repro: the smallest piece of the module that shows it, as scripts with the
@@ -72,6 +76,7 @@ class ValueValidator:
     seed: int = 0
     inputs: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path("heddle-repro")
+    limit: int = 20_000_000
     _arrays: list[np.ndarray] = field(default_factory=list, init=False)
     _values: list[np.ndarray] | None = field(default=None, init=False)
     _module: IRModule | None = field(default=None, init=False)
@@ -88,6 +93,13 @@ class ValueValidator:
         before = self._module
         if module is before or before is None or self._values is None:
             return
+        steps = _loop_steps(module)
+        if steps > self.limit:
+            raise UserError(
+                f"validate: after pass `{step.name}` the module takes {steps} steps of loops, too "
+                f"many to interpret (the limit is {self.limit}); validate a smaller model, or the "
+                "passes before that with heddle.optimize(..., stop_after=...)"
+            )
         what = _difference(self._values, module, self._arrays)
         if what is None:
             self._values = _run(module, self._arrays)
@@ -119,6 +131,16 @@ class ValueValidator:
         text = _RUN.format(name=step.name, what=what, inputs=len(inputs))
         (folder / "run.py").write_text(text, encoding="utf-8")
         return folder
+
+
+def _loop_steps(module: IRModule) -> int:
+    """How often the blocks of the loop functions run, each function once."""
+    return sum(
+        math.prod(as_int(axis.extent) or _SYMBOL_SIZE for axis in block.iters)
+        for func in module.functions.values()
+        if isinstance(func, PrimFunc)
+        for block in blocks_below(func.body)
+    )
 
 
 def _size(module: IRModule) -> str:
