@@ -141,6 +141,8 @@ def import_model(
 
 def _device(target: str | Target, num_threads: int | None) -> Target:
     device = parse(target)
+    if device.kind != "llvm":
+        raise UserError(f"target `{target}`: models are compiled for LLVM; heddle.build gives C")
     if num_threads is None:
         return device
     if num_threads < 1:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from heddle.support import InternalError
 
+_LIBRARY: Final = "heddle.op"
 _resolver: Callable[[str], Any] | None = None
 
 
@@ -22,7 +23,7 @@ def resolve_op(name: str) -> Any:
     """The operator `name`, as `Call.callee` holds it; `UserError` when there is none."""
     if _resolver is None:
         # The library lies above this floor, and is loaded by the first who asks.
-        importlib.import_module("heddle.op")
+        importlib.import_module(_LIBRARY)
     if _resolver is None:
         raise InternalError("no operator library is loaded")
     return _resolver(name)
