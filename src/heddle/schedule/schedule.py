@@ -17,6 +17,7 @@ from typing import Any
 
 from heddle.schedule import primitives, workbench
 from heddle.schedule.errors import ScheduleError
+from heddle.schedule.find import find
 from heddle.schedule.primitives.base import PRIMITIVES
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef, Sampled
 from heddle.schedule.state import State, blocks_below
@@ -86,6 +87,26 @@ class Schedule:
     def get_loops(self, block: BlockLike) -> list[LoopRef]:
         """The loops around a block, outermost first."""
         return [LoopRef(loop.var) for loop in self.state.loops(self._named(block))]
+
+    def find(self, pattern: str, *, all: bool = False) -> Any:
+        """The loop or block that a text describes; `ScheduleError` unless there is exactly one.
+
+        `"C"` is the block or loop of that name, `"C_*"` a pattern of names; `"for j in"` finds a
+        loop by its source text and `"C[vi, vj] = "` a block by a line of its body. `all=True` gives
+        the list of everything that matches, perhaps empty, in program order.
+
+            sch.split(sch.find("for j in"), [None, 8])
+        """
+        found = find(self.state, pattern)
+        if all:
+            return found
+        if len(found) != 1:
+            what = ", ".join(map(str, found)) or "nothing"
+            raise ScheduleError(
+                f"find: {pattern!r} must match one loop or block, it matches {what}",
+                func=self._func,
+            )
+        return found[0]
 
     def producers(self, block: BlockLike) -> list[BlockRef]:
         """The blocks that write what `block` reads."""
@@ -191,7 +212,11 @@ class Schedule:
     loop_partition = primitives.loop_partition
     merge = primitives.merge
     fuse_reduction_epilogue = primitives.fuse_reduction_epilogue
+    read_at = primitives.read_at
+    write_at = primitives.write_at
     storage_align = primitives.storage_align
+    software_pipeline = primitives.software_pipeline
+    double_buffer = primitives.double_buffer
     sample_categorical = primitives.sample_categorical
     sample_perfect_tile = primitives.sample_perfect_tile
     sample_partitioned_tile = primitives.sample_partitioned_tile

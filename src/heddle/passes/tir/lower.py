@@ -17,6 +17,7 @@ from heddle.passes.tir.tensor_intrinsics import place_tensor_intrinsics
 from heddle.passes.tir.unroll import unroll
 from heddle.passes.tir.vectorize import vectorize, verify_vectorized
 from heddle.schedule.compact import compact_buffers
+from heddle.schedule.pipeline import inject_software_pipeline
 from heddle.target import Target
 from heddle.tir.nodes import PrimFunc
 
@@ -37,6 +38,7 @@ LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("compact_buffers", _any_target(compact_buffers), _nothing_to_check),
     ("align_storage", _any_target(align_storage), _nothing_to_check),
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
+    ("software_pipeline", _any_target(inject_software_pipeline), _nothing_to_check),
     ("flatten", _any_target(flatten), verify_flat),
     ("tensor_intrinsics", place_tensor_intrinsics, _nothing_to_check),
     ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),

@@ -24,6 +24,7 @@ from heddle.schedule.primitives.loops import (
 from heddle.schedule.primitives.move import compute_at, reverse_compute_at
 from heddle.schedule.primitives.padding import decompose_padding, pad_einsum
 from heddle.schedule.primitives.partition import loop_partition, merge
+from heddle.schedule.primitives.pipeline import double_buffer, software_pipeline
 from heddle.schedule.primitives.prepare import shift_to_unsigned
 from heddle.schedule.primitives.reduce import decompose_reduction
 from heddle.schedule.primitives.reindex import (
@@ -38,6 +39,7 @@ from heddle.schedule.primitives.sample import (
     sample_partitioned_tile,
     sample_perfect_tile,
 )
+from heddle.schedule.primitives.staged_at import read_at, write_at
 from heddle.schedule.primitives.tensorize import blockize, tensorize
 
 __all__ = [
@@ -50,12 +52,14 @@ __all__ = [
     "compute_inline",
     "decompose_padding",
     "decompose_reduction",
+    "double_buffer",
     "fuse",
     "fuse_reduction_epilogue",
     "loop_partition",
     "merge",
     "pad_einsum",
     "parallel",
+    "read_at",
     "reindex",
     "reindex_cache_read",
     "reindex_cache_write",
@@ -71,6 +75,7 @@ __all__ = [
     "serial",
     "set_scope",
     "shift_to_unsigned",
+    "software_pipeline",
     "split",
     "storage_align",
     "tensorize",
@@ -79,4 +84,5 @@ __all__ = [
     "unannotate",
     "unroll",
     "vectorize",
+    "write_at",
 ]
