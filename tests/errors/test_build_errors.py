@@ -101,6 +101,8 @@ def test_missing_c_function(target: str) -> None:
     message = "the C function `my_cube` is called but defined nowhere"
     with pytest.raises(UserError, match=message):
         heddle.build(heddle.IRModule([parse(CUBE)]), target)
+    with pytest.raises(UserError, match=message):
+        heddle.build(parse(CUBE), target)
 
 
 def test_bad_library(tmp_path: Path) -> None:

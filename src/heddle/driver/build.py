@@ -30,6 +30,7 @@ from heddle.driver.function import BuiltFunction, c_signature
 from heddle.driver.pipeline import graph_pipeline
 from heddle.graph.nodes import Function
 from heddle.graph.verify import verify_module
+from heddle.ir.expr import Call
 from heddle.ir.module import BaseFunc, ExternFunc, IRModule
 from heddle.passes.graph.anf import is_primitive
 from heddle.passes.graph.host_plan import HostPlan
@@ -42,6 +43,7 @@ from heddle.schedule.rules import default_schedule
 from heddle.support import InternalError, UserError
 from heddle.support.version import VERSION
 from heddle.target import Target, parse
+from heddle.tir.build import collect
 from heddle.tir.nodes import PrimFunc
 from heddle.tir.verify import verify
 
@@ -80,7 +82,8 @@ def build(
         verify(program)
         if schedule:
             program = _scheduled(program, device)
-        if device.kind == "llvm" and not libs:
+        # Only the linker says which C functions are missing.
+        if device.kind == "llvm" and not libs and not _calls_c(program):
             kernel = build_kernel(program, device)
             return BuiltFunction(program, kernel.name, kernel.function, last_error, keep=kernel)
         name = kernel_name(program)
@@ -97,6 +100,10 @@ def build(
             program = program.with_functions(changes)
         return BuiltModule(program, device, libs)
     raise UserError(f"build: expected a PrimFunc or an IRModule, got {type(program).__name__}")
+
+
+def _calls_c(func: PrimFunc) -> bool:
+    return any(found.name == "call_extern" for found in collect(func.body, Call))
 
 
 def _scheduled(func: PrimFunc, device: Target) -> PrimFunc:

@@ -69,7 +69,7 @@ class Reducer:
             raise UserError(f"{self.name}: {what} gives {len(made)} values, expected {len(like)}")
         typed = []
         for position, (item, value) in enumerate(zip(made, like, strict=True)):
-            expr = item if isinstance(item, Expr) else const(item, value.dtype)  # type: ignore[arg-type]
+            expr = item if isinstance(item, Expr) else const(item, value.dtype)
             if expr.dtype is not value.dtype:
                 raise UserError(
                     f"{self.name}: {what} gives {expr.dtype} for value {position}, "

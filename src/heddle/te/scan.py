@@ -46,11 +46,14 @@ def scan(init: Tensors, update: Tensors, state: Tensors, name: str = "scan") -> 
     Raises `UserError` when shapes or dtypes differ, or an update reads no earlier row.
     """
     single = isinstance(state, Tensor)
-    parts = [(item,) if isinstance(item, Tensor) else tuple(item) for item in (init, update, state)]
+    first, step, place = (
+        (item,) if isinstance(item, Tensor) else tuple(item) for item in (init, update, state)
+    )
+    parts = (first, step, place)
     if len({len(part) for part in parts}) != 1 or not parts[0]:
         counts = ", ".join(str(len(part)) for part in parts)
         raise UserError(f"te.scan `{name}`: {counts} tensors for init, update and state")
-    made = _Scan(*parts, name).tensors
+    made = _Scan(first, step, place, name).tensors
     return made[0] if single else made
 
 
