@@ -265,10 +265,10 @@ class _Builder:
                 stub.write_text(_ERROR)
                 self._compile(stub, made, who="the error service")
                 runtime.append(made)
+            parts = [str(item) for item in (*self.objects, *self.libs, *runtime)]
             self._link(
                 lambda: self.toolchain.run(
-                    ["-shared", "-Wl,-z,defs", *map(str, [*self.objects, *self.libs, *runtime])]
-                    + ["-lpthread", "-lm", "-o", str(out)],
+                    ["-shared", "-Wl,-z,defs", *parts] + ["-lpthread", "-lm", "-o", str(out)],
                     doing="linking",
                 )
             )
