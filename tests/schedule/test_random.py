@@ -126,6 +126,19 @@ def _align(rng: random.Random, sch: Schedule) -> None:
     sch.storage_align(_some_block(rng, sch), 0, 0, rng.choice([4, 16]), rng.choice([0, 1]))
 
 
+def _pipeline(rng: random.Random, sch: Schedule) -> None:
+    loops = [n for n in sch.state.loop_links if type(sch.state.loop(n).body) is Seq]
+    if not loops:
+        raise ScheduleError("no sequence")
+    count = len(sch.state.loop(var := rng.choice(loops)).body.stmts)
+    sch.software_pipeline(LoopRef(var), sorted(rng.choice([0, 1, 2]) for _ in range(count)))
+
+
+def _staged_at(rng: random.Random, sch: Schedule) -> None:
+    move = rng.choice([sch.read_at, sch.write_at])
+    move(_some_loop(rng, sch), _some_block(rng, sch), 0, "local")
+
+
 ACTIONS = {
     "split": (_split, 6),
     "fuse": (_fuse, 3),
@@ -153,6 +166,8 @@ ACTIONS = {
     ),
     "cache_write": (lambda rng, sch: sch.cache_write(_some_block(rng, sch), 0, "local"), 2),
     "reindex": (_reindex, 4),
+    "software_pipeline": (_pipeline, 3),
+    "staged_at": (_staged_at, 2),
     "fuse_reduction_epilogue": (_epilogue, 4),
     "sample_perfect_tile": (_sampled_split, 3),
     "sample_compute_location": (_sampled_move, 2),

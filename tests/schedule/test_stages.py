@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from heddle import te
+from heddle import target, te
 from heddle.ir.expr import as_int
+from heddle.passes.tir.lower import lower
 from heddle.schedule import Schedule, ScheduleError
 from heddle.schedule.compact import compact_buffers
 from heddle.schedule.examples import chain, padded, product, row_sum
+from heddle.support import UserError
 from heddle.tir.nodes import PrimFunc
 from heddle.tir.verify import verify
 from tests.schedule.kernels import check_same, matmul
@@ -142,3 +144,20 @@ def test_lanes_of_several_sums_cannot_be_combined() -> None:
     sch.decompose_reduction("C", sch.get_loops("C")[0])
     with pytest.raises(ScheduleError, match="carries the reduction variable `vk` of block `C`"):
         sch.vectorize(fused)
+
+
+def test_bind() -> None:
+    func = product(4, 6, 8)
+    sch = Schedule(func)
+    i, j, k = sch.get_loops("C")
+    sch.bind(i, "blockIdx.x")
+    sch.bind(j, "threadIdx.x")
+    check(sch, func)
+    with pytest.raises(ScheduleError, match="loop `k` carries the reduction variable"):
+        sch.bind(k, "threadIdx.y")
+    with pytest.raises(ScheduleError, match=r"`thread` must be one of .*, got 'warp'"):
+        sch.bind(k, "warp")
+    with pytest.raises(ScheduleError, match=r"around loop `j` is bound to blockIdx.x already"):
+        sch.bind(j, "blockIdx.x")
+    with pytest.raises(UserError, match=r"is bound to blockIdx.x, and target"):
+        lower(sch.func, target.native())

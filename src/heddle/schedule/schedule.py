@@ -194,6 +194,7 @@ class Schedule:
     fuse = primitives.fuse
     reorder = primitives.reorder
     parallel = primitives.parallel
+    bind = primitives.bind
     vectorize = primitives.vectorize
     unroll = primitives.unroll
     serial = primitives.serial

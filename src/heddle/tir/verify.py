@@ -209,7 +209,7 @@ class _Verifier:
             with self.scope(*stmt.alloc_buffers, at=stmt):
                 for region in (*stmt.reads, *stmt.writes):
                     self.region(region, stmt)
-                never = as_int(stmt.predicate) == 0  # the tail of a split may be empty
+                never = self.never(stmt)
                 self.guarded += never
                 if stmt.init is not None:
                     self.stmt(stmt.init)
@@ -217,6 +217,15 @@ class _Verifier:
                 self.guarded -= never
         self.block = outer
         self.path.pop()
+
+    def never(self, block: Block) -> bool:
+        """Whether a block certainly does not run: the tail of a split may be empty."""
+        known = as_int(block.predicate)
+        return known == 0 if known is not None else self.refuted(block.predicate)
+
+    def refuted(self, condition: Expr) -> bool:
+        """Whether a condition on the loops around certainly does not hold."""
+        return as_int(self.analyzer().simplify(condition)) == 0
 
     def carried(self, block: Block, bound: IterVar) -> None:
         if bound.kind is IterKind.SPATIAL:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from heddle.ir.walk import pre_order
 from heddle.passes.tir.align_storage import align_storage
 from heddle.passes.tir.flatten import flatten, verify_flat
 from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
@@ -18,8 +19,9 @@ from heddle.passes.tir.unroll import unroll
 from heddle.passes.tir.vectorize import vectorize, verify_vectorized
 from heddle.schedule.compact import compact_buffers
 from heddle.schedule.pipeline import inject_software_pipeline
+from heddle.support import UserError
 from heddle.target import Target
-from heddle.tir.nodes import PrimFunc
+from heddle.tir.nodes import For, PrimFunc
 
 Step = Callable[[PrimFunc, Target], PrimFunc]
 Verifier = Callable[[PrimFunc], None]
@@ -33,7 +35,21 @@ def _nothing_to_check(_func: PrimFunc) -> None:
     """The step changes no property that a verifier could look at."""
 
 
+def reject_threads(func: PrimFunc, target: Target) -> PrimFunc:
+    """Raise `UserError` when a loop is bound to device threads, which no CPU has."""
+    for found in pre_order(func.body):
+        if type(found) is For and "thread" in found.annotations:
+            raise UserError(
+                f"loop `{found.var.name}` of `{func.attrs.get('name', 'main')}` is bound to "
+                f"{found.annotations['thread']}, and target `{target}` has no such threads; use "
+                "parallel instead of bind",
+                span=found.span,
+            )
+    return func
+
+
 LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
+    ("reject_threads", reject_threads, _nothing_to_check),
     ("drop_unit_loops", _any_target(remove_no_op), _nothing_to_check),
     ("compact_buffers", _any_target(compact_buffers), _nothing_to_check),
     ("align_storage", _any_target(align_storage), _nothing_to_check),

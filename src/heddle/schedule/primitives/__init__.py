@@ -12,6 +12,7 @@ from heddle.schedule.primitives.layout import storage_align, transform_layout
 from heddle.schedule.primitives.loops import (
     add_unit_loop,
     annotate,
+    bind,
     fuse,
     parallel,
     reorder,
@@ -44,6 +45,7 @@ from heddle.schedule.primitives.tensorize import blockize, tensorize
 
 __all__ = [
     "add_unit_loop",
+    "bind",
     "blockize",
     "annotate",
     "cache_read",

@@ -26,6 +26,9 @@ from heddle.tir.nodes import (
     Stmt,
 )
 
+THREAD_AXES = tuple(f"{part}.{axis}" for part in ("blockIdx", "threadIdx") for axis in "xyz")
+"""What `bind` can bind a loop to."""
+
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
 
@@ -360,7 +363,7 @@ def _combines(block: Block) -> bool:
     )
 
 
-_PARTICIPLE = {"parallel": "run in parallel", "vectorize": "vectorised"}
+_PARTICIPLE = {"bind": "bound to threads", "parallel": "run in parallel", "vectorize": "vectorised"}
 
 
 def _names(block: Block) -> str:
@@ -380,6 +383,29 @@ def parallel(sch: Schedule, loop: LoopRef) -> None:
     """
     _check_independent(sch, "parallel", loop)
     _with_kind(sch, loop, ForKind.PARALLEL)
+
+
+@primitive
+def bind(sch: Schedule, loop: LoopRef, thread: str) -> None:
+    """Run the iterations of a loop on the threads of a device: `thread` names the axis.
+
+    for i in range(64): ...   ->   for i in range(64, thread="blockIdx.x"): ...
+
+    The axes are blockIdx.x, .y, .z and threadIdx.x, .y, .z. Targets without such threads (CPUs)
+    reject the function when it is built; use parallel there.
+    """
+    if thread not in THREAD_AXES:
+        raise fail(sch, "bind", f"`thread` must be one of {list(THREAD_AXES)}, got {thread!r}")
+    node = sch.state.loop(loop.var)
+    if node.kind is not ForKind.SERIAL:
+        raise fail(sch, "bind", f"{loop} is {node.kind.value}; only serial loops are bound")
+    for around in sch.state.path(node)[:-1]:
+        if type(around) is For and around.annotations.get("thread") == thread:
+            raise fail(
+                sch, "bind", f"loop `{around.var.name}` around {loop} is bound to {thread} already"
+            )
+    _check_independent(sch, "bind", loop)
+    sch.change({node: node.replace(annotations={**node.annotations, "thread": thread})})
 
 
 @primitive
