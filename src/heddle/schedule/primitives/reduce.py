@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heddle.arith import detect_iter_map
-from heddle.ir.expr import And, Expr, Var, logical_and
+from heddle.arith.enumerate import maps_distinctly
+from heddle.ir.expr import And, Expr, Var, as_int, logical_and
 from heddle.ir.walk import rewrite, substitute, uses_var
 from heddle.schedule.affine import is_injective
 from heddle.schedule.primitives.base import fail, primitive
@@ -86,7 +87,18 @@ def runs_once(node: Block, loops: list[For], position: int) -> bool:
     if is_injective(bindings, inner):
         return True
     everywhere = {n.var: (n.min, n.extent) for n in loops}
-    return any(detect_iter_map(bindings, d, node.predicate) for d in (everywhere, inner))
+    if any(detect_iter_map(bindings, d, node.predicate) for d in (everywhere, inner)):
+        return True
+    known = {var: (as_int(low), as_int(size)) for var, (low, size) in everywhere.items()}
+    domains = {
+        var: (low, size)
+        for var, (low, size) in known.items()
+        if low is not None and size is not None
+    }
+    if len(domains) < len(everywhere):
+        return False
+    outer = [n.var for n in loops[:position]]
+    return maps_distinctly([*outer, *bindings], domains, conjuncts(node.predicate)) is True
 
 
 def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> None:
