@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from heddle import target, te
@@ -12,9 +13,10 @@ from heddle.schedule import Schedule, ScheduleError
 from heddle.schedule.compact import compact_buffers
 from heddle.schedule.examples import chain, padded, product, row_sum
 from heddle.support import UserError
+from heddle.tir.interp import run
 from heddle.tir.nodes import PrimFunc
 from heddle.tir.verify import verify
-from tests.schedule.kernels import check_same, matmul
+from tests.schedule.kernels import check_same, inputs_of, matmul, output_of
 
 
 def check(sch: Schedule, before: PrimFunc) -> None:
@@ -161,3 +163,22 @@ def test_bind() -> None:
         sch.bind(j, "blockIdx.x")
     with pytest.raises(UserError, match=r"is bound to blockIdx.x, and target"):
         lower(sch.func, target.native())
+
+
+def test_lanes_under_a_predicate_that_they_share_load_nothing_outside() -> None:
+    func = matmul(6, 10, 5, epilogue=True)
+    sch = Schedule(func)
+    i, j, _ = sch.get_loops("C")
+    i = sch.merge(i, sch.get_loops("D")[0])
+    i_0, _, _ = sch.split(i, [None, 3, 2])
+    j_0, _, _ = sch.split(j, [None, 2, 2])
+    sch.decompose_reduction("C", j_0)
+    sch.split(i_0, [None, 5, 2])
+    sch.vectorize(j_0)
+    inputs = inputs_of(func)
+    expected = output_of(func, inputs)
+    out = np.full(expected.size, np.nan, np.float32)
+    lowered = lower(compact_buffers(sch.func), target.native())
+    run(lowered, *[array.ravel() for array in inputs], out)  # the interpreter checks every index
+    # float32 sums of five terms of size 1.
+    np.testing.assert_allclose(out, expected.ravel(), rtol=1e-5, atol=1e-5)

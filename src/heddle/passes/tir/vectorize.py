@@ -38,6 +38,7 @@ from heddle.ir.expr import (
     Mul,
     Ramp,
     Var,
+    all_of,
     as_int,
     const,
     if_then_else,
@@ -94,6 +95,12 @@ def verify_vectorized(func: PrimFunc) -> None:
     for found in pre_order(func.body):
         if isinstance(found, For) and found.kind is ForKind.VECTORIZED:
             raise InternalError(f"loop `{found.var.name}` is left after vectorize")
+
+
+def _conjuncts(condition: Expr) -> list[Expr]:
+    if type(condition) is And:
+        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
+    return [condition]
 
 
 class _LoopVectorizer:
@@ -171,6 +178,14 @@ class _LoopVectorizer:
         if not uses_var(stmt.condition, self.var):
             otherwise = None if stmt.otherwise is None else self.stmt(stmt.otherwise)
             return stmt.replace(then=self.stmt(stmt.then), otherwise=otherwise)
+        if stmt.otherwise is None and type(stmt.condition) is And:
+            # What all lanes share is asked once, outside: under a mask alone, a load that they
+            # share would run where no lane does.
+            shared = [part for part in _conjuncts(stmt.condition) if self.is_shared(part)]
+            if shared:
+                rest = [part for part in _conjuncts(stmt.condition) if part not in shared]
+                inner = self.branch(stmt.replace(condition=all_of(*rest)))
+                return stmt.replace(condition=all_of(*shared), then=inner)
         written = {n.buffer for n in pre_order(stmt) if isinstance(n, BufferStore)}
         for found in pre_order(stmt.condition):
             if isinstance(found, BufferLoad) and found.buffer in written:
@@ -179,6 +194,11 @@ class _LoopVectorizer:
         if stmt.otherwise is not None:
             parts.append(self.under(logical_not(stmt.condition), stmt.otherwise))
         return seq(*parts)
+
+    def is_shared(self, condition: Expr) -> bool:
+        """Whether a condition is the same in all lanes, and may be asked at any time."""
+        loads = any(isinstance(found, BufferLoad) for found in pre_order(condition))
+        return not loads and not uses_var(condition, self.var)
 
     def under(self, condition: Expr, body: Stmt) -> Stmt:
         self.conditions.append(condition)
