@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from heddle.ir.node import Node, field, node
 from heddle.support import UserError
@@ -68,6 +68,10 @@ class IRModule(Node):
             kept[name] is self.functions[name] for name in kept
         )
         return self if same else self.replace(functions=kept)
+
+    def map_functions(self, change: Callable[[BaseFunc], BaseFunc]) -> IRModule:
+        """A module with `change` applied to every function; the same one if nothing changed."""
+        return self.with_functions({name: change(func) for name, func in self.functions.items()})
 
     def fresh_name(self, stem: str) -> str:
         """`stem`, or `stem_1`, `stem_2`, ...: the first that no function has."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from heddle.ir.expr import Expr, Var
+from heddle.ir.module import IRModule
 from heddle.ir.node import Node
+from heddle.support import InternalError
 
 NodeT = TypeVar("NodeT", bound=Node)
 Handler = Callable[[Any], Any]
@@ -57,6 +59,8 @@ def rewrite(
     subtrees keep their identity. A `memo` may be passed in to share work between calls, or to
     preset replacements.
     """
+    if isinstance(root, IRModule):
+        raise InternalError("rewrite takes a function, not a module: use module.map_functions")
     memo = {} if memo is None else memo
     find = handlers.get if isinstance(handlers, Mapping) else lambda _type: handlers
     stack: list[Node] = [root]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from heddle import te
-from heddle.ir.expr import Var, if_then_else, logical_and
+from heddle.ir.expr import Expr, Var, if_then_else, logical_and
 from heddle.tir.nodes import PrimFunc
 
 
@@ -48,7 +48,7 @@ def padded(n: int = 30) -> PrimFunc:
     """`P` is `A` between two zeros, `C[i] = P[i] + P[i + 2]`"""
     a = te.placeholder((n,), name="A")
 
-    def pad(i: Var) -> object:
+    def pad(i: Var) -> Expr:
         return if_then_else(logical_and(i >= 1, i < n + 1), a[i - 1], 0.0)
 
     p = te.compute((n + 2,), pad, name="P")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import overload
 
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, ExprLike, Var, as_expr, cast
@@ -179,7 +179,23 @@ def reduce_axis(extent: ExprLike, name: str = "r") -> ReduceAxis:
     return ReduceAxis(extent, name)
 
 
-def compute(shape: Iterable[ExprLike], function: Callable[..., Any], name: str = "compute") -> Any:
+@overload
+def compute(
+    shape: Iterable[ExprLike], function: Callable[..., Grouped], name: str = "compute"
+) -> tuple[Tensor, ...]: ...
+
+
+@overload
+def compute(
+    shape: Iterable[ExprLike], function: Callable[..., ExprLike], name: str = "compute"
+) -> Tensor: ...
+
+
+def compute(
+    shape: Iterable[ExprLike],
+    function: Callable[..., ExprLike | Grouped],
+    name: str = "compute",
+) -> Tensor | tuple[Tensor, ...]:
     """The tensor of `shape` whose element at `indices` is `function(*indices)`.
 
     The loops are named after the parameters of `function`. Where `function` gives a reduction by a

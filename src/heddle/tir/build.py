@@ -48,23 +48,14 @@ def decl_buffer(
     return Buffer(name, dims, DType.of(dtype), steps, scope, alignment)
 
 
-def _indices(buffer: Buffer, indices: ExprLike | Sequence[ExprLike]) -> tuple[Expr, ...]:
-    given = tuple(indices) if isinstance(indices, (tuple, list)) else (indices,)
-    if len(given) != buffer.ndim:
-        raise UserError(
-            f"buffer `{buffer.name}` has {buffer.ndim} dimensions, got {len(given)} indices"
-        )
-    return tuple(as_expr(index) for index in given)
-
-
 def load(buffer: Buffer, indices: ExprLike | Sequence[ExprLike]) -> BufferLoad:
     """`buffer[indices]`"""
-    return BufferLoad(buffer, _indices(buffer, indices))
+    return buffer[indices]
 
 
 def store(buffer: Buffer, value: ExprLike, indices: ExprLike | Sequence[ExprLike]) -> BufferStore:
     """`buffer[indices] = value`; a Python number takes the buffer's dtype."""
-    checked = _indices(buffer, indices)
+    checked = buffer.checked_indices(indices)
     lanes = checked[-1].dtype.lanes if checked else 1
     dtype = buffer.dtype.with_lanes(lanes)
     stored = value if isinstance(value, Expr) else const(value, dtype)

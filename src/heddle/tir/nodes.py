@@ -14,14 +14,15 @@ lowered away and only loops, allocations and stores remain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 
 from heddle.ir.dtype import DType
-from heddle.ir.expr import Expr, Var, as_int
+from heddle.ir.expr import Expr, ExprLike, Var, as_expr, as_int
 from heddle.ir.module import BaseFunc
 from heddle.ir.node import Node, binder, derived, field, node, refers
+from heddle.support import UserError
 
 NO_ANNOTATIONS: Final[Mapping[str, object]] = {}
 
@@ -55,10 +56,17 @@ class Buffer(Node):
         dims = tuple(as_int(dim) for dim in self.shape)
         return None if None in dims else dims  # type: ignore[return-value]
 
-    def __getitem__(self, indices: Expr | int | tuple[Expr | int, ...]) -> BufferLoad:
-        from heddle.tir.build import load
+    def __getitem__(self, indices: ExprLike | Sequence[ExprLike]) -> BufferLoad:
+        return BufferLoad(self, self.checked_indices(indices))
 
-        return load(self, indices)
+    def checked_indices(self, indices: ExprLike | Sequence[ExprLike]) -> tuple[Expr, ...]:
+        """One expression per dimension; `UserError` for another number of indices."""
+        given = tuple(indices) if isinstance(indices, (tuple, list)) else (indices,)
+        if len(given) != self.ndim:
+            raise UserError(
+                f"buffer `{self.name}` has {self.ndim} dimensions, got {len(given)} indices"
+            )
+        return tuple(as_expr(index) for index in given)
 
 
 @node

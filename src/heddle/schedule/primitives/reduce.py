@@ -148,8 +148,8 @@ def _init_nest(
                 f"the predicate of block `{node.name}` mixes reduction loops with others",
             )
     assert node.init is not None
-    init = rewrite(node.init, {}, memo=dict(values))  # type: ignore[arg-type]
-    writes = [rewrite(region, {}, memo=dict(values)) for region in node.writes]  # type: ignore[arg-type]
+    init = rewrite(node.init, {}, memo=dict(values))
+    writes = [rewrite(region, {}, memo=dict(values)) for region in node.writes]
     reads = point_reads([init], ())
     name = sch.state.fresh_block_name(f"{node.name}_init")
     made = make_block(name, iters, init, reads=reads, writes=writes, predicate=guard)
