@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from heddle.schedule.errors import ScheduleError
 from heddle.schedule.refs import BlockRef, LoopRef, Sampled
+from heddle.schedule.state import blocks_below
+from heddle.tir.nodes import Block, For
+from heddle.tir.tensor_intrin import NAME
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -132,7 +135,30 @@ def _loop(sch: Schedule, name: str, where: str, value: Any) -> LoopRef:
         consumer = sch.trace.consumer_of(value.var)
         why = f"`{consumer}` consumed it" if consumer else "it is not a loop of this function"
         raise fail(sch, name, f"{where}: loop `{value.name}` does not exist: {why}")
+    around = sch.state.parent_block(sch.state.loop(value.var))
+    if around is not sch.state.root:
+        _check_inner_loop(sch, name, where, value, around)
     return value
+
+
+def _check_inner_loop(
+    sch: Schedule, name: str, where: str, loop: LoopRef, around: Block
+) -> None:
+    """Raise when a primitive cannot work on a loop inside a block."""
+    marked = (n for n in sch.state.path(sch.state.loop(loop.var)) if type(n) is For)
+    if any(NAME in found.annotations for found in marked):
+        raise fail(
+            sch,
+            name,
+            f"{where}: loop `{loop.name}` of block `{around.name}` is done by a tensor intrinsic",
+        )
+    if name not in _INSIDE_LOOPS or not blocks_below(sch.state.loop(loop.var)):
+        raise fail(
+            sch,
+            name,
+            f"{where}: loop `{loop.name}` is a part of block `{around.name}`, in which only "
+            f"{', '.join(sorted(_INSIDE_LOOPS))} work, on loops around the block inside",
+        )
 
 
 def _block(sch: Schedule, name: str, where: str, value: Any) -> BlockRef:
@@ -154,6 +180,10 @@ def _block(sch: Schedule, name: str, where: str, value: Any) -> BlockRef:
     return value
 
 
+_INSIDE_LOOPS = frozenset(
+    {"annotate", "fuse", "reorder", "serial", "split", "unannotate", "unroll", "vectorize"}
+)
+"""Primitives that work on a loop inside a block."""
 _INSIDE_BLOCKS = frozenset({"annotate", "unannotate", "tensorize"})
 """Primitives that work on a block inside another one."""
 

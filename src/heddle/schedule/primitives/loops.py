@@ -306,6 +306,9 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
         return
     inside = {id(block) for block in blocks_below(node)}
     for block in blocks_below(node):
+        around = sch.state.loops(block)
+        if not any(found is node for found in around):
+            continue  # a part of another block below the loop, which is looked at
         depends = False
         carried = {b.kind for b in block.iters if uses_var(b.binding, loop.var)}
         # Lanes of one sum can be combined, those of several (a fused loop) cannot.
@@ -325,7 +328,6 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     f"{_names(block)}; only loops of spatial variables can be {_PARTICIPLE[name]}",
                 )
         if name == "vectorize" and any(b.kind is not IterKind.SPATIAL for b in block.iters):
-            around = sch.state.loops(block)
             if not runs_once(block, around, around.index(node)):
                 raise fail(
                     sch,

@@ -97,6 +97,9 @@ def copy_statement(state: State, stmt: Stmt, suffix: str, *, taken: set[str] | N
         if type(found) is For:
             memo[found.var] = Var(found.var.name, found.var.dtype)
         elif type(found) is Block:
+            if found.init is not None:  # loops in there: of a block made of a tile
+                inner = (n for n in walk(found.init) if type(n) is For)
+                memo.update((n.var, Var(n.var.name, n.var.dtype)) for n in inner)
             names[found.name] = fresh_name(found.name + suffix, taken)
             taken.add(names[found.name])
             for bound in found.iters:

@@ -111,14 +111,15 @@ class _Tiles:
         if form is None:
             raise self._fail(bound, "is not linear in the loops")
         inside: Expr = const(0)
+        used = uses_var(bound.binding, set(variables))
         for var, count in form.coefficients.items():
             inside = inside + var * count
         box = estimate(inside, self.domain)
         tile = None if box is None else as_int(box.extent)
         if box is None or tile is None or not box.exact or box.low.terms or box.low.constant:
             raise self._fail(bound, "does not run through a whole tile")
-        if tile == 1:
-            self.outer_iters.append(bound)
+        if tile == 1:  # the loops that it uses, if any, run once
+            self.outer_iters.append(bound.replace(binding=form.base) if used else bound)
             return
         extent = analyzer.simplify(bound.extent // tile)
         start = analyzer.simplify(form.base // tile)
