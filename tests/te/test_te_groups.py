@@ -117,7 +117,7 @@ def test_scan_errors() -> None:
     step = te.compute((6, 4), lambda t, i: state[t - 1, i])
     with pytest.raises(UserError, match=r"`scan`: init has shape \(1, 3\), the state \(6, 4\)"):
         te.scan(te.compute((1, 3), lambda t, i: x[t, i]), step, state)
-    with pytest.raises(UserError, match="update `X` must be a te.compute"):
+    with pytest.raises(UserError, match=r"update `X` must be a te\.compute"):
         te.scan(start, x, state)
     with pytest.raises(UserError, match="1, 1, 2 tensors for init, update and state"):
         te.scan(start, step, [state, state])

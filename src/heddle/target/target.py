@@ -23,8 +23,8 @@ class Target:
     kind: the code generator, "llvm" or "c". triple, cpu and features are LLVM's. `vector_bits` is
     the width of a vector register that code should use, `vector_registers` their number,
     `fma_per_cycle` how many vector multiply-adds a core starts per cycle and `fma_latency` the
-    cycles until the result can be used. `caches` are the data caches from the nearest; `cores` the cores that a call
-    may use.
+    cycles until the result can be used. `caches` are the data caches from the nearest; `cores` the
+    cores that a call may use.
     """
 
     kind: str

@@ -43,7 +43,7 @@ def memory_type(dtype: DType) -> str:
 
 
 def value_type(dtype: DType) -> str:
-    """The LLVM type that means `dtype`, as intrinsics take it: 16-bit floats are `half`, `bfloat`."""
+    """The LLVM type that means `dtype` to intrinsics: 16-bit floats are `half` and `bfloat`."""
     if dtype.is_float and dtype.bits == 16:
         return vector("half" if dtype.kind == "float" else "bfloat", dtype.lanes)
     return register_type(dtype)

@@ -4,6 +4,8 @@
     for i in range(1): A[i] = 0     ->   A[0] = 0
     for i in range(0): ...          ->   (nothing)
     if True: S                      ->   S
+
+It runs first, so that what unit loops index becomes constant, and again on flat loops.
 """
 
 from __future__ import annotations

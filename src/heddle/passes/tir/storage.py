@@ -3,6 +3,8 @@
 
     Allocate(scope "global", 1 KiB)   ->  scope "local"    (stack; registers when SROA can)
     Allocate(scope "local", 64 KiB)   ->  scope "global"   (hd_alloc, freed at the end)
+
+What may lie on the stack is limited per buffer and per function.
 """
 
 from __future__ import annotations
