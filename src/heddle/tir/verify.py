@@ -279,6 +279,8 @@ class _Verifier:
         outer = [n for n in self.defined if type(n) is Var and n.dtype.is_int]
         for _ in range(_TRIALS):
             env: dict[Any, Any] = {var: random.randrange(1, 40) for var in outer}
+            for around in () if self.block is None else self.block.iters:
+                env[around.var] = random.randrange(max(1, evaluate(around.extent)(env)))
             if not _enter_loops(env, self.loops, random) or not inside(env):
                 continue
             reached, limit = value(env), extent(env)
