@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from heddle import te
 from heddle.ir import structural_equal
 from heddle.ir.expr import as_int
 from heddle.passes.tir.lower import lower
-from heddle.schedule import Schedule, ScheduleError, Trace, replay
+from heddle.schedule import LoopRef, Schedule, ScheduleError, Trace, replay
 from heddle.schedule.compact import compact_buffers
 from heddle.script import parse, to_text
 from heddle.support import UserError
@@ -19,7 +21,8 @@ from heddle.tir.build import collect
 from heddle.tir.interp import run
 from heddle.tir.nodes import Block, For, PrimFunc
 from heddle.tir.verify import verify
-from tests.schedule.kernels import check_same, conv2d, matmul, softmax
+from tests.schedule import test_random
+from tests.schedule.kernels import KERNELS, check_same, conv2d, matmul, softmax
 
 VNNI = "x86.vpdpbusd.512"
 
@@ -284,3 +287,29 @@ def test_inner_loops_are_gone_for_handles() -> None:
     inside = collect(sch.block(block).body, For)
     assert inside[0].annotations["tensor_intrin"] == VNNI
     assert [found.name for found in collect(sch.block(block), Block)] == ["C_o"]
+
+
+# -- random sequences ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", KERNELS)
+def test_random_sequences_with_blockize_keep_values(
+    name: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(rng: Random, sch: Schedule) -> None:
+        loops = list(sch.state.loop_links)
+        if not loops:
+            raise ScheduleError("no loops")
+        sch.blockize(LoopRef(rng.choice(loops)))
+
+    monkeypatch.setitem(test_random.ACTIONS, "blockize", (step, 8))
+    sch = test_random.random_schedule(name, seed)
+    func = KERNELS[name]()
+    verify(sch.func)
+    check_same(func, sch.func, seed)
+    small = compact_buffers(sch.func)
+    verify(small)
+    check_same(func, small, seed)
+    again = replay(Trace.from_json(sch.trace.to_json()), func)
+    assert structural_equal(again.func, sch.func, map_free_vars=True)

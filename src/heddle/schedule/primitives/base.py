@@ -141,9 +141,7 @@ def _loop(sch: Schedule, name: str, where: str, value: Any) -> LoopRef:
     return value
 
 
-def _check_inner_loop(
-    sch: Schedule, name: str, where: str, loop: LoopRef, around: Block
-) -> None:
+def _check_inner_loop(sch: Schedule, name: str, where: str, loop: LoopRef, around: Block) -> None:
     """Raise when a primitive cannot work on a loop inside a block."""
     marked = (n for n in sch.state.path(sch.state.loop(loop.var)) if type(n) is For)
     if any(NAME in found.annotations for found in marked):

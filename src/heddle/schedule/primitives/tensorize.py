@@ -37,11 +37,16 @@ if TYPE_CHECKING:
 def blockize(sch: Schedule, loop: LoopRef) -> BlockRef:
     """Make one block of a loop and all that is below it; the block inside becomes a part of it.
 
-        for i_0 in range(8):                    for i_0 in range(8):
-            for i_1 in range(16):                   block C_o: vi_o = i_0
-                block C: vi = i_0 * 16 + i_1  ->        for i_1 in range(16):
-                    C[vi] = A[vi] * 2.0                     block C: vi = vi_o * 16 + i_1
-                                                                C[vi] = A[vi] * 2.0
+    >>> sch = Schedule(product(16, 32, 24))
+    >>> i, j, k = sch.get_loops("C")
+    >>> j_0, j_1 = sch.split(j, factors=[None, 16])
+    >>> sch.reorder(i, j_0, k, j_1)
+    >>> sch.blockize(j_1)
+    block `C_o`
+    >>> sch.get_loops("C_o")
+    [loop `i`, loop `j_0`, loop `k`]
+    >>> sch.get_loops("C")
+    [loop `j_1`]
 
     The loops must be directly nested around one block and cover whole tiles of its iteration
     variables: each variable is `tile * outer + inner`. The init of a reduction moves to the new
@@ -194,10 +199,14 @@ class _Tiles:
 def tensorize(sch: Schedule, target: LoopRef | BlockLike, intrin: str) -> BlockRef:
     """Let a tensor intrinsic do what a loop and those below it (or a blockized block) compute.
 
-        for i_1 in range(16):                    block C_o:
-            for k_1 in range(4):                     for i in range(16):  # tensor_intrin
-                block C: ...               ->            for k in range(4):
-                    C[i] += A[k] * B[i, k]                   C[i] += A[k] * B[i, k]
+    >>> sch = Schedule(product(16, 32, 24))
+    >>> i, j, k = sch.get_loops("C")
+    >>> j_0, j_1 = sch.split(j, factors=[None, 4])
+    >>> sch.reorder(i, j_0, k, j_1)
+    >>> sch.tensorize(j_1, "arm.fma")
+    block `C_o`
+    >>> sch.get_loops("C_o")
+    [loop `i`, loop `j_0`, loop `k`]
 
     `intrin` names a `heddle.tir.tensor_intrin`. The loops must be what it describes: the same
     extents, the same expression, the same element strides of every buffer. They are kept, marked,
