@@ -52,7 +52,8 @@ def place_tensor_intrinsics(func: PrimFunc, target: Target) -> PrimFunc:
             )
         return _placed(loop, intrin, ranges)
 
-    return func.replace(body=rewrite(func.body, {For: place}))
+    placed: PrimFunc = func.replace(body=rewrite(func.body, {For: place}))
+    return placed
 
 
 def _placed(loop: For, intrin: TensorIntrin, ranges: Mapping[Var, tuple[Expr, Expr]]) -> Stmt:
