@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import heddle
-from heddle import te
+from heddle import te, tir
 from heddle.ir.expr import Var
 from heddle.script import parse, to_text
 
@@ -179,3 +179,12 @@ def test_calls_from_several_threads(rng: np.random.Generator) -> None:
     with ThreadPoolExecutor(4) as pool:
         for a, b in zip(inputs, pool.map(call, inputs), strict=True):
             np.testing.assert_array_equal(b, a + 1)
+
+
+@pytest.mark.parametrize("name", ["exp", "sin", "memcpy", "main"])
+def test_a_function_named_like_one_of_the_c_library(name):
+    x = te.placeholder((5,), "float64", name="x")
+    y = te.compute((5,), lambda i: tir.intrin.exp(x[i]) + tir.intrin.sin(x[i]), name="y")
+    data, result = np.linspace(-1, 1, 5), np.empty(5)
+    heddle.build(te.create_prim_func([x, y], name=name))(data, result)
+    np.testing.assert_allclose(result, np.exp(data) + np.sin(data), rtol=1e-14)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from heddle.codegen.llvm.intrinsics import ELEMENTARY
 from heddle.codegen.llvm.kernel import kernel_ir, uses_vectors
 from heddle.codegen.machine import machine_of
 from heddle.codegen.pool import worker_pool
@@ -36,10 +37,21 @@ _C_TYPES: Final[Mapping[str, Any]] = {
 _number = itertools.count()
 
 
+_C_LIBRARY: Final = frozenset(
+    {
+        *ELEMENTARY,
+        *(f"{name}f" for name in ELEMENTARY),
+        *("sqrt", "fabs", "floor", "ceil", "trunc", "round", "memcpy", "memmove", "memset"),
+    }
+)
+"""Functions of the C library that generated code may call: no kernel may take their place."""
+
+
 def kernel_name(func: PrimFunc) -> str:
-    """The name of a function, as a C symbol."""
+    """The name of a function, as a C symbol: `exp_` for a function `exp`."""
     name = str(func.attrs.get("name", "kernel"))
-    return "".join(char if char.isalnum() or char == "_" else "_" for char in name)
+    symbol = "".join(char if char.isalnum() or char == "_" else "_" for char in name)
+    return f"{symbol}_" if symbol in _C_LIBRARY else symbol
 
 
 def llvm_ir(func: PrimFunc, target: Target, *, symbol: str | None = None) -> str:
