@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from heddle.codegen.build import kernel_name
 from heddle.codegen.llvm.kernel import kernel_ir, uses_vectors
 from heddle.codegen.llvm.optimize import Compiled
 from heddle.codegen.machine import machine_of
@@ -80,7 +79,7 @@ class KernelCompiler:
 
     def add(self, func: PrimFunc) -> None:
         """Start on one scheduled function. Its name must be new."""
-        name = kernel_name(func)
+        name = str(func.attrs.get("name", "kernel"))
         digest = kernel_digest(func)
         self._names[name] = digest
         if digest in self._objects or digest in self._futures:
