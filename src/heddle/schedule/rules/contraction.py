@@ -123,6 +123,12 @@ class _Plan:
             self._pack(task)
         return row_outer[-1] if row_outer else task
 
+    def _rows_worth_sharing(self) -> bool:
+        """Whether each core should walk its own rows: when they are the larger operand, or fit in
+        the caches of the cores together only. All of `w` then goes by on every core."""
+        rows, half = self._bytes(self.facts.x), self._cache(1) // 2
+        return rows >= self._bytes(self.facts.w) or half < rows <= half * self.target.cores
+
     def _should_pack(self, row_outer: list[LoopRef]) -> bool:
         """Whether `w` is walked in long strides, often enough that copying a panel of it together
         pays: its rows, a pitch apart, would evict one another from the caches."""
@@ -252,9 +258,9 @@ class _Plan:
     ) -> tuple[list[LoopRef], list[LoopRef], list[LoopRef]]:
         """(loops that become tasks, loops walked inside a task, the unrolled rows of a tile).
 
-        Every core gets a share of the rows, if there are enough: it then finds in its own cache
-        the rows that it wrote in the layer before. More tasks are made of rows where the `tasks`
-        that other axes give are too few.
+        Every core gets a share of the rows where that pays: it then finds in its own cache the
+        rows that it wrote in the layer before. More tasks are made of rows where the `tasks` that
+        other axes give are too few.
         """
         sch = self.sch
         self.shares_rows = False
@@ -273,7 +279,7 @@ class _Plan:
         cores = self.target.cores
         wanted = math.ceil(_TASKS_PER_CORE * cores / tasks)
         row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in (*outer, tiles))
-        self.shares_rows = row_tiles >= cores
+        self.shares_rows = row_tiles >= cores and self._rows_worth_sharing()
         if self.shares_rows:
             wanted = max(wanted, cores)
         for loop in (*outer, tiles):
