@@ -15,7 +15,8 @@ from heddle.schedule.boxes import loop_domain, loops_between, region_box
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.primitives.loops import rebind
-from heddle.schedule.primitives.peel import copy_statement, private_buffers, without_inits
+from heddle.schedule.primitives.peel import copy_statement, without_inits
+from heddle.schedule.primitives.private import private_buffers
 from heddle.schedule.refs import LoopRef
 from heddle.schedule.state import blocks_below, edit, walk
 from heddle.tir.build import replace_buffers, seq, shape_symbols

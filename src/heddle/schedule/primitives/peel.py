@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import rewrite, uses_var
+from heddle.schedule.primitives.private import private_buffers
 from heddle.schedule.primitives.reduce import without_init
 from heddle.schedule.state import State, blocks_below, edit, fresh_name, walk
 from heddle.tir.build import replace_buffers, seq
-from heddle.tir.nodes import Block, Buffer, For, ForKind, IterKind, Stmt
+from heddle.tir.nodes import Block, For, ForKind, IterKind, Stmt
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -63,27 +64,6 @@ def without_inits(stmt: Stmt, var: Var) -> Stmt:
             changes[block] = without_init(block)
     result = edit(stmt, changes)
     return stmt if result is None else result
-
-
-def private_buffers(state: State, loop: For) -> list[Buffer]:
-    """Intermediate buffers that only the blocks below `loop` use, and that carry nothing from one
-    iteration to the next: the tail gets its own, so that each can be shrunk to its tile."""
-    inside = blocks_below(loop)
-    names = {block.name for block in inside}
-    found: list[Buffer] = []
-    for buffer in state.root.alloc_buffers:
-        writers = state.writers.get(buffer, [])
-        users = [*writers, *state.readers.get(buffer, [])]
-        if not users or any(user.name not in names for user in users):
-            continue
-        carried = any(
-            bound.kind is not IterKind.SPATIAL and uses_var(bound.binding, loop.var)
-            for writer in writers
-            for bound in writer.iters
-        )
-        if not carried:
-            found.append(buffer)
-    return found
 
 
 def copy_statement(state: State, stmt: Stmt, suffix: str, *, taken: set[str] | None = None) -> Stmt:
