@@ -127,7 +127,7 @@ class _Plan:
         """Whether each core should walk its own rows: when they are the larger operand, or fit in
         the caches of the cores together only. All of `w` then goes by on every core."""
         rows, half = self._bytes(self.facts.x), self._cache(1) // 2
-        return rows >= self._bytes(self.facts.w) or half < rows <= half * self.target.cores
+        return rows > self._bytes(self.facts.w) or half < rows <= half * self.target.cores
 
     def _should_pack(self, row_outer: list[LoopRef]) -> bool:
         """Whether `w` is walked in long strides, often enough that copying a panel of it together
