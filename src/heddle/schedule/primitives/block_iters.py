@@ -36,9 +36,9 @@ def plain_nest(sch: Schedule, name: str, node: Block) -> list[For]:
     nest: list[For] = []
     inside: Stmt = node
     for loop in reversed(sch.state.loops(node)):
-        found = missing.pop(loop.var, None)
-        if found is None or loop.body is not inside:
+        if loop.body is not inside or loop.var not in missing:
             break
+        found = missing.pop(loop.var)
         whole = as_int(loop.min) == 0 and structural_equal(loop.extent, found.extent)
         if not whole or loop.kind is not ForKind.SERIAL:
             raise fail(

@@ -117,10 +117,7 @@ def _is_identity(what: Reduction) -> bool:
     start = what.start.value if isinstance(what.start, (FloatImm, IntImm)) else None
     if start is None:
         return False
-    dtype = what.buffer.dtype
-    lowest = float("-inf") if dtype.is_float else dtype.min_value
-    highest = float("inf") if dtype.is_float else dtype.max_value
-    return bool(start == {Add: 0, Mul: 1, Max: lowest, Min: highest}[what.combiner])
+    return bool(start == what.identity.value)  # type: ignore[attr-defined]
 
 
 def _check_order(sch: Schedule, node: Block, last: Block, stored: BufferStore, rest: Expr) -> None:

@@ -252,6 +252,7 @@ def reorder(sch: Schedule, *loops: LoopRef) -> None:
                 )
         outside.discard(node.var)
     _check_ordered_iters(sch, chain, order)
+    _check_first_steps(sch, chain, order)
     body = chain[-1].body
     for node in reversed(order):
         body = with_body(node, body)
@@ -293,6 +294,31 @@ def _check_ordered_iters(sch: Schedule, chain: list[For], order: list[For]) -> N
                 "reorder",
                 f"block `{block.name}` runs in the order of {[v.name for v in used]}: "
                 "loops of ordered iteration variables keep their order",
+            )
+
+
+def _check_first_steps(sch: Schedule, chain: list[For], order: list[For]) -> None:
+    """Raise where a reduction might no longer begin with the step that runs its `init`.
+
+    That takes loops that carry spatial and reduction variables at once: they were fused."""
+    for block in blocks_below(chain[-1]):
+        if block.init is None:
+            continue
+        spatial = [b.binding for b in block.iters if b.kind is IterKind.SPATIAL]
+        reduced = [b.binding for b in block.iters if b.kind is not IterKind.SPATIAL]
+        mixed = {
+            n.var
+            for n in chain
+            if any(uses_var(e, n.var) for e in spatial) and any(uses_var(e, n.var) for e in reduced)
+        }
+        before = [n.var.name for n in chain if n.var in mixed]
+        if before != [n.var.name for n in order if n.var in mixed]:
+            raise fail(
+                sch,
+                "reorder",
+                f"loops {before} each carry spatial and reduction variables of block "
+                f"`{block.name}`, which were fused: in another order its sums might not begin "
+                "with their `init`; use decompose_reduction first",
             )
 
 

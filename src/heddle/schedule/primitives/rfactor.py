@@ -56,6 +56,14 @@ class Reduction:
     value: Expr
     start: Expr
 
+    @property
+    def identity(self) -> Expr:
+        """The neutral element of the combiner; `start` may hold an epilogue, such as a bias."""
+        dtype = self.buffer.dtype
+        lowest = float("-inf") if dtype.is_float else dtype.min_value
+        highest = float("inf") if dtype.is_float else dtype.max_value
+        return const({Add: 0, Mul: 1, Max: lowest, Min: highest}[self.combiner], dtype)
+
 
 def reduction_of(sch: Schedule, name: str, block: Block) -> Reduction:
     """What a reduction block does; an error when it is no sum, product, maximum or minimum of one
@@ -232,7 +240,7 @@ def _first_stage(
     for bound in node.iters:
         if bound.kind is not IterKind.SPATIAL:
             values[bound.var] = substitute(bound.binding, inside)
-    # A step outside the predicate counts as the start value: every partial result has an init.
+    # A step outside the predicate counts as the neutral element: every partial result has an init.
     kept, dropped = TRUE, TRUE
     for part in conjuncts(node.predicate):
         if not uses_var(part, set(reducing)):
@@ -247,7 +255,7 @@ def _first_stage(
         dropped = logical_and(dropped, substitute(part, inside))
     value = substitute(what.value, values)
     if dropped is not TRUE:
-        value = if_then_else(dropped, value, what.start)
+        value = if_then_else(dropped, value, what.identity)
     place: list[Expr] = [substitute(index, values) for index in what.indices]
     place.insert(position, reducing[factored.var].var)
     iters = [*spatial, *reducing.values()]
@@ -257,7 +265,7 @@ def _first_stage(
         store(partial, combined(what.combiner, load(partial, place), value), place),
         reads=point_reads([store(partial, value, place)], ()),
         writes=[point(partial, place)],
-        init=store(partial, what.start, place),
+        init=store(partial, what.identity, place),
         predicate=kept,
     )
 
@@ -288,11 +296,12 @@ def _second_stage(
         if not uses_var(part, set(reducing)):
             guard = logical_and(guard, substitute(part, fresh))
     value = combined(what.combiner, load(what.buffer, what.indices), load(partial, place))
+    update = store(what.buffer, value, what.indices)
     body: Stmt = node.replace(
         iters=tuple(iters),
         predicate=guard,
-        reads=(point(partial, place),),
-        body=store(what.buffer, value, what.indices),
+        reads=tuple(point_reads([node.init, update], [what.buffer])),
+        body=update,
     )
     body = For(const(0), factored.extent, ForKind.SERIAL, step_loop, body)
     for loop in reversed(kept):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reductions whose `init` is more than a neutral element, or whose loops were fused."""
+
+from __future__ import annotations
+
+import pytest
+
+from heddle.schedule import Schedule, ScheduleError
+from heddle.schedule.examples import biased_product
+from tests.schedule.kernels import check_same, matmul
+
+
+@pytest.mark.parametrize("factors", [[None, 4], [None, 5]])
+def test_rfactor_adds_a_fused_bias_once(factors: list[int | None]) -> None:
+    func = biased_product(4, 6, 8)
+    sch = Schedule(func)
+    sch.fuse_reduction_epilogue("C", "D")
+    _, _, k = sch.get_loops("C")
+    _, k_1 = sch.split(k, factors)
+    sch.rfactor("C", k_1)
+    assert [r.buffer.name for r in sch.block("C").reads] == ["bias", "D_rf"]
+    check_same(func, sch.func)
+
+
+def _fused(sch: Schedule) -> list:
+    fused = sch.fuse(*sch.get_loops("C"))
+    return sch.split(fused, [None, 5])
+
+
+def test_fused_reductions_keep_their_order() -> None:
+    sch = Schedule(matmul(3, 4, 7))
+    first, last = _fused(sch)
+    with pytest.raises(ScheduleError, match="might not begin with their `init`"):
+        sch.reorder(last, first)
+
+
+def test_fused_reductions_without_init_are_reordered() -> None:
+    func = matmul(3, 4, 7)
+    sch = Schedule(func)
+    sch.decompose_reduction("C", sch.get_loops("C")[0])
+    first, last = _fused(sch)
+    sch.reorder(last, first)
+    check_same(func, sch.func)
+
+
+def test_other_iterations_need_loops_that_hold_nothing_else() -> None:
+    func = matmul(6, 4, 7)
+    sch = Schedule(func)
+    sch.pad_einsum("C", [4, 1, 1])
+    sch.decompose_padding("A_pad", sch.get_loops("A_pad")[1])
+    with pytest.raises(ScheduleError, match="`A_pad_pad` is not alone in its loops"):
+        sch.transform_block_layout("A_pad_pad", "lambda i, k: (k, i)")
+    check_same(func, sch.func)
