@@ -45,6 +45,8 @@ class StmtPrinter:
         self.expr = ExprPrinter(names)
         self.lines = lines
         self.indent = indent
+        self.places: dict[Node, tuple[int, int, int]] = {}
+        """Where loops and blocks begin: their line, and the columns between which they stand."""
         self._work: list[Work] = []
 
     # -- lines -------------------------------------------------------------------------------
@@ -225,9 +227,21 @@ class StmtPrinter:
         roots = [root for item in nest for root in (item.min, item.extent)]
         header = self.fitted(lambda: self._loop_range(nest), roots)
         self.names.push()
-        names = ", ".join(self.define(item.var) for item in nest)
-        self.line(f"for {names} in {header}:")
+        names = [self.define(item.var) for item in nest]
+        self.line(f"for {', '.join(names)} in {header}:")
+        self._place_loops(nest, names)
         self.later(*self.nested(lambda: self.suite(nest[-1].body)), self.names.pop)
+
+    def _place_loops(self, nest: Sequence[For], names: Sequence[str]) -> None:
+        """Note that the last line is the header of `nest`: of one loop, or of several in a grid."""
+        row, column = len(self.lines) - 1, 4 * self.indent
+        if len(nest) == 1:
+            self.places.setdefault(nest[0], (row, column, len(self.lines[-1]) - 1))
+            return
+        column += len("for ")
+        for loop, name in zip(nest, names, strict=True):
+            self.places.setdefault(loop, (row, column, column + len(name)))
+            column += len(name) + len(", ")
 
     def _loop_range(self, nest: list[For]) -> str:
         if len(nest) > 1:
@@ -245,6 +259,8 @@ class StmtPrinter:
 
     def block(self, stmt: Block) -> None:
         self.line(f"with T.block({quote(stmt.name)}):")
+        place = len(self.lines) - 1, 4 * self.indent, len(self.lines[-1]) - 1
+        self.places.setdefault(stmt, place)
         self.later(*self.nested(lambda: self.block_body(stmt)))
 
     def block_body(self, stmt: Block, *, implicit: bool = False) -> None:

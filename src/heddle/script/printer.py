@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,21 @@ from heddle.script.print_stmt import StmtPrinter
 from heddle.tir.nodes import Buffer, BufferRegion, IterVar, PrimFunc, Range, Stmt
 
 
-def to_text(root: Any, *, constants: dict[str, np.ndarray] | None = None) -> str:
+def to_text(
+    root: Any,
+    *,
+    constants: dict[str, np.ndarray] | None = None,
+    underline: Sequence[Stmt] = (),
+) -> str:
     """`root` as Python text.
 
     An `IRModule`, a `PrimFunc` or a graph `Function` gives text that `parse` turns back into an
     equal one. Graph constants of more than 16 elements print as `G.constants["c0"]` and are added
     to `constants`, which `parse` takes again. Statements, expressions, buffers and types print
     as they stand in such text.
+
+    underline: loops and blocks of the `PrimFunc` `root` to point at, by a line of carets below
+    the header of each, for people to read.
 
     >>> from heddle.ir.expr import Var
     >>> to_text((Var("i") * 16 + 1) // 4)
@@ -39,6 +47,10 @@ def to_text(root: Any, *, constants: dict[str, np.ndarray] | None = None) -> str
     elif isinstance(root, BaseFunc):
         stem = root.attrs.get("name") if isinstance(root, PrimFunc) else None
         name = stem if isinstance(stem, str) and is_identifier(stem) else "main"
+        if underline and isinstance(root, PrimFunc):
+            writer = StmtPrinter(names, lines)
+            writer.function(root, name)
+            return "\n".join(_underlined(lines, [writer.places.get(n) for n in underline]))
         _function(root, name, None, names, lines, table, 0)
     elif isinstance(root, graph.Binding):
         GraphPrinter(names, lines, table).binding(root)
@@ -49,6 +61,18 @@ def to_text(root: Any, *, constants: dict[str, np.ndarray] | None = None) -> str
     else:
         _fragment(root, names, lines)
     return "\n".join(lines)
+
+
+def _underlined(lines: list[str], places: Iterable[tuple[int, int, int] | None]) -> Iterator[str]:
+    """`lines`, each followed by the carets below its `places`."""
+    marks: dict[int, str] = {}
+    for row, start, end in filter(None, places):
+        mark = marks.get(row, "").ljust(end)
+        marks[row] = mark[:start] + "^" * (end - start) + mark[end:]
+    for row, line in enumerate(lines):
+        yield line
+        if row in marks:
+            yield marks[row]
 
 
 def _fragment(root: Any, names: Names, lines: list[str]) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from heddle.schedule.errors import ScheduleError
+from heddle.schedule.errors import Place, ScheduleError
 from heddle.schedule.refs import BlockRef, LoopRef, Sampled
-from heddle.schedule.state import blocks_below
+from heddle.schedule.state import State, blocks_below
 from heddle.tir.nodes import Block, For
 from heddle.tir.tensor_intrin import NAME
 
@@ -40,9 +40,29 @@ class Primitive:
 PRIMITIVES: dict[str, Primitive] = {}
 
 
-def fail(sch: Schedule, name: str, message: str) -> ScheduleError:
-    """The error of primitive `name` on the present function."""
-    return ScheduleError(f"{name}: {message}", func=sch.func)
+def fail(sch: Schedule, name: str, message: str, *nodes: Place) -> ScheduleError:
+    """The error of primitive `name` on the present function; it underlines `nodes`, or else the
+    loops and blocks that the primitive was given."""
+    return ScheduleError(f"{name}: {message}", func=sch.func, nodes=nodes)
+
+
+def _present(state: State, places: Iterable[object]) -> list[For | Block]:
+    """Those of `places` that are loops or blocks, as they are in the function of `state`."""
+    found: list[For | Block] = []
+    for place in places:
+        if isinstance(place, (For, LoopRef)) and place.var in state.loop_links:
+            found.append(state.loop(place.var))
+        elif isinstance(place, (Block, BlockRef)) and place.name in state.block_links:
+            found.append(state.block(place.name))
+    return found
+
+
+def _point_at(error: ScheduleError, state: State, given: Mapping[str, Any]) -> None:
+    """Let `error` show the function of `state`, as the primitive got it, and what is wrong there:
+    it may have been raised half-way through the changes."""
+    error.func = state.func
+    values = [v for value in given.values() for v in (value if type(value) is tuple else (value,))]
+    error.nodes = tuple(_present(state, error.nodes) or _present(state, values))
 
 
 def primitive(function: Callable[P, R]) -> Callable[P, R]:
@@ -62,17 +82,19 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError as error:
             raise fail(sch, name, f"{error}; the signature is {name}{signature}") from None
         given: dict[str, Any] = {}
-        for parameter, value in list(bound.items())[1:]:
-            if parameter == variadic:
-                given[parameter] = tuple(checks[parameter](sch, item) for item in value)
-            else:
-                given[parameter] = checks[parameter](sch, value)
         before, state = sch.func, sch.state
         try:
+            for parameter, value in list(bound.items())[1:]:
+                if parameter == variadic:
+                    given[parameter] = tuple(checks[parameter](sch, item) for item in value)
+                else:
+                    given[parameter] = checks[parameter](sch, value)
             rest = {key: _plain(value) for key, value in given.items() if key != variadic}
             result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[arg-type]
-        except Exception:
+        except Exception as error:
             sch.set_func(before)
+            if isinstance(error, ScheduleError):
+                _point_at(error, state, given)
             raise
         sch.before_step = before
         recorded = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
@@ -134,7 +156,7 @@ def _loop(sch: Schedule, name: str, where: str, value: Any) -> LoopRef:
     if value.var not in sch.state.loop_links:
         consumer = sch.trace.consumer_of(value.var)
         why = f"`{consumer}` consumed it" if consumer else "it is not a loop of this function"
-        raise fail(sch, name, f"{where}: loop `{value.name}` does not exist: {why}")
+        raise fail(sch, name, f"{where}: loop `{value.name}` does not exist: {why}", value)
     around = sch.state.parent_block(sch.state.loop(value.var))
     if around is not sch.state.root:
         _check_inner_loop(sch, name, where, value, around)
@@ -149,6 +171,7 @@ def _check_inner_loop(sch: Schedule, name: str, where: str, loop: LoopRef, aroun
             sch,
             name,
             f"{where}: loop `{loop.name}` of block `{around.name}` is done by a tensor intrinsic",
+            loop,
         )
     if name not in _INSIDE_LOOPS or not blocks_below(sch.state.loop(loop.var)):
         raise fail(
@@ -156,6 +179,7 @@ def _check_inner_loop(sch: Schedule, name: str, where: str, loop: LoopRef, aroun
             name,
             f"{where}: loop `{loop.name}` is a part of block `{around.name}`, in which only "
             f"{', '.join(sorted(_INSIDE_LOOPS))} work, on loops around the block inside",
+            loop,
         )
 
 
@@ -166,7 +190,9 @@ def _block(sch: Schedule, name: str, where: str, value: Any) -> BlockRef:
         raise _wrong(sch, name, where, "a block or the name of one", value)
     if value.name not in sch.state.block_links or value.name == sch.state.root.name:
         known = ", ".join(f"`{key}`" for key in list(sch.state.block_links)[1:])
-        raise fail(sch, name, f"{where}: there is no block `{value.name}`; there are {known}")
+        raise fail(
+            sch, name, f"{where}: there is no block `{value.name}`; there are {known}", value
+        )
     around = sch.state.parent_block(sch.state.block(value.name))
     if around is not sch.state.root and name not in _INSIDE_BLOCKS:
         raise fail(
@@ -174,6 +200,7 @@ def _block(sch: Schedule, name: str, where: str, value: Any) -> BlockRef:
             name,
             f"{where}: block `{value.name}` is a part of block `{around.name}` (blockize made it "
             "one); give that block",
+            value,
         )
     return value
 

@@ -32,6 +32,7 @@ def plain_nest(sch: Schedule, name: str, node: Block) -> list[For]:
                 name,
                 f"`{bound.var.name}` of block `{node.name}` is bound to `{bound.binding}`, not to "
                 f"a loop of its own; call {name} before splitting, fusing or moving",
+                node,
             )
     nest: list[For] = []
     inside: Stmt = node
@@ -45,13 +46,14 @@ def plain_nest(sch: Schedule, name: str, node: Block) -> list[For]:
                 sch,
                 name,
                 f"loop `{loop.var.name}` must be serial and run over all of `{found.var.name}`",
+                loop,
             )
         nest.insert(0, loop)
         inside = loop
     if missing or node.predicate is not TRUE:
         why = "has a predicate" if not missing else "is not alone in its loops"
         raise fail(
-            sch, name, f"block `{node.name}` {why}; call {name} before splitting or moving it"
+            sch, name, f"block `{node.name}` {why}; call {name} before splitting or moving it", node
         )
     return nest
 

@@ -41,6 +41,7 @@ def buffer_of(
             name,
             f"block `{block.name}` {what} {len(buffers)} buffers {names}: index {index} does not "
             f"exist",
+            block,
         )
     return buffers[index]
 
@@ -93,6 +94,7 @@ def root_child(sch: Schedule, name: str, block: Block, others: Sequence[Block], 
                 name,
                 f"block `{other.name}`, which {why}, shares a loop nest with `{block.name}`; "
                 f"call {name} before moving one of them into the other's loops",
+                other,
             )
     return child
 
@@ -121,7 +123,10 @@ def cache_read(sch: Schedule, block: BlockLike, read_index: int, scope: str) -> 
     buffer = buffer_of(sch, "cache_read", node, node.reads, read_index, "reads")
     if any(region.buffer is buffer for region in node.writes):
         raise fail(
-            sch, "cache_read", f"block `{node.name}` also writes `{buffer.name}`; use cache_write"
+            sch,
+            "cache_read",
+            f"block `{node.name}` also writes `{buffer.name}`; use cache_write",
+            node,
         )
     writers = [b for b in sch.state.writers.get(buffer, ()) if b is not node]
     place = root_child(sch, "cache_read", node, writers, f"writes `{buffer.name}`")
@@ -165,6 +170,7 @@ def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -
                 sch,
                 "cache_write",
                 f"block `{reader.name}` reads `{buffer.name}` before `{writers[-1].name}` writes",
+                reader,
             )
     name = sch.state.fresh_block_name(f"{buffer.name}_write")
     copy, _ = _copy_nest(name, cached, buffer)

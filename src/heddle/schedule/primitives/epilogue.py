@@ -64,6 +64,7 @@ def fuse_reduction_epilogue(sch: Schedule, block: BlockLike, epilogue: BlockLike
                 _NAME,
                 f"block `{last.name}` uses a part of `{what.buffer.name}` only: `{bound.var.name}` "
                 f"runs over {bound.extent}, the dimension is {what.buffer.shape[dim]}",
+                last,
             )
     values: dict[Var, Expr] = {
         b.var: what.indices[where[b.var]] if b.var in where else const(0) for b in last.iters
@@ -99,6 +100,7 @@ def _split(
             _NAME,
             f"block `{last.name}` must store `{what.buffer.name}[...] {_SIGNS[what.combiner]} "
             f"something`, the operation of the reduction; it stores `{stored.value}`",
+            last,
         )
     others = [t for t in terms if t is not results[0]]
     rest = others[0]
@@ -125,7 +127,10 @@ def _check_order(sch: Schedule, node: Block, last: Block, stored: BufferStore, r
     order = {name: number for number, name in enumerate(sch.state.block_links)}
     if last.predicate is not TRUE:
         raise fail(
-            sch, _NAME, f"block `{last.name}` has a predicate; call {_NAME} before splitting it"
+            sch,
+            _NAME,
+            f"block `{last.name}` has a predicate; call {_NAME} before splitting it",
+            last,
         )
     read = {n.buffer for n in post_order(rest) if type(n) is BufferLoad}
     for buffer in read:
@@ -136,6 +141,7 @@ def _check_order(sch: Schedule, node: Block, last: Block, stored: BufferStore, r
                     _NAME,
                     f"block `{last.name}` also reads `{buffer.name}`, which block `{writer.name}` "
                     f"writes after `{node.name}` has begun",
+                    last,
                 )
     users = [
         *sch.state.writers.get(stored.buffer, ()),
@@ -147,4 +153,5 @@ def _check_order(sch: Schedule, node: Block, last: Block, stored: BufferStore, r
                 sch,
                 _NAME,
                 f"block `{user.name}` also uses `{stored.buffer.name}`, which `{last.name}` writes",
+                user,
             )

@@ -51,12 +51,14 @@ def single_store(sch: Schedule, name: str, block: Block) -> BufferStore:
             name,
             f"block `{block.name}` is a reduction; only element-wise blocks can be inlined "
             "(use compute_at or reverse_compute_at to bring a reduction closer)",
+            block,
         )
     if type(block.body) is not BufferStore:
         raise fail(
             sch,
             name,
             f"block `{block.name}` must be one store, its body is a {type(block.body).__name__}",
+            block,
         )
     return block.body
 
@@ -69,6 +71,7 @@ def intermediate(sch: Schedule, name: str, block: Block, buffer: Buffer) -> None
             name,
             f"block `{block.name}` writes `{buffer.name}`, a parameter of the function: the "
             "caller needs it in memory",
+            block,
         )
     others = [b.name for b in sch.state.writers.get(buffer, ()) if b.name != block.name]
     if others:
@@ -90,6 +93,7 @@ def inverse_of(
                 name,
                 f"block `{block.name}` {what} at index {dim} with an expression that is not one "
                 "of its iteration variables, each used once: it cannot be inverted",
+                block,
             )
     for bound in block.iters:
         if bound.var not in where and as_int(bound.extent) != 1:
@@ -98,6 +102,7 @@ def inverse_of(
                 name,
                 f"block `{block.name}`: `{bound.var.name}` does not occur in the indices with "
                 f"which it {what}",
+                block,
             )
     return where
 
@@ -139,7 +144,9 @@ def compute_inline(sch: Schedule, block: BlockLike) -> None:
 def _with_loads(sch: Schedule, name: str, reader: Block, buffer: Buffer, handler: Any) -> Block:
     """`reader` with each load of `buffer` replaced, and its read regions brought up to date."""
     if has_loops(reader):
-        raise fail(sch, name, f"block `{reader.name}` reads `{buffer.name}` in loops of its own")
+        raise fail(
+            sch, name, f"block `{reader.name}` reads `{buffer.name}` in loops of its own", reader
+        )
     body = rewrite(reader.body, {BufferLoad: handler})
     init = None if reader.init is None else rewrite(reader.init, {BufferLoad: handler})
     written = [region.buffer for region in reader.writes]
@@ -207,13 +214,17 @@ def _sole_producer(sch: Schedule, name: str, node: Block) -> tuple[Block, Buffer
             name,
             f"block `{node.name}` must read the result of exactly one block, it reads those of "
             f"{list(found) or 'none'}",
+            node,
         )
     producer = next(iter(found.values()))
     written = {region.buffer for region in producer.writes}
     loads = [n for n in post_order(node.body) if type(n) is BufferLoad and n.buffer in written]
     if not loads or any(not structural_equal(n.indices, loads[0].indices) for n in loads):
         raise fail(
-            sch, name, f"block `{node.name}` reads `{producer.name}` at several different places"
+            sch,
+            name,
+            f"block `{node.name}` reads `{producer.name}` at several different places",
+            node,
         )
     return producer, loads[0]
 

@@ -248,7 +248,10 @@ def reorder(sch: Schedule, *loops: LoopRef) -> None:
         for bound in (node.min, node.extent):
             if uses_var(bound, outside):
                 raise fail(
-                    sch, "reorder", f"the bounds of loop `{node.var.name}` depend on an inner loop"
+                    sch,
+                    "reorder",
+                    f"the bounds of loop `{node.var.name}` depend on an inner loop",
+                    node,
                 )
         outside.discard(node.var)
     _check_ordered_iters(sch, chain, order)
@@ -294,6 +297,7 @@ def _check_ordered_iters(sch: Schedule, chain: list[For], order: list[For]) -> N
                 "reorder",
                 f"block `{block.name}` runs in the order of {[v.name for v in used]}: "
                 "loops of ordered iteration variables keep their order",
+                block,
             )
 
 
@@ -319,6 +323,7 @@ def _check_first_steps(sch: Schedule, chain: list[For], order: list[For]) -> Non
                 f"loops {before} each carry spatial and reduction variables of block "
                 f"`{block.name}`, which were fused: in another order its sums might not begin "
                 "with their `init`; use decompose_reduction first",
+                block,
             )
 
 
@@ -352,6 +357,8 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     f"{loop} carries the {bound.kind.value} variable `{bound.var.name}` of block "
                     f"`{block.name}`: its iterations update the same elements of "
                     f"{_names(block)}; only loops of spatial variables can be {_PARTICIPLE[name]}",
+                    loop,
+                    block,
                 )
         if name == "vectorize" and any(b.kind is not IterKind.SPATIAL for b in block.iters):
             if not runs_once(block, around, around.index(node)):
@@ -360,6 +367,7 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     name,
                     f"several lanes of {loop} would run the same reduction of block "
                     f"`{block.name}`; move the block out of the loop first",
+                    block,
                 )
         if depends:
             continue
@@ -371,6 +379,7 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     name,
                     f"every iteration of {loop} runs block `{block.name}` on the same elements of "
                     f"`{region.buffer.name}`; move the block out of the loop first",
+                    block,
                 )
 
 
@@ -430,7 +439,10 @@ def bind(sch: Schedule, loop: LoopRef, thread: str) -> None:
     for around in sch.state.path(node)[:-1]:
         if type(around) is For and around.annotations.get("thread") == thread:
             raise fail(
-                sch, "bind", f"loop `{around.var.name}` around {loop} is bound to {thread} already"
+                sch,
+                "bind",
+                f"loop `{around.var.name}` around {loop} is bound to {thread} already",
+                around,
             )
     _check_independent(sch, "bind", loop)
     sch.change({node: node.replace(annotations={**node.annotations, "thread": thread})})

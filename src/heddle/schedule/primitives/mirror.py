@@ -48,6 +48,7 @@ def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> S
                     _NAME,
                     f"block `{producer.name}` writes boxes of `{region.buffer.name}`, and what one "
                     "iteration of the loop writes is none; move the block before blockize",
+                    producer,
                 )
             if len({r.buffer for p in producers for r in p.writes}) > 1:
                 raise fail(
@@ -55,6 +56,7 @@ def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> S
                     _NAME,
                     f"block `{node.name}` reads several buffers that the loop produces, and "
                     f"its part of `{region.buffer.name}` is no box",
+                    node,
                 )
             _check_same_part(sch, node, region, producers, target)
             return _mirrored(sch, node, read, producer, loops, indices)
@@ -131,6 +133,7 @@ def _bindings(
                     f"block `{node.name}` reads dimension {dim} of `{region.buffer.name}` with an "
                     "index that is not an iteration variable plus a constant, while one iteration "
                     "of the loop produces only a part of it",
+                    node,
                 )
             var = atoms[0][0]
             value = place - index.constant
@@ -140,10 +143,14 @@ def _bindings(
                     _NAME,
                     f"`{var.name}` of block `{node.name}` is a {kinds[var].value} variable, and "
                     "one iteration of the loop produces only a part of what it runs over",
+                    node,
                 )
             if var in found and not structural_equal(found[var], value):
                 raise fail(
-                    sch, _NAME, f"block `{node.name}` reads different parts of what the loop makes"
+                    sch,
+                    _NAME,
+                    f"block `{node.name}` reads different parts of what the loop makes",
+                    node,
                 )
             found[var] = value
     return found
@@ -160,7 +167,10 @@ def _guard(
             guard = logical_and(guard, substitute(part, fresh))
         elif any(uses_var(part, var) for var in fresh):
             raise fail(
-                sch, _NAME, f"the predicate of block `{producer.name}` mixes reduction loops in"
+                sch,
+                _NAME,
+                f"the predicate of block `{producer.name}` mixes reduction loops in",
+                producer,
             )
     return guard
 

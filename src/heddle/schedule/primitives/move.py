@@ -57,7 +57,7 @@ def compute_at(
     inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
     consumers = _users(sch.state.readers, buffers, node)
     if not consumers:
-        raise fail(sch, name, f"nothing reads what block `{node.name}` writes")
+        raise fail(sch, name, f"nothing reads what block `{node.name}` writes", node)
     for consumer in consumers:
         if consumer.name not in inside:
             raise fail(
@@ -65,6 +65,7 @@ def compute_at(
                 name,
                 f"block `{consumer.name}` reads `{node.name}` outside {loop}; choose a loop around "
                 "all consumers",
+                consumer,
             )
     sch.change({node: None})
     target = sch.state.loop(loop.var)
@@ -121,7 +122,10 @@ def reverse_compute_at(
     for consumer in _users(sch.state.readers, written, node):
         if consumer.name in inside:
             raise fail(
-                sch, name, f"block `{consumer.name}` inside {loop} reads what `{node.name}` writes"
+                sch,
+                name,
+                f"block `{consumer.name}` inside {loop} reads what `{node.name}` writes",
+                consumer,
             )
     _check_whole(sch, name, node, producers, inside, loop)
     _check_needed(sch, name, node, producers)
@@ -169,6 +173,7 @@ def _shared_loops(sch: Schedule, name: str, target: For) -> list[For]:
                 name,
                 f"loop `{loop.var.name}` is vectorized, and lanes cannot run another block; "
                 "vectorize after moving blocks",
+                loop,
             )
     return loops
 
@@ -206,6 +211,7 @@ def _check_complete(
                         f"loop `{outer.var.name}` carries the {bound.kind.value} variable "
                         f"`{bound.var.name}` of block `{producer.name}`: inside {loop}, block "
                         f"`{node.name}` would read unfinished values; choose a loop around it",
+                        outer,
                     )
 
 
@@ -227,6 +233,7 @@ def _check_whole(
                     name,
                     f"block `{other.name}` writes `{region.buffer.name}` as well as "
                     f"`{node.name}`; move the block before splitting or decomposing it",
+                    other,
                 )
     for producer in producers:
         read = {region.buffer for region in producer.reads}
@@ -241,6 +248,7 @@ def _check_whole(
                     name,
                     f"block `{others[0].name}` outside {loop} writes another part of "
                     f"`{region.buffer.name}`, which `{node.name}` reads",
+                    others[0],
                 )
 
 
@@ -271,6 +279,7 @@ def _check_needed(sch: Schedule, name: str, node: Block, producers: list[Block])
                         name,
                         f"block `{node.name}` reads `{load.buffer.name}` under a condition, and "
                         "the block that writes it runs in a part of the iterations only",
+                        node,
                     )
 
 
@@ -287,10 +296,13 @@ def _check_order(
                 sch,
                 name,
                 f"block `{node.name}` also reads `{producer.name}`, which runs after {loop}",
+                node,
             )
     for consumer in _users(sch.state.readers, [r.buffer for r in node.writes], node):
         if order[consumer.name] < here and consumer.name not in {p.name for p in producers}:
-            raise fail(sch, name, f"block `{consumer.name}` reads `{node.name}` before {loop}")
+            raise fail(
+                sch, name, f"block `{consumer.name}` reads `{node.name}` before {loop}", consumer
+            )
 
 
 # -- boxes ---------------------------------------------------------------------------------------
@@ -348,6 +360,7 @@ def _domains_of_reads(
                     f"block `{node.name}` reads dimension {dim} of `{region.buffer.name}` with an "
                     "index that is not an iteration variable plus a constant, while one iteration "
                     "of the loop produces only a part of it",
+                    node,
                 )
             moved = Box1(found.low.plus(Affine({}, index.constant), -1), found.extent)
             _constrain(sch, name, node, domains, iters[atom], moved, around)
@@ -377,6 +390,7 @@ def _constrain(
             f"`{bound.var.name}` of block `{node.name}` is a {bound.kind.value} variable, and one "
             "iteration of the loop produces only a part of what it runs over; choose a loop "
             "further out",
+            node,
         )
     known = domains.get(bound.var)
     if known is not None:
@@ -384,7 +398,10 @@ def _constrain(
         same = not distance.terms and distance.constant == 0
         if not same or not around.analyzer.can_prove_equal(known.extent, box.extent):
             raise fail(
-                sch, name, f"block `{node.name}` reads different parts of what the loop produces"
+                sch,
+                name,
+                f"block `{node.name}` reads different parts of what the loop produces",
+                node,
             )
     domains[bound.var] = box
 
@@ -415,6 +432,7 @@ def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: se
                     "reverse_compute_at",
                     f"block `{producer.name}` runs in a part of the iterations that block "
                     f"`{node.name}` cannot follow (its predicate is on loops that it does not use)",
+                    producer,
                 )
     return guard
 

@@ -79,11 +79,11 @@ def decompose_padding(sch: Schedule, block: BlockLike, loop: LoopRef) -> BlockRe
     loops = sch.state.loops(node)
     position = next((n for n, found in enumerate(loops) if found.var is loop.var), None)
     if position is None:
-        raise fail(sch, name, f"{loop} is not around block `{node.name}`")
+        raise fail(sch, name, f"{loop} is not around block `{node.name}`", loop, node)
     inner = loops[position:]
     for above, below in zip(inner, [*inner[1:], node], strict=True):
         if above.body is not below:
-            raise fail(sch, name, f"block `{node.name}` must be alone in {loop}")
+            raise fail(sch, name, f"block `{node.name}` must be alone in {loop}", node)
     filling = _filling(sch, node, stored, fill, inner)
     nest = _inside_nest(node, stored, value, inside, inner)
     sch.change({sch.state.loop(loop.var): seq(filling[0], nest)})
@@ -107,6 +107,7 @@ def _padding(sch: Schedule, node: Block, stored: BufferStore) -> tuple[Expr, Exp
             "decompose_padding",
             f"block `{node.name}` must store if_then_else(inside, value, constant), it stores "
             f"`{value}`",
+            node,
         )
     return parts
 
@@ -248,6 +249,7 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
                 name,
                 f"block `{node.name}` accesses `{access}`; each index must be an iteration "
                 "variable of its own (reindex makes it so)",
+                node,
             )
     place = root_child(sch, name, node, _neighbours(sch, node), "shares buffers")
     extents = {bound.var: bound.extent for bound in node.iters}
@@ -304,6 +306,7 @@ def _check_zeros(sch: Schedule, node: Block, what: Reduction, sizes: dict[Var, E
                 f"padding the {bound.kind.value} variable `{bound.var.name}` would change the "
                 f"result of block `{node.name}`: it must sum products with a factor that is read "
                 f"with `{bound.var.name}`",
+                node,
             )
 
 

@@ -61,6 +61,7 @@ def double_buffer(sch: Schedule, block: BlockLike, loop: LoopRef) -> None:
             sch,
             "double_buffer",
             f"block `{node.name}` must lie in one of several statements of {loop}",
+            node,
         )
     _pipeline(sch, "double_buffer", loop, stages)
 

@@ -70,6 +70,7 @@ def _checked_product(sch: Schedule, name: str, block: Block) -> tuple[BufferLoad
             name,
             f"block `{block.name}` must be a sum of products from 0, `C[...] = C[...] + A[...] * "
             "B[...]` with its init",
+            block,
         )
     return found
 

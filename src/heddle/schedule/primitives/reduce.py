@@ -41,11 +41,12 @@ def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> Block
             sch,
             name,
             f"block `{node.name}` has no init: it is no reduction, or is decomposed already",
+            node,
         )
     loops = sch.state.loops(node)
     position = next((n for n, found in enumerate(loops) if found.var is loop.var), None)
     if position is None:
-        raise fail(sch, name, f"{loop} is not around block `{node.name}`")
+        raise fail(sch, name, f"{loop} is not around block `{node.name}`", loop, node)
     spatial = [b for b in node.iters if b.kind is not IterKind.REDUCTION]
     reductions = [b for b in node.iters if b.kind is IterKind.REDUCTION]
     for outer in loops[:position]:
@@ -57,6 +58,7 @@ def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> Block
                     f"loop `{outer.var.name}` is outside {loop} but carries the reduction "
                     f"variable `{bound.var.name}`: the accumulator would be set to its start "
                     f"value again; choose loop `{outer.var.name}` or one around it",
+                    outer,
                 )
     inner = loops[position:]
     _check_once(sch, node, loops, position)
@@ -114,6 +116,7 @@ def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> 
                     name,
                     f"block `{other.name}` has written `{region.buffer.name}` before, and its "
                     "values would be lost; decompose before splitting with a tail",
+                    other,
                 )
     if runs_once(node, loops, position):
         return
@@ -122,6 +125,7 @@ def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> 
         name,
         f"loop `{loops[position].var.name}` and those inside it run block `{node.name}` several "
         "times for the same elements, each time from the start value; choose a loop further in",
+        loops[position],
     )
 
 
@@ -146,6 +150,7 @@ def _init_nest(
                 sch,
                 "decompose_reduction",
                 f"the predicate of block `{node.name}` mixes reduction loops with others",
+                node,
             )
     assert node.init is not None
     init = rewrite(node.init, {}, memo=dict(values))

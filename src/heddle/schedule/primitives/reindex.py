@@ -151,10 +151,12 @@ def _variables(indices: Sequence[Expr]) -> list[Var]:
 def _access(sch: Schedule, name: str, node: Block, buffer: Buffer, side: str) -> tuple[Expr, ...]:
     """The one place at which a block reads or writes `buffer`."""
     if has_loops(node):
-        raise fail(sch, name, f"block `{node.name}` accesses `{buffer.name}` in loops of its own")
+        raise fail(
+            sch, name, f"block `{node.name}` accesses `{buffer.name}` in loops of its own", node
+        )
     written = any(region.buffer is buffer for region in node.writes)
     if side == "read" and written:
-        raise fail(sch, name, f"block `{node.name}` also writes `{buffer.name}`")
+        raise fail(sch, name, f"block `{node.name}` also writes `{buffer.name}`", node)
     found = [
         n
         for part in (node.init, node.body)
@@ -170,6 +172,7 @@ def _access(sch: Schedule, name: str, node: Block, buffer: Buffer, side: str) ->
                 name,
                 f"block `{node.name}` accesses `{buffer.name}` at several places, "
                 f"`{load(buffer, first)}` and `{load(buffer, other.indices)}`",  # type: ignore[attr-defined]
+                node,
             )
     return first
 
@@ -186,6 +189,7 @@ def _copied(
                 name,
                 f"`index_map` does not use `{bound.var.name}`, with which block `{node.name}` "
                 "accesses the buffer: different elements would share a place",
+                node,
             )
     return [b for b in node.iters if b.var in placed or b in used]
 
@@ -206,6 +210,7 @@ def _check_bounds(
                 name,
                 f"block `{node.name}` accesses dimension {dim} of `{buffer.name}` at `{index}`, "
                 "which leaves the buffer in a part of its iterations; pad the buffer first",
+                node,
             )
 
 
@@ -309,7 +314,7 @@ def _check_written(
             "peeling",
         )
     if any(region.buffer is buffer for region in node.reads):
-        raise fail(sch, name, f"block `{node.name}` updates `{buffer.name}` in place")
+        raise fail(sch, name, f"block `{node.name}` updates `{buffer.name}` in place", node)
     for bound in copied:
         if bound.kind is not IterKind.SPATIAL:
             raise fail(
@@ -317,10 +322,13 @@ def _check_written(
                 name,
                 f"`{bound.var.name}` of block `{node.name}` is a {bound.kind.value} variable: the "
                 "result has no place for each of its steps (rfactor makes one)",
+                node,
             )
     domain = {bound.var: (const(0), bound.extent) for bound in copied}
     if not detect_iter_map(list(indices), domain):
-        raise fail(sch, name, f"block `{node.name}` may write an element of `{buffer.name}` twice")
+        raise fail(
+            sch, name, f"block `{node.name}` may write an element of `{buffer.name}` twice", node
+        )
     around = loop_domain(sch.state.loops(node))
     covered = detect_iter_map([b.binding for b in node.iters], around, node.predicate)
     if sch.state.is_parameter(buffer) and not covered.is_bijective:
@@ -329,4 +337,5 @@ def _check_written(
             name,
             f"it is not clear that the loops around block `{node.name}` write all of "
             f"`{buffer.name}`; call {name} before moving or fusing loops",
+            node,
         )

@@ -75,6 +75,7 @@ def reduction_of(sch: Schedule, name: str, block: Block) -> Reduction:
             name,
             f"block `{block.name}` has no init: it is no reduction, or is decomposed already "
             f"(call {name} before decompose_reduction)",
+            block,
         )
     if type(body) is BufferStore and type(init) is BufferStore and type(body.value) in COMBINERS:
         for old, value in ((body.value.a, body.value.b), (body.value.b, body.value.a)):  # type: ignore[attr-defined]
@@ -91,6 +92,7 @@ def reduction_of(sch: Schedule, name: str, block: Block) -> Reduction:
         name,
         f"block `{block.name}` must be one sum, product, maximum or minimum into one element, its "
         f"body is `{str(body).splitlines()[0]}`",
+        block,
     )
 
 
@@ -159,7 +161,12 @@ def _chain(sch: Schedule, node: Block, factored: For) -> tuple[For, list[For]]:
     """The outermost loop that carries the reduction, and all from it to the block."""
     loops = sch.state.loops(node)
     if factored not in loops:
-        raise fail(sch, "rfactor", f"loop `{factored.var.name}` is not around block `{node.name}`")
+        raise fail(
+            sch,
+            "rfactor",
+            f"loop `{factored.var.name}` is not around block `{node.name}`",
+            factored,
+        )
     carried = [b.binding for b in node.iters if b.kind is not IterKind.SPATIAL]
     start = next(
         n
@@ -175,6 +182,7 @@ def _chain(sch: Schedule, node: Block, factored: For) -> tuple[For, list[For]]:
                 "rfactor",
                 f"block `{node.name}` must be alone in loop `{above.var.name}`, which also holds "
                 f"{', '.join(f'`{other}`' for other in others) or 'other statements'}",
+                node,
             )
     return chain[0], chain
 
@@ -188,7 +196,10 @@ def _reduction_loops(
         kinds = {b.kind for b in node.iters if uses_var(b.binding, loop.var)}
         if IterKind.ORDERED in kinds:
             raise fail(
-                sch, "rfactor", f"block `{node.name}` runs in the order of loop `{loop.var.name}`"
+                sch,
+                "rfactor",
+                f"block `{node.name}` runs in the order of loop `{loop.var.name}`",
+                node,
             )
         if kinds == {IterKind.SPATIAL, IterKind.REDUCTION}:
             raise fail(
@@ -196,6 +207,7 @@ def _reduction_loops(
                 "rfactor",
                 f"loop `{loop.var.name}` carries spatial and reduction variables of block "
                 f"`{node.name}`; do not fuse them",
+                loop,
             )
         if IterKind.REDUCTION in kinds or loop is factored:
             if IterKind.REDUCTION not in kinds:
@@ -203,6 +215,7 @@ def _reduction_loops(
                     sch,
                     "rfactor",
                     f"loop `{loop.var.name}` carries no reduction variable of block `{node.name}`",
+                    loop,
                 )
             kind = IterKind.SPATIAL if loop is factored else IterKind.REDUCTION
             binding = loop.var - loop.min
@@ -212,6 +225,7 @@ def _reduction_loops(
             sch,
             "rfactor",
             f"loop `{factored.var.name}` is {factored.kind.value}; factor it before annotating it",
+            factored,
         )
     return found
 
@@ -251,6 +265,7 @@ def _first_stage(
                 sch,
                 "rfactor",
                 f"the predicate of block `{node.name}` mixes reduction loops with others: {part}",
+                node,
             )
         dropped = logical_and(dropped, substitute(part, inside))
     value = substitute(what.value, values)

@@ -174,7 +174,12 @@ def sample_compute_location(
     name = "sample_compute_location"
     consumers = sch.consumers(block)
     if not consumers:
-        raise fail(sch, name, f"nothing reads what block `{sch.block(block).name}` writes")
+        raise fail(
+            sch,
+            name,
+            f"nothing reads what block `{sch.block(block).name}` writes",
+            sch.block(block),
+        )
     loops = sch.get_loops(consumers[0])
     if decision is None:
         legal = [number for number, loop in enumerate(loops) if _is_legal(sch, block, loop)]
@@ -183,6 +188,7 @@ def sample_compute_location(
                 sch,
                 name,
                 f"compute_at is legal at no loop of block `{consumers[0].name}`",
+                consumers[0],
             )
         decision = sch.random.choice(legal)
     if not 0 <= decision < len(loops):

@@ -82,6 +82,7 @@ def _check_loops(sch: Schedule, block: Block, inner: Sequence[For]) -> None:
                 sch,
                 "blockize",
                 f"loop `{found.var.name}` must start at 0 and its extent not depend on the others",
+                found,
             )
     if uses_var(block.predicate, variables):
         raise fail(
@@ -89,9 +90,10 @@ def _check_loops(sch: Schedule, block: Block, inner: Sequence[For]) -> None:
             "blockize",
             f"block `{block.name}` runs only where `{block.predicate}`, which cuts through the "
             "tile; choose factors that divide the extents, or pad (pad_einsum)",
+            block,
         )
     if any(isinstance(found, Block) for found in pre_order(block.body)):
-        raise fail(sch, "blockize", f"block `{block.name}` holds blocks already")
+        raise fail(sch, "blockize", f"block `{block.name}` holds blocks already", block)
 
 
 class _Tiles:
@@ -229,6 +231,7 @@ def tensorize(sch: Schedule, target: LoopRef | BlockLike, intrin: str) -> BlockR
             name,
             f"block `{node.name}` must be a loop nest around one store; give the outermost loop of "
             "the intrinsic's part, or a block made by blockize",
+            node,
         )
     ranges = {bound.var: (const(0), bound.extent) for bound in node.iters}
     try:
