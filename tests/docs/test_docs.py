@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from heddle.op import registry
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "benchmarks" / "README.md"])
@@ -91,7 +93,7 @@ def _run_python(page: Path, block: Block, variables: dict[str, Any]) -> str:
     printed = io.StringIO()
     text = "\n" * block.line + block.text  # so that a traceback points into the page
     with contextlib.redirect_stdout(printed):
-        exec(compile(text, str(page), "exec"), variables)
+        exec(compile(text, str(page), "exec", dont_inherit=True), variables)
     return printed.getvalue()
 
 
@@ -118,6 +120,8 @@ def test_tutorial_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tools / command).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         (tools / command).chmod(0o755)
     monkeypatch.chdir(work)
+    operators = dict(registry._REGISTRY)  # what a page declares is gone after it
+    monkeypatch.setattr(registry, "_REGISTRY", operators)
     variables: dict[str, Any] = {"__name__": "__tutorial__"}
     printed, ran = "", 0
     for block in blocks(page):
