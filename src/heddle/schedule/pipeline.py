@@ -31,6 +31,8 @@ from heddle.tir.nodes import (
 )
 
 KEY = "software_pipeline"
+PREFETCH = "prefetch_next"
+"""The annotation of a loop that fetches what the next task reads of the buffer named there."""
 
 
 def pipeline_parts(loop: For) -> tuple[list[Buffer], tuple[Stmt, ...]]:

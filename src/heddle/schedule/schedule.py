@@ -205,6 +205,7 @@ class Schedule:
     reverse_compute_at = primitives.reverse_compute_at
     compute_inline = primitives.compute_inline
     reverse_compute_inline = primitives.reverse_compute_inline
+    cache_inplace = primitives.cache_inplace
     cache_read = primitives.cache_read
     cache_write = primitives.cache_write
     set_scope = primitives.set_scope
@@ -218,6 +219,7 @@ class Schedule:
     storage_align = primitives.storage_align
     software_pipeline = primitives.software_pipeline
     double_buffer = primitives.double_buffer
+    prefetch = primitives.prefetch
     sample_categorical = primitives.sample_categorical
     sample_perfect_tile = primitives.sample_perfect_tile
     sample_partitioned_tile = primitives.sample_partitioned_tile

@@ -19,11 +19,10 @@ from typing import Final
 from heddle.arith import Analyzer
 from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import pre_order, rewrite, substitute
+from heddle.schedule.pipeline import PREFETCH
 from heddle.tir.build import seq
 from heddle.tir.intrin import prefetch
 from heddle.tir.nodes import BufferLoad, Evaluate, For, ForKind, PrimFunc, Stmt
-
-ANNOTATION: Final = "prefetch_next"
 
 _LINE_BYTES: Final = 64
 _MOST_LINES: Final = 8
@@ -32,7 +31,7 @@ _MOST_LINES: Final = 8
 
 def insert_prefetches(func: PrimFunc) -> PrimFunc:
     """`func` (flat) with the prefetches that its annotations ask for."""
-    if not any(isinstance(n, For) and ANNOTATION in n.annotations for n in pre_order(func.body)):
+    if not any(isinstance(n, For) and PREFETCH in n.annotations for n in pre_order(func.body)):
         return func
     changes: dict[For, For] = {}
     _collect(func.body, [], changes)
@@ -41,7 +40,7 @@ def insert_prefetches(func: PrimFunc) -> PrimFunc:
 
 def _collect(stmt: Stmt, around: list[For], changes: dict[For, For]) -> None:
     if isinstance(stmt, For):
-        if ANNOTATION in stmt.annotations:
+        if PREFETCH in stmt.annotations:
             changes[stmt] = _with_prefetch(stmt, [*around, stmt])
             return
         around = [*around, stmt]
@@ -52,8 +51,8 @@ def _collect(stmt: Stmt, around: list[For], changes: dict[For, For]) -> None:
 
 def _with_prefetch(loop: For, around: list[For]) -> For:
     """`loop` with prefetches at the start of its body, or as it is when they would not pay."""
-    name = loop.annotations[ANNOTATION]
-    rest = {key: value for key, value in loop.annotations.items() if key != ANNOTATION}
+    name = loop.annotations[PREFETCH]
+    rest = {key: value for key, value in loop.annotations.items() if key != PREFETCH}
     plain: For = loop.replace(annotations=rest)
     starts = [i for i, outer in enumerate(around) if outer.kind is ForKind.PARALLEL]
     nodes = list(pre_order(loop.body))

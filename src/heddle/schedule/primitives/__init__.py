@@ -5,7 +5,7 @@ from heddle.schedule.primitives.block_iters import (
     reorder_block_iter_var,
     transform_block_layout,
 )
-from heddle.schedule.primitives.cache import cache_read, cache_write, set_scope
+from heddle.schedule.primitives.cache import cache_inplace, cache_read, cache_write, set_scope
 from heddle.schedule.primitives.epilogue import fuse_reduction_epilogue
 from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
 from heddle.schedule.primitives.layout import storage_align, transform_layout
@@ -25,7 +25,7 @@ from heddle.schedule.primitives.loops import (
 from heddle.schedule.primitives.move import compute_at, reverse_compute_at
 from heddle.schedule.primitives.padding import decompose_padding, pad_einsum
 from heddle.schedule.primitives.partition import loop_partition, merge
-from heddle.schedule.primitives.pipeline import double_buffer, software_pipeline
+from heddle.schedule.primitives.pipeline import double_buffer, prefetch, software_pipeline
 from heddle.schedule.primitives.prepare import shift_to_unsigned
 from heddle.schedule.primitives.reduce import decompose_reduction
 from heddle.schedule.primitives.reindex import (
@@ -48,6 +48,7 @@ __all__ = [
     "bind",
     "blockize",
     "annotate",
+    "cache_inplace",
     "cache_read",
     "cache_write",
     "compute_at",
@@ -61,6 +62,7 @@ __all__ = [
     "merge",
     "pad_einsum",
     "parallel",
+    "prefetch",
     "read_at",
     "reindex",
     "reindex_cache_read",

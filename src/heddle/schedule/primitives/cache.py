@@ -181,6 +181,55 @@ def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -
     return BlockRef(name)
 
 
+@primitive
+def cache_inplace(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> list[BlockRef]:
+    """Let a block that updates a buffer in place do so in a copy, made before and stored after.
+
+    >>> sch = Schedule(row_sum())
+    >>> i, k = sch.get_loops("S")
+    >>> sch.decompose_reduction("S", i)
+    block `S_init`
+    >>> sch.cache_inplace("S", 0, "local")
+    [block `S_local`, block `S_write`]
+    >>> print(sketch(sch.func))
+    S_local = alloc((8,), scope="local")
+    for i in range(8):
+        S[i] = 0.0  # S_init
+    for ax0 in range(8):
+        S_local[ax0] = S[ax0]
+    for i, k in grid(8, 64):
+        S_local[i] = S_local[i] + A[i, k]  # S
+    for ax0 in range(8):
+        S[ax0] = S_local[ax0]  # S_write
+
+    `write_index` counts the distinct buffers that the block writes; it must read that one as well.
+    Returns the block that fills the copy and the one that stores it. Both copy the whole buffer and
+    stay where they are: the block is not the only one that writes either buffer.
+    """
+    name = "cache_inplace"
+    node = sch.block(block)
+    check_scope(sch, name, scope)
+    buffer = buffer_of(sch, name, node, node.writes, write_index, "writes")
+    if node.init is not None or all(region.buffer is not buffer for region in node.reads):
+        why = "begins each element with its init" if node.init is not None else "does not read it"
+        raise fail(
+            sch,
+            name,
+            f"block `{node.name}` writes `{buffer.name}` but {why}; use cache_write",
+            node,
+        )
+    users = [*sch.state.writers[buffer], *sch.state.readers[buffer]]
+    others = [b for b in users if b.name != node.name]
+    place = root_child(sch, name, node, others, f"uses `{buffer.name}`")
+    cached = _copy_of(sch.state, buffer, scope, scope)
+    filled, fill = _copy_nest(sch.state.fresh_block_name(cached.name), buffer, cached)
+    stored, keep = _copy_nest(sch.state.fresh_block_name(f"{buffer.name}_write"), cached, buffer)
+    changed = edit(place, {node: replace_buffers(node, {buffer: cached})})
+    assert changed is not None
+    sch.set_func(add_buffers(sch.state.edited({place: seq(filled, changed, stored)}), cached))
+    return [BlockRef(fill.name), BlockRef(keep.name)]
+
+
 def _inside(sch: Schedule, block: Stmt, above: Stmt) -> bool:
     return any(found is above for found in sch.state.path(block))  # type: ignore[arg-type]
 

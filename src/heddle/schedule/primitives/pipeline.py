@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Primitives that overlap iterations: software_pipeline and double_buffer."""
+"""Primitives that overlap iterations: software_pipeline, double_buffer and prefetch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from heddle.schedule.compact import compact_buffers
-from heddle.schedule.pipeline import KEY, pipeline_conflict
+from heddle.schedule.pipeline import KEY, PREFETCH, pipeline_conflict
 from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.primitives.cache import buffer_of
 from heddle.schedule.refs import BlockLike, LoopRef
 from heddle.schedule.state import State, blocks_below
 from heddle.tir.nodes import ForKind, Seq
@@ -64,6 +65,56 @@ def double_buffer(sch: Schedule, block: BlockLike, loop: LoopRef) -> None:
             node,
         )
     _pipeline(sch, "double_buffer", loop, stages)
+
+
+@primitive
+def prefetch(sch: Schedule, block: BlockLike, read_index: int, loop: LoopRef) -> None:
+    """Bring what the next iteration of the parallel loop around reads of a buffer near meanwhile.
+
+    >>> sch = Schedule(product())
+    >>> i, j, k = sch.get_loops("C")
+    >>> j_0, j_1 = sch.split(j, [None, 16])
+    >>> sch.reorder(j_0, i, k, j_1)
+    >>> sch.parallel(j_0)
+    >>> sch.prefetch("C", 1, k)
+    >>> print(sketch(sch.func))
+    for j_0 in parallel(2):
+        for i in range(16):
+            for k in range(24, prefetch_next='B'):
+                for j_1 in range(16):
+                    with init: C[i, j_0 * 16 + j_1] = 0.0
+                    C[i, j_0 * 16 + j_1] = C[i, j_0 * 16 + j_1] + A[i, k] * B[k, j_0 * 16 + j_1]
+
+    When the function is lowered, the iterations of `loop`, and of the loops between it and the
+    parallel one, fetch the cache lines of the next panel of B, a few each. It is a hint, and is
+    dropped where it would not pay: more than 8 lines per iteration, or no parallel loop around.
+    `read_index` counts the distinct buffers that the block reads; no block may write that one.
+    """
+    name = "prefetch"
+    node, around = sch.block(block), sch.state.loop(loop.var)
+    buffer = buffer_of(sch, name, node, node.reads, read_index, "reads")
+    if around not in sch.state.loops(node):
+        raise fail(sch, name, f"{loop} is not around block `{node.name}`", loop, node)
+    if around.kind is not ForKind.SERIAL:
+        raise fail(
+            sch,
+            name,
+            f"{loop} is {around.kind.value}; choose a serial loop inside the parallel one",
+            loop,
+        )
+    writers = sch.state.writers.get(buffer, ())
+    if writers:
+        raise fail(
+            sch,
+            name,
+            f"block `{writers[0].name}` writes `{buffer.name}`: it is near already, or not ready",
+            writers[0],
+        )
+    other = around.annotations.get(PREFETCH)
+    if other is not None:
+        raise fail(sch, name, f"{loop} fetches `{other}` already; choose another loop", loop)
+    annotations = {**around.annotations, PREFETCH: buffer.name}
+    sch.change({around: around.replace(annotations=annotations)})
 
 
 def _pipeline(sch: Schedule, name: str, loop: LoopRef, stages: list[int]) -> None:

@@ -317,7 +317,9 @@ class _Plan:
         if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
             loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
         if len(loops) > 1:
-            sch.annotate(loops[-2], "prefetch_next", facts.w.buffer.name)
+            reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
+            if facts.w.buffer in reads:
+                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2])
 
     def unroll_taps(self) -> None:
         """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""
