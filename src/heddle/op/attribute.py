@@ -118,10 +118,15 @@ class Attribute:
 
     __slots__ = ("_convert", "choices", "default", "expected", "name", "nullable", "owner")
 
-    def __init__(self, owner: str, name: str, annotation: str, default: Any) -> None:
+    def __init__(self, owner: str, name: str, annotation: Any, default: Any) -> None:
         self.owner = owner
         self.name = name
         self.default = default
+        if not isinstance(annotation, str):
+            raise UserError(
+                f"operator {owner}: the annotation of attribute `{name}` is evaluated; "
+                "start its file with `from __future__ import annotations`"
+            )
         base = annotation.removesuffix(" | None")
         self.nullable = base != annotation
         self.choices: tuple[str, ...] = ()
