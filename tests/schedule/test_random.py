@@ -165,6 +165,7 @@ ACTIONS = {
         2,
     ),
     "cache_write": (lambda rng, sch: sch.cache_write(_some_block(rng, sch), 0, "local"), 2),
+    "cache_inplace": (lambda rng, sch: sch.cache_inplace(_some_block(rng, sch), 0, "local"), 2),
     "reindex": (_reindex, 4),
     "software_pipeline": (_pipeline, 3),
     "staged_at": (_staged_at, 2),
