@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from heddle.ir.expr import Call, Expr, Var, as_int, const, logical_and
+from heddle.ir.expr import Call, Expr, Var, all_of, as_int, const, logical_and
 from heddle.ir.walk import free_vars, post_order, uses_var
 from heddle.schedule.affine import Affine, Around, Box1, affine, union
 from heddle.schedule.boxes import loop_domain, needed_box, region_box
@@ -410,9 +410,12 @@ def _constrain(
 
 
 def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: set[Var]) -> Expr:
-    """The conditions on the loops around both under which the producers run at all."""
-    guard: Expr = TRUE
-    seen: list[object] = []
+    """The conditions on the loops around both under which the producers run at all.
+
+    Of several producers of one buffer any may have written: only what all of them wait for counts.
+    """
+    conditions: dict[object, Expr] = {}
+    waiting: dict[str, set[object]] = {}
     for producer in producers:
         used = {
             var
@@ -420,12 +423,12 @@ def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: se
             if bound.kind is IterKind.SPATIAL
             for var in free_vars(bound.binding)
         }
+        waiting[producer.name] = set()
         for part in conjuncts(producer.predicate):
-            key, variables = expr_key(part), set(free_vars(part))
+            variables = set(free_vars(part))
             if variables <= shared:
-                if key not in seen:
-                    seen.append(key)
-                    guard = logical_and(guard, part)
+                conditions[expr_key(part)] = part
+                waiting[producer.name].add(expr_key(part))
             elif variables & shared and not variables - shared <= used:
                 raise fail(
                     sch,
@@ -434,7 +437,11 @@ def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: se
                     f"`{node.name}` cannot follow (its predicate is on loops that it does not use)",
                     producer,
                 )
-    return guard
+    needed: set[object] = set()
+    for buffer in dict.fromkeys(region.buffer for p in producers for region in p.writes):
+        writers = [p for p in producers if any(r.buffer is buffer for r in p.writes)]
+        needed |= set.intersection(*(waiting[p.name] for p in writers))
+    return all_of(*(part for key, part in conditions.items() if key in needed))
 
 
 def _place(
