@@ -7,7 +7,7 @@ import pytest
 
 from heddle.schedule import Schedule, ScheduleError
 from heddle.schedule.examples import biased_product
-from tests.schedule.kernels import check_same, matmul
+from tests.schedule.kernels import KERNELS, check_same, matmul
 
 
 @pytest.mark.parametrize("factors", [[None, 4], [None, 5]])
@@ -50,4 +50,14 @@ def test_other_iterations_need_loops_that_hold_nothing_else() -> None:
     sch.decompose_padding("A_pad", sch.get_loops("A_pad")[1])
     with pytest.raises(ScheduleError, match="`A_pad_pad` is not alone in its loops"):
         sch.transform_block_layout("A_pad_pad", "lambda i, k: (k, i)")
+    check_same(func, sch.func)
+
+
+def test_a_consumer_of_two_parts_waits_for_neither_alone() -> None:
+    func = KERNELS["conv2d"]()
+    sch = Schedule(func)
+    copy = sch.reindex("P", "write", 0)
+    _, v, c = sch.get_loops("P")
+    sch.decompose_padding("P", c)
+    sch.reverse_compute_at(copy, v)
     check_same(func, sch.func)
