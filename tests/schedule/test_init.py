@@ -61,3 +61,11 @@ def test_a_consumer_of_two_parts_waits_for_neither_alone() -> None:
     sch.decompose_padding("P", c)
     sch.reverse_compute_at(copy, v)
     check_same(func, sch.func)
+
+
+def test_the_edge_of_a_padded_copy_is_not_lost() -> None:
+    sch = Schedule(KERNELS["conv2d"]())
+    sch.cache_read("P", 0, "local")
+    loop = sch.get_loops("X_local")[-1]
+    with pytest.raises(ScheduleError, match=r"would run over \[1, 8\) instead of \[0, 9\)"):
+        sch.reverse_compute_at("P", loop)

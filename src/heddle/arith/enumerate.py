@@ -92,7 +92,7 @@ def _group_distinct(
         if cases is None:
             return None
         if is_guard:
-            kept &= cases
+            kept &= np.asarray(cases, bool)
         else:
             columns.append(np.broadcast_to(cases, shape))
     rows = np.stack([column[kept] for column in columns], axis=1) if columns else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from heddle.arith import Analyzer
 from heddle.ir.expr import Call, Expr, Var, all_of, as_int, const, logical_and
 from heddle.ir.walk import free_vars, post_order, uses_var
 from heddle.schedule.affine import Affine, Around, Box1, affine, union
@@ -141,6 +142,7 @@ def reverse_compute_at(
         nest: Stmt = mirrored
     else:
         domains = _domains_of_reads(sch, node, producers, target, around)
+        _check_covered(sch, node, domains, shared)
         guard = _shared_guard(
             sch, node, producers, {*(n.var for n in shared), *shape_symbols(sch.func)}
         )
@@ -407,6 +409,29 @@ def _constrain(
 
 
 # -- the block in its new place ----------------------------------------------------------------
+
+
+def _check_covered(sch: Schedule, node: Block, domains: Domains, shared: list[For]) -> None:
+    """Raise when elements of `node` that read nothing of the producers would no longer be computed
+    (the edge of a padded copy): together, the boxes must be the whole domain."""
+    analyzer = Analyzer()
+    for loop in shared:
+        analyzer.bind(loop.var, loop.min, loop.extent)
+    for bound in node.iters:
+        box, whole = domains.get(bound.var), as_int(bound.extent)
+        length = None if box is None else as_int(box.extent)
+        if box is None or whole is None or length is None:
+            continue
+        first = analyzer.bounds(box.low.expr())
+        if first.lo > 0 or first.hi + length < whole:
+            raise fail(
+                sch,
+                "reverse_compute_at",
+                f"variable `{bound.var.name}` of block `{node.name}` would run over "
+                f"[{first.lo}, {first.hi + length}) instead of [0, {whole}): the rest reads "
+                "nothing that the loop produces; split that part off first (decompose_padding)",
+                node,
+            )
 
 
 def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: set[Var]) -> Expr:
