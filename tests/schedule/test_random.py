@@ -206,8 +206,16 @@ def random_schedule(name: str, seed: int) -> Schedule:
     return sch
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", KERNELS)
+MENDED = [
+    *(("conv2d", seed) for seed in (1013, 3005, 3066, 3088)),
+    ("stencil", 3120),
+]
+"""Sequences that once gave wrong values."""
+
+
+@pytest.mark.parametrize(
+    "name, seed", [*((name, seed) for name in KERNELS for seed in range(6)), *MENDED]
+)
 def test_random_schedules_keep_values(name: str, seed: int) -> None:
     sch = random_schedule(name, seed)
     original = KERNELS[name]()

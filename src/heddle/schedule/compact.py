@@ -14,6 +14,7 @@ from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.schedule.affine import Affine, Box1, affine, is_product, union
 from heddle.schedule.boxes import loop_domain, loops_between, needed_box, region_box
+from heddle.schedule.primitives.private import starts_and_ends_inside
 from heddle.schedule.region import expr_key
 from heddle.schedule.state import State, edit, with_body
 from heddle.tir.build import load as tir_load
@@ -89,6 +90,8 @@ def _by_box(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> 
     needed = needed_box(state, buffer, state.readers[buffer], site, "reads")
     if not all(_holds(w, n) for w, n in zip(written, needed, strict=True)):
         return None
+    if None in written and not starts_and_ends_inside(state, site, buffer):
+        return None  # a whole dimension may be a bound on scattered writes only
     allowed = {*shape_symbols(state.func), *(p for p in state.func.params if type(p) is Var)}
     box = [_sized(part, dim, allowed) for part, dim in zip(written, buffer.shape, strict=True)]
     small = _resized(buffer, [part.extent for part in box])

@@ -23,19 +23,19 @@ _PLACES: Final = tuple(Var(f"p{position}") for position in range(16))
 def private_buffers(state: State, loop: For) -> list[Buffer]:
     """Intermediate buffers that only the blocks below `loop` use, and that carry nothing from one
     iteration to the next: the tail gets its own, so that each can be shrunk to its tile."""
-    inside = blocks_below(loop)
-    order = {block.name: number for number, block in enumerate(inside)}
-    found: list[Buffer] = []
-    for buffer in state.root.alloc_buffers:
-        writers = state.writers.get(buffer, [])
-        readers = state.readers.get(buffer, [])
-        if not (writers or readers) or any(b.name not in order for b in (*writers, *readers)):
-            continue
-        if all(_starts_over(state, loop, writer) for writer in writers) and all(
-            _is_covered(state, loop, buffer, reader, writers, order) for reader in readers
-        ):
-            found.append(buffer)
-    return found
+    return [b for b in state.root.alloc_buffers if starts_and_ends_inside(state, loop, b)]
+
+
+def starts_and_ends_inside(state: State, loop: For, buffer: Buffer) -> bool:
+    """Whether only the blocks below `loop` use a buffer, and every iteration writes all that it
+    reads. May say no where the answer is yes."""
+    order = {block.name: number for number, block in enumerate(blocks_below(loop))}
+    writers, readers = state.writers.get(buffer, []), state.readers.get(buffer, [])
+    if not (writers or readers) or any(b.name not in order for b in (*writers, *readers)):
+        return False
+    return all(_starts_over(state, loop, writer) for writer in writers) and all(
+        _is_covered(state, loop, buffer, reader, writers, order) for reader in readers
+    )
 
 
 def _starts_over(state: State, loop: For, writer: Block) -> bool:
