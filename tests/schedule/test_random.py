@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from itertools import pairwise
 
@@ -206,6 +207,9 @@ def random_schedule(name: str, seed: int) -> Schedule:
     return sch
 
 
+SEQUENCES = int(os.environ.get("HEDDLE_TEST_SEQUENCES", "6"))
+"""Random sequences per kernel."""
+
 MENDED = [
     *(("conv2d", seed) for seed in (1013, 3005, 3066, 3088)),
     ("stencil", 3120),
@@ -214,7 +218,7 @@ MENDED = [
 
 
 @pytest.mark.parametrize(
-    "name, seed", [*((name, seed) for name in KERNELS for seed in range(6)), *MENDED]
+    "name, seed", [*((name, seed) for name in KERNELS for seed in range(SEQUENCES)), *MENDED]
 )
 def test_random_schedules_keep_values(name: str, seed: int) -> None:
     sch = random_schedule(name, seed)
