@@ -179,6 +179,7 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
     if others:
         raise fail(sch, name, f"`{buffer.name}` is also read by {others}")
     where = inverse_of(sch, name, node, load.indices, f"reads `{buffer.name}`")
+    _check_same_domain(sch, name, node, where, buffer)
     values: dict[Var, Expr] = {
         b.var: target.indices[where[b.var]] if b.var in where else const(0) for b in node.iters
     }
@@ -227,6 +228,24 @@ def _sole_producer(sch: Schedule, name: str, node: Block) -> tuple[Block, Buffer
             node,
         )
     return producer, loads[0]
+
+
+def _check_same_domain(
+    sch: Schedule, name: str, node: Block, where: dict[Var, int], buffer: Buffer
+) -> None:
+    """Raise when `node` also computes elements that read nothing of `buffer`: the padding."""
+    for bound in node.iters:
+        dim = where.get(bound.var)
+        size = None if dim is None else as_int(buffer.shape[dim])
+        extent = as_int(bound.extent)
+        if size is not None and extent is not None and extent > size:
+            raise fail(
+                sch,
+                name,
+                f"variable `{bound.var.name}` of block `{node.name}` runs over [0, {extent}), but "
+                f"`{buffer.name}` has {size} elements there: the others would not be computed",
+                node,
+            )
 
 
 def _narrowed(
