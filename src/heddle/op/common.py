@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from heddle import te
+from heddle.arith import Analyzer
 from heddle.graph.dims import same_dim, same_shape, show_dim, show_shape, simplify_dim
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, ExprLike, as_expr, as_int, cast, const
+from heddle.ir.walk import substitute
 from heddle.op.attribute import Dims
 from heddle.support import UserError
 
@@ -153,6 +155,14 @@ def accumulator_dtype(dtype: DType) -> DType:
     return DType.of("float32") if is_half(dtype) else dtype
 
 
+def sum_over(term: Expr, axes: Sequence[te.ReduceAxis]) -> Expr:
+    """The sum of `term` over `axes`. An axis of extent one is index 0 and no loop, unless it is the
+    only one: the positions of a 1x1 window are then plain indices, which fuse."""
+    kept = [axis for axis in axes if as_int(axis.extent) != 1] or list(axes[:1])
+    zero = {axis.var: const(0) for axis in axes if axis not in kept}
+    return te.sum(Analyzer().simplify(substitute(term, zero)) if zero else term, axis=kept)
+
+
 def cast_tensor(tensor: te.Tensor, dtype: DType) -> te.Tensor:
     """`tensor` converted to `dtype`; itself when it is that already."""
     if tensor.dtype is dtype:
@@ -192,6 +202,7 @@ __all__ = [
     "show_dim",
     "show_shape",
     "simplify_dim",
+    "sum_over",
     "vectorized",
     "wide",
 ]

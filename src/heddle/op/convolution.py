@@ -20,6 +20,7 @@ from heddle.op.common import (
     same_dim,
     show_dim,
     show_shape,
+    sum_over,
 )
 from heddle.op.registry import operator
 from heddle.op.sample import case, floats, ints
@@ -108,7 +109,7 @@ def _(
         lane = const(0) if depthwise else ic.var
         channel = lane if groups == 1 else oc // out_group * in_group + lane
         value = cast(padded[(n, channel, *at)], dtype) * cast(w[(oc, lane, *taps)], dtype)
-        return te.sum(value, axis=taps if depthwise else [ic, *taps])
+        return sum_over(value, taps if depthwise else [ic, *taps])
 
     shape = (x.shape[0], w.shape[0], *window.output(x.shape[2:]))
     result = add_bias(te.compute(shape, body, name="conv"), bias)

@@ -31,6 +31,7 @@ from heddle.op.common import (
     show_dim,
     show_shape,
     simplify_dim,
+    sum_over,
 )
 from heddle.op.convolution import reference_conv
 from heddle.op.pooling import (
@@ -288,12 +289,12 @@ def _(
         block = icb.var if groups == 1 else ob // out_group * w.shape[1] + icb.var
         data = padded[n, block, window.at(0, h, kh), window.at(1, v, kw), ici]
         weight = w[ob, icb, kh, kw, ici, oc]
-        return te.sum(cast(data, dtype) * cast(weight, dtype), axis=[icb, kh, kw, ici])
+        return sum_over(cast(data, dtype) * cast(weight, dtype), [icb, kh, kw, ici])
 
     def per_lane(n: Expr, ob: Expr, h: Expr, v: Expr, oc: Expr) -> Expr:
         data = padded[n, ob, window.at(0, h, kh), window.at(1, v, kw), oc]
         weight = w[ob, 0, kh, kw, 0, oc]
-        return te.sum(cast(data, dtype) * cast(weight, dtype), axis=[kh, kw])
+        return sum_over(cast(data, dtype) * cast(weight, dtype), [kh, kw])
 
     shape = (x.shape[0], w.shape[0], *window.output(x.shape[2:4]), w.shape[5])
     result = te.compute(shape, per_lane if depthwise else dense, name="conv2d_nchwc")
