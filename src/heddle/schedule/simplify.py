@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from heddle.arith import Analyzer
 from heddle.ir.expr import Add, Expr, FloorDiv, FloorMod, IntImm, Mul, Var
-from heddle.ir.walk import pre_order
+from heddle.ir.walk import pre_order, rewrite
 from heddle.schedule.state import State, edit, walk
 from heddle.tir.build import shape_symbols
 from heddle.tir.nodes import Block, For, Stmt
@@ -37,6 +37,22 @@ def simplify_bindings(
     changes: dict[Stmt, Stmt | None] = {block: _simplified(block, analyzer) for block in found}
     result = edit(stmt, changes)
     return stmt if result is None else result
+
+
+def simplify_sums(block: Block) -> Block:
+    """`block` with shorter integer sums: `v // 7 * 7 + v % 7` is `v`."""
+    analyzer = Analyzer()
+    for bound in block.iters:
+        analyzer.bind(bound.var, 0, bound.extent)
+
+    def shorter(found: Expr) -> Expr:
+        if not found.dtype.is_int or not _improvable(found):
+            return found
+        simpler = analyzer.simplify(found)
+        return simpler if _size(simpler) < _size(found) else found
+
+    result: Block = rewrite(block, {Add: shorter})
+    return result
 
 
 def _improvable(value: Expr) -> bool:

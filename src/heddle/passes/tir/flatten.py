@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heddle.ir.expr import Add, Expr, Mul, cast, const
+from heddle.arith import Analyzer
+from heddle.ir.expr import Add, Expr, FloorDiv, FloorMod, Mul, cast, const
 from heddle.ir.walk import pre_order, rewrite
 from heddle.passes.tir.ramps import broadcast, widen
 from heddle.support import InternalError
@@ -73,10 +74,20 @@ def _flat_buffer(buffer: Buffer) -> Buffer:
 
 def _offset(indices: Sequence[Expr], strides: Sequence[Expr]) -> Expr:
     total: Expr = const(0)
+    vectors: list[Expr] = []
     for position, step in zip(indices, strides, strict=True):
-        lanes = position.dtype.lanes
-        wide = cast(position, position.dtype if lanes > 1 else "int64")
-        term = wide * step if lanes == 1 else widen(Mul(wide, step))
-        vector = lanes > 1 or total.dtype.lanes > 1
-        total = widen(Add(total, term)) if vector else total + term
+        if position.dtype.lanes > 1:
+            vectors.append(widen(Mul(position, step)))
+        else:
+            total = total + cast(position, "int64") * step
+    total = _without_rows(total)
+    for vector in vectors:
+        total = widen(Add(vector, total))
     return total
+
+
+def _without_rows(offset: Expr) -> Expr:
+    """Where an axis runs over rows and columns, its quotient and remainder are one offset again:
+    `i // 14 * 224 + i % 14 * 16` is `i * 16`."""
+    kinds = {type(found) for found in pre_order(offset)}
+    return Analyzer().simplify(offset) if {FloorDiv, FloorMod} <= kinds else offset

@@ -14,6 +14,7 @@ from heddle.ir.walk import free_vars, substitute
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.index_map import extents_of, parse_index_map
 from heddle.schedule.refs import BlockLike
+from heddle.schedule.simplify import simplify_sums
 from heddle.tir.build import TRUE, for_nest
 from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Stmt
 
@@ -84,6 +85,11 @@ def transform_block_layout(sch: Schedule, block: BlockLike, index_map: str) -> N
         why = found.reason or "it leaves values out"
         raise fail(sch, name, f"`{index_map}` is no bijection: {why}")
     kinds = {p: b.kind for p, b in zip(parameters, node.iters, strict=True)}
+    names = {
+        p: (b.binding.name, b.var.name)
+        for p, b in zip(parameters, node.iters, strict=True)
+        if type(b.binding) is Var
+    }
     iters: list[IterVar] = []
     loops: list[tuple[Var, Expr]] = []
     extents = extents_of(sch, name, index_map, images, domain)
@@ -96,12 +102,13 @@ def transform_block_layout(sch: Schedule, block: BlockLike, index_map: str) -> N
                 f"result {number} of `{index_map}` mixes "
                 f"{' and '.join(sorted(kind.value for kind in mixed))} variables",
             )
-        loop, var = Var(f"ax{number}"), Var(f"v{number}")
+        same = names.get(image)  # type: ignore[call-overload]
+        loop, var = (Var(text) for text in same or (f"ax{number}", f"v{number}"))
         loops.append((loop, extent))
         iters.append(IterVar(extent, mixed.pop(), loop, var))
     inverse = invert_iter_map(found, [bound.var for bound in iters])
     values = {b.var: inverse.get(p, const(0)) for p, b in zip(parameters, node.iters, strict=True)}
-    made = _with_iters(node, iters, values)
+    made = simplify_sums(_with_iters(node, iters, values))
     sch.change({nest[0] if nest else node: for_nest(loops, made)})
 
 

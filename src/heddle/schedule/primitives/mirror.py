@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from heddle.ir.expr import Expr, Var, const, logical_and
+from heddle.ir.expr import Expr, Var, as_int, const, logical_and
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.affine import affine, is_product
@@ -124,6 +124,8 @@ def _bindings(
     found: dict[Var, Expr] = {}
     for region in read:
         for dim, (part, place) in enumerate(zip(region.ranges, places, strict=True)):
+            if as_int(region.buffer.shape[dim]) == 1:
+                continue  # there is one place only, however it is written
             index = affine(part.min)
             atoms = [(a, c) for a, c in index.terms.values() if type(a) is Var and a in kinds]
             if len(index.terms) != 1 or len(atoms) != 1 or atoms[0][1] != 1:

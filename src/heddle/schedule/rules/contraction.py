@@ -31,6 +31,7 @@ from heddle.schedule.rules.machine import (
     choose_tile,
     tile_cycles,
 )
+from heddle.schedule.rules.rows import flatten_rows
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.build import element_count
@@ -63,6 +64,7 @@ def schedule_contraction(
     `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made
     by `cache_write`. The output buffer of `block` moves to the scope "local".
     """
+    flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"
     plan = _Plan(sch, block, facts, target)
