@@ -47,6 +47,21 @@ def test_compile_json(heddle_command: Run, model: Path, tmp_path: Path) -> None:
     }
 
 
+def test_compile_costs(heddle_command: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ("compile", model, "-o", tmp_path / "out.so", "--report", "--quiet")
+    result = heddle_command(*arguments, "--no-cache")
+    assert result.exit_code == 0, result.stderr
+    for text in ("  schedule  ", "LLVM ms", "0 of them compiled before", "MiB at the fullest"):
+        assert text in result.stdout
+    data = json.loads(heddle_command(*arguments, "--no-cache", "--json").stdout)
+    graph = sum(data["costs"]["passes"].values())
+    assert 0 < graph <= data["seconds"]["graph"] + 1e-3
+    assert len(data["costs"]["kernels"]) == data["kernels"]
+    assert all(cost["llvm_seconds"] > 0 for cost in data["costs"]["kernels"])
+    heddle_command(*arguments)
+    assert "nothing was compiled" in heddle_command(*arguments).stdout
+
+
 def test_compile_for_an_older_processor(heddle_command: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "old.so"
     options = ("--target", "llvm -mcpu=x86-64", "--num-threads", 1, "--no-cache")

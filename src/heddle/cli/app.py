@@ -82,6 +82,9 @@ def _compile(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compile anew, and keep nothing.")
     ] = False,
+    costs: Annotated[
+        bool, typer.Option("--report", help="What each pass and each kernel cost to compile.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -101,6 +104,7 @@ def _compile(
             num_threads=num_threads,
             name=name,
             cache=not no_cache,
+            costs=costs,
         )
 
 

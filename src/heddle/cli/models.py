@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,9 @@ def run_compile(
     num_threads: int | None,
     name: str | None,
     cache: bool,
+    costs: bool,
 ) -> None:
-    """Compile a model into a library, and tell what it took."""
+    """Compile a model into a library, and tell what it took (`costs`: of each pass and kernel)."""
     if is_library(model):
         raise UserError(f"{model}: is a compiled library already")
     output = output or Path(f"{model.stem}.so")
@@ -120,7 +122,11 @@ def run_compile(
         if header is not None:
             executable.write_header(header)
     data = _compile_data(executable, report, output, header)
-    console.result("" if console.quiet else _compile_text(data), data)
+    text = "" if console.quiet else _compile_text(data)
+    if costs:
+        data["costs"] = _cost_data(report)
+        text = f"{text}\n\n{report.table()}".lstrip()
+    console.result(text, data)
 
 
 def _tensors(infos: Sequence[TensorInfo]) -> list[dict[str, Any]]:
@@ -145,6 +151,13 @@ def _compile_data(
         "arena_bytes": executable.metadata.get("arena", report.arena_bytes),
         "live_peak_bytes": executable.metadata.get("live_peak", report.live_bytes),
         "constant_bytes": executable.info.constants_size,
+    }
+
+
+def _cost_data(report: CompileReport) -> dict[str, Any]:
+    return {
+        "passes": {name: round(value, 6) for name, value in report.passes.items()},
+        "kernels": [dataclasses.asdict(cost) for cost in report.kernel_costs],
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -34,12 +35,15 @@ CACHE_NAME: Final = "objects"
 @dataclass(frozen=True, slots=True)
 class CompiledKernel:
     """One kernel: the name it has in the module, the symbol that its object defines, the object,
-    and whether the object came from the cache."""
+    whether the object came from the cache, and what it cost: seconds of lowering it to LLVM IR and
+    seconds of LLVM, zero where another kernel's object serves."""
 
     name: str
     symbol: str
     object_code: bytes
     cached: bool = False
+    lowering_seconds: float = 0.0
+    llvm_seconds: float = 0.0
 
 
 def kernel_digest(func: PrimFunc) -> str:
@@ -76,6 +80,8 @@ class KernelCompiler:
         self._objects: dict[str, bytes] = {}  # by digest
         self._cached: set[str] = set()
         self._futures: dict[str, Future[Compiled]] = {}
+        self._lowering: dict[str, float] = {}  # seconds by name of the kernel that caused them
+        self._llvm: dict[str, float] = {}  # seconds by digest
 
     def add(self, func: PrimFunc) -> None:
         """Start on one scheduled function. Its name must be new."""
@@ -90,8 +96,10 @@ class KernelCompiler:
             self._objects[digest] = found
             self._cached.add(digest)
             return
+        start = time.perf_counter()
         lowered = lower(func, self.target)
         text = kernel_ir(lowered, symbol_of(digest), self.target)
+        self._lowering[name] = time.perf_counter() - start
         request = Request(text, self._machine, not uses_vectors(lowered), False)
         self._futures[digest] = worker_pool().submit(name, request)
 
@@ -107,6 +115,7 @@ class KernelCompiler:
             for digest, future in self._futures.items():
                 made = future.result()
                 self._objects[digest] = made.object_code
+                self._llvm[digest] = made.seconds
                 if self._cache is not None:
                     self._cache.put(cache_key(digest, self.target), made.object_code)
                 if progress is not None:
@@ -117,7 +126,12 @@ class KernelCompiler:
             self._futures = {}
         return {
             name: CompiledKernel(
-                name, symbol_of(digest), self._objects[digest], digest in self._cached
+                name,
+                symbol_of(digest),
+                self._objects[digest],
+                digest in self._cached,
+                self._lowering.get(name, 0.0),
+                self._llvm[digest] if name in self._lowering else 0.0,
             )
             for name, digest in self._names.items()
         }

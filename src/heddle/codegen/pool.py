@@ -120,12 +120,12 @@ class WorkerPool:
                 worker = None
                 self._finish(job, None, error)
                 continue
-            object_code, assembly, refusal = reply
-            if refusal:
+            made, refusal = reply
+            if made is None:
                 error = InternalError(f"kernel `{job.name}`: LLVM refused it: {refusal}")
                 self._finish(job, None, error)
             else:
-                self._finish(job, Compiled(object_code, assembly), None)
+                self._finish(job, Compiled(*made), None)
 
     def _finish(self, job: _Job, made: Compiled | None, error: BaseException | None) -> None:
         with self._lock:

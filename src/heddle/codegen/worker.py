@@ -27,9 +27,9 @@ class Request(NamedTuple):
     assembly: bool
 
 
-Reply = tuple[bytes, str, str]
-"""What became of it: object, assembly, and an error, which is empty when all went well. A plain
-tuple, because this module has another name in the worker."""
+Reply = tuple[tuple[bytes, str, float] | None, str]
+"""What became of it: the fields of `Compiled`, or None and an error. Plain tuples, because this
+module has another name in the worker."""
 
 
 def write_message(stream: IO[bytes], message: object) -> None:
@@ -61,9 +61,9 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
                 vectorize=request.vectorize,
                 assembly=request.assembly,
             )
-            reply = (made.object_code, made.assembly, "")
+            reply = (tuple(made), "")
         except RuntimeError as error:
-            reply = (b"", "", str(error) or type(error).__name__)
+            reply = (None, str(error) or type(error).__name__)
         write_message(sink, reply)
 
 

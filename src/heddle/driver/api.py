@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import shutil
@@ -20,7 +19,7 @@ from heddle.driver.report import CompileReport
 from heddle.driver.user_passes import Insertion, with_passes
 from heddle.driver.validate import ValueValidator
 from heddle.ir.module import IRModule
-from heddle.ir.passes import Instrument
+from heddle.ir.passes import Instrument, Timer
 from heddle.ir.structural import structural_hash
 from heddle.passes.graph.host_plan import HostPlan
 from heddle.runtime.module import Executable
@@ -69,9 +68,11 @@ def compile(
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
     if not cache or passes or validate is not None:
-        pipeline = with_passes(graph_pipeline(device), passes)
-        run = functools.partial(pipeline.run, instruments=_validators(validate))
-        code = _generate(model, device, name, shapes, report, use_cache=cache, run=run)
+        run = with_passes(graph_pipeline(device), passes).run
+        watch = _validators(validate)
+        code = _generate(
+            model, device, name, shapes, report, use_cache=cache, run=run, instruments=watch
+        )
         return _keep_temporarily(code, device, report)
     with report.stage("look in the cache"):
         key = _key(model, device, name, shapes)
@@ -187,13 +188,16 @@ def _generate(
     report: CompileReport,
     *,
     use_cache: bool = True,
-    run: Callable[[IRModule], IRModule] | None = None,
+    run: Callable[..., IRModule] | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> GeneratedCode:
     """What `emit` writes: the module, its memory plan and its kernels."""
     with report.stage("import"):
         module = import_model(model, name=name, shapes=shapes)
     with report.stage("graph"):
-        module = graph_pipeline(device).run(module) if run is None else run(module)
+        run = graph_pipeline(device).run if run is None else run
+        timer = Timer(report.passes)
+        module = run(module, instruments=[timer, *instruments])
     with report.stage("kernels"):
         plan, kernels = compile_kernels(module, device, report, use_cache=use_cache)
     return module, plan, kernels

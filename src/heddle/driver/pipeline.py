@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heddle.codegen import CompiledKernel, KernelCompiler, compile_text, host_ir
-from heddle.driver.report import CompileReport
+from heddle.driver.report import CompileReport, KernelCost
 from heddle.ir.expr import as_int
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Pass, Pipeline
@@ -93,6 +93,11 @@ def compile_kernels(
     kernels = compiler.finish(progress=lambda done, of: report.tell("kernels", done / of))
     report.kernels = len(kernels)
     report.cached_kernels = sum(kernel.cached for kernel in kernels.values())
+    report.kernel_costs = [
+        KernelCost(name, made.lowering_seconds, made.llvm_seconds, len(made.object_code))
+        for name, made in kernels.items()
+        if made.llvm_seconds
+    ]
     report.arena_bytes = plan.report.arena
     report.live_bytes = plan.report.live_peak
     report.constant_bytes = plan.constants_size

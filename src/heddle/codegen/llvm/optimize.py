@@ -7,6 +7,7 @@ This is what worker processes run, so it imports llvmlite and nothing else of we
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -21,10 +22,12 @@ class Machine(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The outcome of one module: the object, and its assembly when that was asked for."""
+    """The outcome of one module: the object, its assembly when that was asked for, and the
+    seconds that LLVM took."""
 
     object_code: bytes
     assembly: str
+    seconds: float
 
 
 @functools.cache
@@ -50,10 +53,11 @@ def compile_ir(
     vectorize: let LLVM look for vectors itself. Raises RuntimeError when the text is no valid
     module or the target is unknown; an error of LLVM's back end ends the process.
     """
+    start = time.perf_counter()
     module, target_machine = optimize_ir(text, machine, vectorize=vectorize)
     asm = target_machine.emit_assembly(module.clone()) if assembly else ""
     code = target_machine.emit_object(module) if object_code else b""
-    return Compiled(code, asm)
+    return Compiled(code, asm, time.perf_counter() - start)
 
 
 def optimize_ir(text: str, machine: Machine, *, vectorize: bool = False) -> tuple[Any, Any]:
