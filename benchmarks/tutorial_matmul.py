@@ -3,8 +3,8 @@
 
     python -m benchmarks.tutorial_matmul [--size 1024] [--rounds 5]
 
-One thread, timed by the time that the thread had a core. The peak is measured anew in each round;
-each row says how the result compares with numpy in float64.
+One thread, timed by the time that the thread had a core. The peak is measured anew before each
+turn of each step; each row says how the result compares with numpy in float64.
 """
 
 from __future__ import annotations
@@ -136,13 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         call()
         kernels.append((call, out))
     rates: list[list[float]] = [[] for _ in STEPS]
-    peaks: list[float] = []
+    peaks: list[list[float]] = [[] for _ in STEPS]
     for _ in range(options.rounds):
-        try:
-            peaks.append(measure_peak(1, seconds=_TURN))
-        except UserError as error:
-            parser.exit(1, f"error: {error}\n")
-        for (call, _), found in zip(kernels, rates, strict=True):
+        for (call, _), found, tops in zip(kernels, rates, peaks, strict=True):
+            try:
+                tops.append(measure_peak(1, seconds=_TURN))
+            except UserError as error:
+                parser.exit(1, f"error: {error}\n")
             found.append(_rate(call, size))
     return _report(size, kernels, rates, peaks, want)
 
@@ -151,17 +151,19 @@ def _report(
     size: int,
     kernels: Sequence[tuple[Callable[[], object], np.ndarray]],
     rates: Sequence[Sequence[float]],
-    peaks: Sequence[float],
+    peaks: Sequence[Sequence[float]],
     want: np.ndarray,
 ) -> int:
     """Print the table; 1 when a product is wrong."""
-    peak = statistics.median(peaks)
+    peak = statistics.median(top for tops in peaks for top in tops)
     print(f"{size} x {size} x {size} float32, one core; peak {peak:.0f} GFLOP/s")
     wrong = False
-    for (step, name), (_, out), found in zip(STEPS.items(), kernels, rates, strict=True):
+    for (step, name), (_, out), found, tops in zip(
+        STEPS.items(), kernels, rates, peaks, strict=True
+    ):
         error = relative_error(out, want)
         wrong |= error > 1e-5
-        share = statistics.median(rate / top for rate, top in zip(found, peaks, strict=True))
+        share = statistics.median(rate / top for rate, top in zip(found, tops, strict=True))
         rate = statistics.median(found)
         print(f"{step}  {name:26s} {rate:7.1f} GFLOP/s {share:6.1%}   error {error:.1e}")
     return int(wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -382,3 +383,16 @@ def test_tensor_expression_with_init(rng: np.random.Generator) -> None:
     result = np.zeros(6, np.float32)
     build_kernel(func)(values, result)
     np.testing.assert_array_equal(result, values.max(1))
+
+
+def test_a_prepared_call_keeps_its_arguments() -> None:
+    func = elementwise_function(lambda a: a + 1, ["float32"], "float32", 8)
+    given, out = np.arange(8, dtype=np.float32), np.zeros(8, np.float32)
+    kept = weakref.ref(given)
+    run = build_kernel(func).prepare(given, out)
+    del given
+    assert kept() is not None
+    run()
+    np.testing.assert_array_equal(out, np.arange(1, 9))
+    del run
+    assert kept() is None

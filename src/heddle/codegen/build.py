@@ -107,7 +107,8 @@ class Kernel:
         self.prepare(*args)()
 
     def prepare(self, *args: Any) -> Any:
-        """The call with these arguments as a function without any: for timing."""
+        """The call with these arguments as a function without any: for timing. The function keeps
+        the arguments alive."""
         if len(args) != len(self.params):
             raise UserError(
                 f"kernel `{self.name}` takes {len(self.params)} arguments, got {len(args)}"
@@ -126,10 +127,9 @@ class Kernel:
             missing = self.symbols[values.index(None)].name
             raise UserError(f"kernel `{self.name}`: no argument tells the value of `{missing}`")
         flat = [*pointers, *scalars, *values]
-        function = self.function
 
-        def run() -> None:
-            if function(*flat) != 0:
+        def run(kept: tuple[Any, ...] = args) -> None:
+            if self.function(*flat) != 0:
                 from heddle.codegen.services import last_error  # compiles C on first use
 
                 raise UserError(f"kernel `{self.name}`: {last_error()}")
