@@ -24,6 +24,7 @@ from heddle.tir import tensor_intrin
 from heddle.tir.build import decl_buffer, for_nest, load, store
 from heddle.tir.intrin import address_of, call_extern, call_llvm_intrin, reinterpret
 from heddle.tir.nodes import Evaluate, PrimFunc
+from tests.codegen.arm import run_on_arm
 
 WIDE = {"int8": "int32", "uint8": "int32", "bfloat16": "float32", "float32": "float32"}
 ARM = parse_target("llvm -mtriple=aarch64-unknown-linux-gnu -mcpu=neoverse-n2 -mattr=+i8mm")
@@ -189,42 +190,6 @@ def test_registering_checks_the_two_functions() -> None:
 
 # -- ARM -----------------------------------------------------------------------------------------
 
-_MAIN = """
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-int32_t product(void *, void *, void *);
-void *hd_alloc(int64_t size, int64_t align) { return aligned_alloc(align, (size + 63) / 64 * 64); }
-void hd_free(void *p) { free(p); }
-void hd_set_error(const char *f, ...) { (void)f; }
-int32_t hd_parallel_for(int32_t (*f)(int64_t, int64_t, void *), void *env, int64_t n) {
-  return f(0, n, env);
-}
-int main(void) {
-  static char a[1 << 16], b[1 << 16], c[1 << 16];
-  if (fread(a, 1, A, stdin) != A || fread(b, 1, B, stdin) != B) return 2;
-  if (product(a, b, c) != 0) return 3;
-  return fwrite(c, 1, C, stdout) == C ? 0 : 4;
-}
-"""
-
-
-def _run_on_arm(func: PrimFunc, a: np.ndarray, b: np.ndarray, out: np.ndarray, folder: Path):
-    made = compile_text("product", llvm_ir(func, ARM), ARM, assembly=True)
-    (folder / "product.o").write_bytes(made.object_code)
-    (folder / "main.c").write_text(_MAIN)
-    sizes = [f"-D{name}={array.nbytes}" for name, array in zip("ABC", (a, b, out), strict=True)]
-    command = ["aarch64-linux-gnu-gcc", "-static", *sizes, "main.c", "product.o", "-o", "run"]
-    subprocess.run(command, cwd=folder, check=True)
-    done = subprocess.run(
-        ["qemu-aarch64", "-cpu", "max", "./run"],
-        cwd=folder,
-        input=a.tobytes() + b.tobytes(),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return np.frombuffer(done.stdout, out.dtype).reshape(out.shape), made.assembly
-
 
 @pytest.mark.parametrize(
     "name, a, b, word",
@@ -238,15 +203,13 @@ def _run_on_arm(func: PrimFunc, a: np.ndarray, b: np.ndarray, out: np.ndarray, f
 def test_products_on_arm(
     name: str, a: str, b: str, word: str, size: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
     m, n, k = size
     sch = Schedule(product(m, n, k, a, b))
     target = None if name == "arm.smmla" else ARM.with_cores(1)
     auto_tensorize(sch, "C", name, target=target)
     left, right = random((m, k), a), random((k, n), b, 1)
-    out, assembly = _run_on_arm(sch.func, left, right, np.zeros((m, n), WIDE[a]), tmp_path)
+    func = sch.func.replace(attrs={**sch.func.attrs, "name": "kernel"})
+    out, assembly = run_on_arm(func, [left, right], np.zeros((m, n), WIDE[a]), ARM, tmp_path)
     check(out, left, right)
     assert word in assembly
 
