@@ -151,6 +151,10 @@ class Kernel:
         if param.strides is not None:
             for axis, (step, size) in enumerate(zip(param.strides, arg.strides, strict=True)):
                 _bind_dim(f"{where}: stride {axis}", step, size // arg.itemsize, symbols)
+                if size < 0:
+                    raise UserError(f"{where}: stride {axis} must not be negative")
+        if param.elem_offset is not None:
+            _bind_dim(f"{where}: elem_offset", param.elem_offset, 0, symbols)
 
 
 def _bind_dim(where: str, dim: Any, size: int, symbols: dict[Var, int]) -> None:

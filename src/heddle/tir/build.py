@@ -161,11 +161,12 @@ def written_buffers(root: Node) -> set[Buffer]:
 
 
 def shape_symbols(func: PrimFunc) -> tuple[Var, ...]:
-    """Symbolic dimensions and strides of the buffer parameters that are no parameters themselves,
-    in order of first occurrence: the hidden int64 arguments of the compiled function."""
+    """Symbolic dimensions, strides and offsets of the buffer parameters that are no parameters
+    themselves, in order of first occurrence: the hidden int64 arguments of the compiled function.
+    None is negative."""
     found: dict[Var, None] = {}
     for buffer in buffer_params(func):
-        for dim in (*buffer.shape, *(buffer.strides or ())):
+        for dim in buffer.layout:
             found.update((n, None) for n in post_order(dim) if isinstance(n, Var))
     return tuple(var for var in found if var not in func.params)
 

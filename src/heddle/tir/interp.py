@@ -78,6 +78,11 @@ def _bind_array(env: Env, buffer: Buffer, array: Any) -> None:
     for dim, size in zip(buffer.shape, array.shape, strict=True):
         if isinstance(dim, Var):
             env.setdefault(dim, size)
+    for dim, step in zip(buffer.strides or (), array.strides, strict=False):
+        if isinstance(dim, Var):
+            env.setdefault(dim, step // array.itemsize)
+    if isinstance(buffer.elem_offset, Var):
+        env.setdefault(buffer.elem_offset, 0)
 
 
 def _check_shape(env: Env, buffer: Buffer) -> None:
