@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -17,25 +17,16 @@ from heddle.runtime import Tensor, dlpack
 from heddle.runtime.abi import numpy_dtype
 from heddle.support import UserError
 from heddle.tir.build import shape_symbols, written_buffers
+from heddle.tir.externs import c_type
 from heddle.tir.interp import evaluate
 from heddle.tir.nodes import Buffer, PrimFunc
-
-_C_TYPES: Final[Mapping[str, Any]] = {
-    "float64": ctypes.c_double,
-    "float32": ctypes.c_float,
-    "float16": ctypes.c_float,  # 16-bit floats are computed with as float32
-    "bfloat16": ctypes.c_float,
-    "bool": ctypes.c_bool,
-    **{f"int{bits}": getattr(ctypes, f"c_int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": getattr(ctypes, f"c_uint{bits}") for bits in (8, 16, 32, 64)},
-}
 
 
 def c_signature(func: PrimFunc) -> list[Any]:
     """The ctypes of the C parameters: pointers, then scalars, then symbolic dimensions."""
     scalars = [param for param in func.params if isinstance(param, Var)]
     kinds: list[Any] = [ctypes.c_void_p] * (len(func.params) - len(scalars))
-    kinds += [_C_TYPES[var.dtype.name] for var in scalars]
+    kinds += [c_type(var.dtype) for var in scalars]
     return kinds + [ctypes.c_int64] * len(shape_symbols(func))
 
 
