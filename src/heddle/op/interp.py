@@ -192,7 +192,9 @@ class _Frame:
         elif isinstance(func, PrimFunc):
             pairs = arguments_of(node, func)
             if pairs is None:
-                raise UserError(f"`{name}` has {len(func.params)} parameters, the call is for others")
+                raise UserError(
+                    f"`{name}` has {len(func.params)} parameters, the call is for others"
+                )
             made = iter(outputs)
             given: list[Any] = [
                 self.value(item) if isinstance(item, GraphExpr) else next(made) for _, item in pairs

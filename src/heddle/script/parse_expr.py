@@ -318,7 +318,7 @@ class ExprParser(ParserBase):
         body = macro.body()
         if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
             self.fail(node, f"macro `{macro.node.name}` is made of statements and has no value")
-        with self.inside(macro, values):
+        with self.inside(macro, values, node):
             return self.value(body[0].value)
 
     def macro_arguments(self, node: ast.Call, macro: Macro) -> dict[str, Any]:

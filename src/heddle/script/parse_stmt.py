@@ -14,6 +14,7 @@ from heddle.script.numbers import number
 from heddle.script.parse_base import Context, Declared, Macro, suggestion
 from heddle.script.parse_buffer import BufferParser
 from heddle.support import UserError
+from heddle.support.names import fresh_name
 from heddle.tir.access import detect_access_regions
 from heddle.tir.build import store
 from heddle.tir.nodes import (
@@ -92,6 +93,8 @@ class StmtParser(BufferParser):
         self.extents: dict[E.Var, E.Expr] = {}
         self.attrs: dict[str, Any] = {}
         self.saw_block = False
+        self.labels: set[str] = set()
+        """The names of the blocks so far."""
         self.in_function_body = False
 
     # -- functions ---------------------------------------------------------------------------
@@ -152,7 +155,7 @@ class StmtParser(BufferParser):
         if not isinstance(node, ast.Call):
             self.fail(node, "expected the call of a macro")
         values = self.macro_arguments(node, macro)
-        with self.inside(macro, values):
+        with self.inside(macro, values, node):
             return self.elements(macro.body(), parts)
 
     # -- what a block or a function says about itself -----------------------------------------
@@ -448,6 +451,9 @@ class StmtParser(BufferParser):
         if name == "block":
             self.saw_block = True
             label = self.string(self.arguments(call, ("name",))["name"], "a block's name")
+            if self.macro_depth:  # what a macro names must not meet what others name
+                label = fresh_name(label, self.labels)
+            self.labels.add(label)
             parts = BlockParts(label)
             return parts.build(self.suite(node.body, parts), self.span(node))
         if name == "seq":
