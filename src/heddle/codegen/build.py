@@ -178,7 +178,13 @@ def _load(symbol: str, object_code: bytes) -> tuple[object, int]:
     for name, address in service_addresses().items():
         builder.import_symbol(name, address)
     builder.add_current_process().export_symbol(symbol)
-    library = builder.link(_jit, f"{symbol}.{next(_number)}")
+    try:
+        library = builder.link(_jit, f"{symbol}.{next(_number)}")
+    except RuntimeError as error:  # all that the linker says is which function has a gap
+        raise UserError(
+            f"kernel `{symbol}` calls a C function that is not in this process; say where it is: "
+            'libs=["helpers.c"]'
+        ) from error
     return library, int(library[symbol])
 
 
