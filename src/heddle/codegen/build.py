@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -25,15 +24,9 @@ from heddle.passes.tir.lower import lower
 from heddle.support import UserError
 from heddle.target import Target, native
 from heddle.tir.build import shape_symbols
+from heddle.tir.externs import c_type
 from heddle.tir.nodes import Buffer, PrimFunc
 
-_C_TYPES: Final[Mapping[str, Any]] = {
-    "float64": ctypes.c_double,
-    "float32": ctypes.c_float,
-    "bool": ctypes.c_bool,
-    **{f"int{bits}": getattr(ctypes, f"c_int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": getattr(ctypes, f"c_uint{bits}") for bits in (8, 16, 32, 64)},
-}
 _number = itertools.count()
 
 
@@ -98,7 +91,7 @@ class Kernel:
         scalars = [param for param in func.params if isinstance(param, Var)]
         pointers = [param for param in func.params if isinstance(param, Buffer)]
         kinds: list[Any] = [ctypes.c_void_p] * len(pointers)
-        kinds += [_C_TYPES[var.dtype.name] for var in scalars]
+        kinds += [c_type(var.dtype) for var in scalars]
         kinds += [ctypes.c_int64] * len(self.symbols)
         self.function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
 

@@ -250,7 +250,8 @@ class BuiltFunction:
         if not dtype.is_float:
             return value
         try:
-            return float(dtype.numpy.type(float(value)))
+            with np.errstate(over="ignore"):  # beyond the range it is an infinity
+                return float(dtype.numpy.type(float(value)))
         except OverflowError:
             raise self._fail(param, "the integer is too large for a float") from None
 
