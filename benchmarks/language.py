@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the tensor language itself takes: from script to callable, schedules, round trips, errors.
+"""How long the tensor language itself takes: script to callable, primitives, errors, round trips.
 
     python -m benchmarks.language [--rounds 15] [--trips 1000] [--models resnet18,bert_base]
 
