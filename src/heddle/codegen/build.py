@@ -39,12 +39,21 @@ _C_LIBRARY: Final = frozenset(
 )
 """Functions of the C library that generated code may call: no kernel may take their place."""
 
+_C_WORDS: Final = frozenset(
+    "main auto bool break case char const continue default do double else enum extern false float "
+    "for goto if inline int long register restrict return short signed sizeof static struct switch "
+    "true typedef union unsigned void volatile while".split()
+)
+"""Words that name no function of ours in C."""
+
 
 def kernel_name(func: PrimFunc) -> str:
-    """The name of a function, as a C symbol: `exp_` for a function `exp`."""
+    """The name of a function, as a C symbol: `exp_` for a function `exp`, `main_` for `main`."""
     name = str(func.attrs.get("name", "kernel"))
-    symbol = "".join(char if char.isalnum() or char == "_" else "_" for char in name)
-    return f"{symbol}_" if symbol in _C_LIBRARY else symbol
+    symbol = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
+    if not symbol or symbol[0].isdigit():
+        symbol = f"f{symbol}"
+    return f"{symbol}_" if symbol in _C_LIBRARY or symbol in _C_WORDS else symbol
 
 
 def llvm_ir(func: PrimFunc, target: Target, *, symbol: str | None = None) -> str:

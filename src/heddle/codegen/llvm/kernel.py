@@ -117,7 +117,7 @@ def _noalias(func: PrimFunc) -> str:
 
 
 def _clean(name: str) -> str:
-    return "".join(char if char.isalnum() else "_" for char in name)
+    return "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
 
 
 class KernelEmitter:
