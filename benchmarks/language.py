@@ -152,6 +152,13 @@ def biased() -> Schedule:
     return sch
 
 
+def noted() -> Schedule:
+    """The midway product with an annotation."""
+    sch = midway()
+    sch.annotate("C", "note", 1)
+    return sch
+
+
 def plain() -> Schedule:
     """The product before the first step."""
     return Schedule(product(1024))
@@ -216,6 +223,24 @@ CASES: dict[str, Case] = {
     "software_pipeline": (midway, lambda sch: sch.software_pipeline(_tiles(sch)[0], [0, 1])),
     "read_at": (plain, lambda sch: sch.read_at(_tiles(sch)[1], "C", 0, "global")),
     "write_at": (plain, lambda sch: sch.write_at(_tiles(sch)[1], "C", 0, "global")),
+    "unannotate": (noted, lambda sch: sch.unannotate("C", "note")),
+    "double_buffer": (midway, lambda sch: sch.double_buffer("B_global", _tiles(sch)[0])),
+    "merge": (
+        lambda: Schedule(biased_product(1024, 1024, 1024)),
+        lambda sch: sch.merge(sch.get_loops("C")[0], sch.get_loops("D")[0]),
+    ),
+    "reindex_cache_read": (
+        plain,
+        lambda sch: sch.reindex_cache_read(
+            "C", 1, "global", "lambda i, j, k: (j // 64, k, j % 64)"
+        ),
+    ),
+    "reindex_cache_write": (
+        plain,
+        lambda sch: sch.reindex_cache_write("C", 0, "global", "lambda i, j, k: (j, i)"),
+    ),
+    "sample_categorical": (plain, lambda sch: sch.sample_categorical([1, 2], [0.5, 0.5])),
+    "sample_compute_location": (untiled, lambda sch: sch.sample_compute_location("B_global")),
     "prefetch": (midway, lambda sch: sch.prefetch("C", 0, _tiles(sch)[2])),
 }
 
