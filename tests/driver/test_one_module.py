@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import heddle
+from heddle.codegen.build import llvm_ir
 from heddle.graph.nodes import CallDPS, Scalar
 from heddle.ir import DType, IRModule, first_mismatch
 from heddle.op.interp import interpret
 from heddle.script import parse, to_text
 from heddle.support import UserError
+from heddle.target import native
 from heddle.tir.interp import run
 
 TARGETS = ["native", "c"]
@@ -295,3 +297,32 @@ def test_a_number_that_is_too_large() -> None:
     func = parse('@T.prim_func\ndef f(A: T.Buffer((1,), "float32"), x: T.float32):\n    A[0] = x\n')
     with pytest.raises(UserError, match="argument `x`: the integer is too large for a float"):
         heddle.build(func)(np.zeros(1, np.float32), 10**400)
+
+
+NARROW = """
+@T.prim_func
+def f(A: T.Buffer((n,), "int8"), U: T.Buffer((n,), "uint16"), B: T.Buffer((n,), "int64")):
+    for i in T.serial(n):
+        B[i] = T.cast(
+            T.call_extern("wide", A[i] - T.int8(100), U[i], A[i] < T.int8(0), dtype="int8"), "int64"
+        )
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_narrow_integers_reach_c_functions_widened(target: str, tmp_path: Path, rng) -> None:
+    """Clang takes for granted that its callers widen them; gcc does not."""
+    source = tmp_path / "wide.c"
+    source.write_text(
+        "#include <stdbool.h>\n#include <stdint.h>\n"
+        "int8_t wide(int8_t a, uint16_t b, bool c) { return (int8_t)(a + b + c); }\n"
+    )
+    func = parse(NARROW)
+    a = rng.integers(-128, 128, 50).astype(np.int8)
+    u = rng.integers(0, 1 << 16, 50).astype(np.uint16)
+    got = np.zeros(50, np.int64)
+    heddle.build(func, target, libs=[source])(a, u, got)
+    sums = (a - np.int8(100)).astype(np.int64) + u + (a < 0)
+    np.testing.assert_array_equal(got, sums.astype(np.int8))
+    text = llvm_ir(func, native())  # type: ignore[arg-type]
+    assert "declare signext i8 @wide(i8 signext, i16 zeroext, i1 zeroext)" in text

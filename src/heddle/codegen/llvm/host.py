@@ -14,7 +14,7 @@ from typing import Final
 from heddle.codegen.llvm.arithmetic import from_memory
 from heddle.codegen.llvm.builder import FunctionBuilder, ModuleBuilder
 from heddle.codegen.llvm.expressions import ExpressionEmitter
-from heddle.codegen.llvm.types import memory_type, register_type
+from heddle.codegen.llvm.types import argument_type, memory_type
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, Var, as_int
 from heddle.passes.graph.host_plan import (
@@ -114,7 +114,7 @@ def _call(
         kinds.append("ptr")
         given.append(f"ptr {_address(b, emitter, storage, bases)}")
     for scalar in call.scalars:
-        kind = register_type(scalar.dtype)
+        kind = argument_type(scalar.dtype)
         kinds.append(kind)
         given.append(f"{kind} {_number(b, emitter, scalar, bases)}")
     b.module.declare(f"i32 @{symbol}({', '.join(kinds)})")
