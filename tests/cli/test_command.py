@@ -150,7 +150,10 @@ def test_a_library_is_no_model(heddle_command: Run, library: Path, tmp_path: Pat
     assert heddle_command("run", damaged, "--random", 1).exit_code == 1
 
 
-def test_bench(heddle_command: Run, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench(
+    heddle_command: Run, library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEDDLE_CACHE_DIR", str(tmp_path))  # where a measured peak is kept
     monkeypatch.setattr(peak, "measure_peak", lambda threads: 100.0 * threads)
     result = heddle_command("bench", library, "--rounds", 2, "--threads", 1, "--profile")
     assert result.exit_code == 0, result.stderr

@@ -12,6 +12,7 @@ import pytest
 
 import heddle
 from heddle import te, tir
+from heddle.ir import first_mismatch
 from heddle.ir.expr import Var
 from heddle.script import parse, to_text
 
@@ -181,10 +182,43 @@ def test_calls_from_several_threads(rng: np.random.Generator) -> None:
             np.testing.assert_array_equal(b, a + 1)
 
 
-@pytest.mark.parametrize("name", ["exp", "sin", "memcpy", "main"])
-def test_a_function_named_like_one_of_the_c_library(name):
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["exp", "sin", "memcpy", "main", "double", "größe", "3d", "a.b"])
+def test_functions_with_names_that_c_does_not_take(name, target):
     x = te.placeholder((5,), "float64", name="x")
     y = te.compute((5,), lambda i: tir.intrin.exp(x[i]) + tir.intrin.sin(x[i]), name="y")
     data, result = np.linspace(-1, 1, 5), np.empty(5)
-    heddle.build(te.create_prim_func([x, y], name=name))(data, result)
+    heddle.build(te.create_prim_func([x, y], name=name), target)(data, result)
     np.testing.assert_allclose(result, np.exp(data) + np.sin(data), rtol=1e-14)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_letters_of_other_languages(target: str) -> None:
+    func = parse(
+        """
+@T.prim_func
+def größe(Ä: T.Buffer((ñ,), "float32"), β: T.float32, 出: T.Buffer((ñ,), "float32")):
+    for ï in T.parallel(ñ):
+        with T.block("блок"):
+            vï = T.axis.spatial(ñ, ï)
+            出[vï] = Ä[vï] * β
+"""
+    )
+    assert first_mismatch(func, parse(to_text(func))) is None
+    data, result = np.arange(5, dtype=np.float32), np.empty(5, np.float32)
+    heddle.build(func, target)(data, 2.0, result)
+    np.testing.assert_array_equal(result, 2 * data)
+
+
+def test_memory_that_elements_share_is_not_written() -> None:
+    func = parse(
+        """
+@T.prim_func
+def f(A: T.Buffer((n,), "float32", strides=(s,))):
+    for i in T.serial(n):
+        A[i] = 1.0
+"""
+    )
+    torch = pytest.importorskip("torch")
+    with pytest.raises(heddle.UserError, match="is written, and stride 0 is 0"):
+        heddle.build(func)(torch.zeros(1).expand(4))

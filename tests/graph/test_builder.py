@@ -121,7 +121,7 @@ def test_errors() -> None:
 def test_call_dps_errors() -> None:
     x = Var("x", _tensor(7))
     for args, type_, message in [
-        ((x, x), x.type, "takes 2 buffers, got 2 arguments and 1 outputs"),
+        ((x, x), x.type, "has 2 parameters, got 2 arguments and 1 outputs"),
         ((x,), _tensor(8), r"buffer `b` of `double` is float32 \(n,\), got float32 \(8,\)"),
         ((x,), _tensor(7, dtype="int32"), "got int32"),
     ]:

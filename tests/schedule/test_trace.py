@@ -54,6 +54,23 @@ def test_json_round_trip_and_replay() -> None:
     assert str(again.trace) == str(original.trace)
 
 
+def test_replay_with_other_tile_sizes() -> None:
+    trace = Trace.from_json(scheduled().trace.to_json())
+    other = trace.changed("i_0", factors=[None, 2]).changed(-1, value="other")
+    sch = replay(other, matmul(6, 8, 5, epilogue=True))
+    assert str(sch.trace).splitlines()[2] == "i_0, i_1 = sch.split(i, factors=[None, 2])"
+    assert sch.loop(sch.get_loops("C_init")[-1]).extent.value == 2  # type: ignore[attr-defined]
+    assert sch.block("E").annotations == {"note": "other"}
+    assert str(trace) == str(scheduled().trace)
+    for step, arguments, message in (
+        ("k_0", {"factors": [1]}, "no step of the trace made a loop `k_0`"),
+        ("i_0", {"factor": [1]}, "is given no argument `factor`; it is given `loop`, `factors`"),
+        (99, {}, "the trace has 9 steps, none is 99"),
+    ):
+        with pytest.raises(UserError, match=message):
+            trace.changed(step, **arguments)
+
+
 def test_equal_names_are_told_apart() -> None:
     sch = Schedule(matmul(6, 8, 5, epilogue=True))
     sch.parallel(sch.get_loops("D")[0])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from heddle import op
 from heddle.graph.nodes import Function
-from heddle.ir import first_mismatch
+from heddle.graph.verify import verify_module
+from heddle.ir import IRModule, first_mismatch
 from heddle.script import parse, to_text
 from heddle.tir.nodes import PrimFunc
 
@@ -19,6 +20,10 @@ def test_examples_parse(project_root: Path) -> None:
     text = (project_root / "docs" / "ir.md").read_text(encoding="utf-8")
     scripts = re.findall(r"```python\n(@.*?)```", text, re.DOTALL)
     parsed = [parse(script) for script in scripts]
-    assert [type(item) for item in parsed] == [PrimFunc, Function]
+    kinds = [PrimFunc, PrimFunc, PrimFunc, Function, IRModule]
+    assert [type(item) for item in parsed] == kinds
+    _, by_handle, by_annotation, _, module = parsed
+    assert first_mismatch(by_handle, by_annotation) is None
+    verify_module(module)
     for item in parsed:
         assert first_mismatch(item, parse(to_text(item))) is None

@@ -16,6 +16,7 @@ from heddle.tir.access import detect_access_regions
 from heddle.tir.build import collect, shape_symbols
 from heddle.tir.interp import run
 from heddle.tir.nodes import Block, For, ForKind, LetStmt, PrimFunc
+from heddle.tir.verify import verify
 
 SIZE = 16
 DTYPE = "float32"
@@ -235,6 +236,45 @@ def test_macros() -> None:
     assert first_mismatch(f, expected) is None
 
 
+@T.macro
+def doubled(buffer, i):
+    with T.block("doubled"):
+        buffer[i] = buffer[i] * 2.0
+
+
+@T.macro
+def doubled_twice(buffer, i):
+    doubled(buffer, i)
+    doubled(buffer, i)
+
+
+def test_blocks_of_macros_get_names_of_their_own() -> None:
+    @T.prim_func
+    def f(A: T.Buffer((8,), "float32")):
+        doubled_twice(A, 1)
+        doubled(A, 2)
+
+    names = [block.name for block in collect(f.body, Block)]
+    assert names == ["root", "doubled", "doubled_1", "doubled_2"]
+    verify(f)
+
+
+def test_error_in_a_macro_of_a_macro_tells_both_calls() -> None:
+    with pytest.raises(UserError, match="expected an expression, got tuple") as caught:
+
+        @T.prim_func
+        def f(A: T.Buffer((8,), "float32")):
+            doubled_twice(A, (1, 2))
+
+    assert [how for how, _ in caught.value.callers] == [
+        "in macro `doubled`, called here",
+        "in macro `doubled_twice`, called here",
+    ]
+    lines = [place.source_line().strip() for _, place in caught.value.callers]
+    assert lines == ["doubled(buffer, i)", "doubled_twice(A, (1, 2))"]
+    assert str(caught.value).count("-->") == 3
+
+
 def test_error_in_a_macro_points_into_it() -> None:
     with pytest.raises(UserError, match="`unknown` is not defined") as caught:
 
@@ -245,3 +285,6 @@ def test_error_in_a_macro_points_into_it() -> None:
     span = caught.value.span
     assert span is not None
     assert span.source_line() == "    return x + unknown"
+    ((how, place),) = caught.value.callers
+    assert how == "in macro `broken`, called here"
+    assert place.source_line().strip() == "A[0] = broken(A[1])"

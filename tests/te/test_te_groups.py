@@ -136,3 +136,9 @@ def test_extern(rng: np.random.Generator) -> None:
     check(func, [a], a[::-1] * 3 + 1)
     with pytest.raises(UserError, match="`odd`: the function gives a int, not a statement"):
         te.create_prim_func([x, te.extern((6,), [x], lambda ins, outs: 3, name="odd")])
+
+
+def test_one_value_where_a_tuple_is_needed() -> None:
+    x, k = te.placeholder((4, 8), name="X"), te.reduce_axis(8, "k")
+    with pytest.raises(UserError, match=r"argmax: the values are a tuple .* got TensorElement"):
+        te.compute((4,), lambda i: te.argmax(x[i, k], axis=k), name="best")

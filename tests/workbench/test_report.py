@@ -91,6 +91,14 @@ def points(svg: str, kind: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in found]
 
 
+def test_roofs_that_coincide_share_a_label():
+    machine = Machine(100.0, {"L1": 400.0, "L2": 150.0, "L3": 15.0, "memory": 14.0})
+    svg = roofline_svg(machine, intensity=2.0, source="L3", reached=None)
+    labels = re.findall(r">([^<]*GB/s)<", svg)
+    assert labels == ["L1 400 GB/s", "L2 150 GB/s", "L3 15, memory 14 GB/s"]
+    assert svg.count('class="thin"') == 3
+
+
 def test_the_roofline_plot():
     machine = Machine(500.0, {"L1": 1000.0, "memory": 40.0})
     svg = roofline_svg(machine, intensity=2.0, source="memory", reached=20.0)

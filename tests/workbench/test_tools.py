@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,19 @@ from heddle.driver.workbench.values import largest_difference
 from heddle.ir.walk import rewrite
 from heddle.schedule import Schedule, ScheduleError
 from heddle.schedule.rules import default_schedule
+from heddle.script import T
 from heddle.support import UserError
 from heddle.target import native, parse
 from heddle.tir.nodes import BufferStore
 from tests.workbench.kernels import product, rows_taken, tiled
+
+
+@T.prim_func
+def squares(A: T.Buffer((16,), "float32"), B: T.Buffer((16,), "float32")):
+    for i in T.serial(16):
+        with T.block("B"):
+            vi = T.axis.spatial(16, i)
+            B[vi] = T.call_extern("square", A[vi], dtype="float32")
 
 
 def shown(sch, **options) -> str:
@@ -161,3 +171,20 @@ def test_the_code_of_one_block():
     assert alone.hot.fma == sch.asm().hot.fma
     with pytest.raises(ScheduleError, match="there is no block `nothing`"):
         sch.asm("nothing")
+
+
+def test_kernels_that_call_c_functions(tmp_path: Path):
+    """They are linked with `libs`, and their loops stay scalar."""
+    source = tmp_path / "square.c"
+    source.write_text("float square(float x) { return x * x; }\n")
+    sch = Schedule(squares)
+    sch.vectorize(sch.split(sch.get_loops("B")[0], [None, 8])[1])
+    for reference in ("interpreted", "compiled"):
+        result = sch.check(libs=[source], reference=reference)
+        assert result.errors == {"B": 0.0}
+    assert sch.bench(rounds=1, libs=[source]).milliseconds > 0
+    assert "square" in str(sch.asm())
+    with pytest.raises(UserError, match="nothing says what the C function `square` computes"):
+        sch.check()
+    with pytest.raises(UserError, match="calls a C function that is not in this process"):
+        sch.bench(rounds=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -25,15 +24,9 @@ from heddle.passes.tir.lower import lower
 from heddle.support import UserError
 from heddle.target import Target, native
 from heddle.tir.build import shape_symbols
+from heddle.tir.externs import c_type
 from heddle.tir.nodes import Buffer, PrimFunc
 
-_C_TYPES: Final[Mapping[str, Any]] = {
-    "float64": ctypes.c_double,
-    "float32": ctypes.c_float,
-    "bool": ctypes.c_bool,
-    **{f"int{bits}": getattr(ctypes, f"c_int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": getattr(ctypes, f"c_uint{bits}") for bits in (8, 16, 32, 64)},
-}
 _number = itertools.count()
 
 
@@ -46,12 +39,21 @@ _C_LIBRARY: Final = frozenset(
 )
 """Functions of the C library that generated code may call: no kernel may take their place."""
 
+_C_WORDS: Final = frozenset(
+    "main auto bool break case char const continue default do double else enum extern false float "
+    "for goto if inline int long register restrict return short signed sizeof static struct switch "
+    "true typedef union unsigned void volatile while".split()
+)
+"""Words that name no function of ours in C."""
+
 
 def kernel_name(func: PrimFunc) -> str:
-    """The name of a function, as a C symbol: `exp_` for a function `exp`."""
+    """The name of a function, as a C symbol: `exp_` for a function `exp`, `main_` for `main`."""
     name = str(func.attrs.get("name", "kernel"))
-    symbol = "".join(char if char.isalnum() or char == "_" else "_" for char in name)
-    return f"{symbol}_" if symbol in _C_LIBRARY else symbol
+    symbol = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
+    if not symbol or symbol[0].isdigit():
+        symbol = f"f{symbol}"
+    return f"{symbol}_" if symbol in _C_LIBRARY or symbol in _C_WORDS else symbol
 
 
 def llvm_ir(func: PrimFunc, target: Target, *, symbol: str | None = None) -> str:
@@ -98,7 +100,7 @@ class Kernel:
         scalars = [param for param in func.params if isinstance(param, Var)]
         pointers = [param for param in func.params if isinstance(param, Buffer)]
         kinds: list[Any] = [ctypes.c_void_p] * len(pointers)
-        kinds += [_C_TYPES[var.dtype.name] for var in scalars]
+        kinds += [c_type(var.dtype) for var in scalars]
         kinds += [ctypes.c_int64] * len(self.symbols)
         self.function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
 
@@ -151,6 +153,10 @@ class Kernel:
         if param.strides is not None:
             for axis, (step, size) in enumerate(zip(param.strides, arg.strides, strict=True)):
                 _bind_dim(f"{where}: stride {axis}", step, size // arg.itemsize, symbols)
+                if size < 0:
+                    raise UserError(f"{where}: stride {axis} must not be negative")
+        if param.elem_offset is not None:
+            _bind_dim(f"{where}: elem_offset", param.elem_offset, 0, symbols)
 
 
 def _bind_dim(where: str, dim: Any, size: int, symbols: dict[Var, int]) -> None:
@@ -174,7 +180,13 @@ def _load(symbol: str, object_code: bytes) -> tuple[object, int]:
     for name, address in service_addresses().items():
         builder.import_symbol(name, address)
     builder.add_current_process().export_symbol(symbol)
-    library = builder.link(_jit, f"{symbol}.{next(_number)}")
+    try:
+        library = builder.link(_jit, f"{symbol}.{next(_number)}")
+    except RuntimeError as error:  # all that the linker says is which function has a gap
+        raise UserError(
+            f"kernel `{symbol}` calls a C function that is not in this process; say where it is: "
+            'libs=["helpers.c"]'
+        ) from error
     return library, int(library[symbol])
 
 

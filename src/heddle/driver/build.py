@@ -122,11 +122,14 @@ class BuiltModule:
     `source` and `header` are the C code, for a target that generates C.
     """
 
+    source: str
+    header: str
+
     def __init__(self, module: IRModule, target: Target, libs: Sequence[Library]) -> None:
         """Use `heddle.build`."""
         self._directory = _temporary(self)
         self._functions: dict[str, Any] = {}
-        builder = _Builder(module, target, libs, self._directory)
+        self._builder = builder = _Builder(module, target, libs, self._directory)
         self.source, self.header = builder.text.source, builder.text.header
         for name, func in module.functions.items():
             if name.startswith("_") or _attrs(func).get("private"):
@@ -148,6 +151,11 @@ class BuiltModule:
         if found is None:
             raise AttributeError(f"the built module has no function `{name}`")
         return found
+
+    @property
+    def library(self) -> ctypes.CDLL:
+        """The loop functions and `libs`, loaded: what the interpreters take as `externs`."""
+        return self._builder.library()
 
     def __contains__(self, name: object) -> bool:
         return name in self._functions

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -17,34 +17,27 @@ from heddle.runtime import Tensor, dlpack
 from heddle.runtime.abi import numpy_dtype
 from heddle.support import UserError
 from heddle.tir.build import shape_symbols, written_buffers
+from heddle.tir.externs import c_type
 from heddle.tir.interp import evaluate
 from heddle.tir.nodes import Buffer, PrimFunc
-
-_C_TYPES: Final[Mapping[str, Any]] = {
-    "float64": ctypes.c_double,
-    "float32": ctypes.c_float,
-    "float16": ctypes.c_float,  # 16-bit floats are computed with as float32
-    "bfloat16": ctypes.c_float,
-    "bool": ctypes.c_bool,
-    **{f"int{bits}": getattr(ctypes, f"c_int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": getattr(ctypes, f"c_uint{bits}") for bits in (8, 16, 32, 64)},
-}
 
 
 def c_signature(func: PrimFunc) -> list[Any]:
     """The ctypes of the C parameters: pointers, then scalars, then symbolic dimensions."""
     scalars = [param for param in func.params if isinstance(param, Var)]
     kinds: list[Any] = [ctypes.c_void_p] * (len(func.params) - len(scalars))
-    kinds += [_C_TYPES[var.dtype.name] for var in scalars]
+    kinds += [c_type(var.dtype) for var in scalars]
     return kinds + [ctypes.c_int64] * len(shape_symbols(func))
 
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """The memory that an argument refers to; `owner` keeps it alive. Strides are in elements, None
-    when the memory is dense and row-major."""
+    """The memory that an argument refers to; `owner` keeps it alive. `address` is that of the first
+    element, `offset` how many bytes it lies behind the tensor's data pointer. Strides are in
+    elements, None when the memory is dense and row-major."""
 
     address: int
+    offset: int
     dtype: np.dtype | None
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
@@ -71,7 +64,7 @@ def _memory_of(arg: Any) -> _Memory:
             # A step that is no whole number of elements fits no layout.
             strides = tuple(step // size if step % size == 0 else 0 for step in array.strides)
         where = array.__array_interface__["data"][0]
-        return _Memory(where, array.dtype, array.shape, strides, array.flags.writeable, array)
+        return _Memory(where, 0, array.dtype, array.shape, strides, array.flags.writeable, array)
     if not hasattr(array, "__dlpack__"):
         raise UserError(
             f"expected a numpy array, a torch tensor or another object with __dlpack__, "
@@ -85,8 +78,9 @@ def _memory_of(arg: Any) -> _Memory:
         if _is_dense(shape, strides):
             strides = None
     dtype = numpy_dtype(tensor.code, tensor.bits, tensor.lanes)
-    where = (tensor.data or 0) + tensor.byte_offset
-    return _Memory(where, dtype, shape, strides, True, (array, capsule))
+    offset = tensor.byte_offset
+    where = (tensor.data or 0) + offset
+    return _Memory(where, offset, dtype, shape, strides, True, (array, capsule))
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -155,7 +149,8 @@ class BuiltFunction:
             if isinstance(param, Buffer):
                 memory = self._tensor(param, value)
                 memories.append((param, memory))
-                pointers.append(memory.address)
+                start = 0 if param.elem_offset is None else memory.offset
+                pointers.append(memory.address - start)
             else:
                 number = self._scalar(param, value)  # type: ignore[arg-type]
                 scalars.append(number)
@@ -174,12 +169,7 @@ class BuiltFunction:
         return f"{param.name}: {param.dtype}"
 
     def _check_symbols(self) -> None:
-        bare = {
-            dim
-            for param in self.params
-            if isinstance(param, Buffer)
-            for dim in (*param.shape, *(param.strides or ()))
-        }
+        bare = {dim for param in self.params if isinstance(param, Buffer) for dim in param.layout}
         for symbol in self._symbols:
             if symbol not in bare:
                 raise UserError(
@@ -224,11 +214,22 @@ class BuiltFunction:
             )
         if param.strides is None and memory.strides is not None:
             raise self._fail(param, f"must be contiguous, got strides {memory.strides} in elements")
-        if memory.address % param.dtype.nbytes:
+        if memory.strides is not None:
+            self._check_strides(param, memory)
+        if memory.address % param.dtype.nbytes or memory.offset % param.dtype.nbytes:
             raise self._fail(param, f"must be aligned to {param.dtype.nbytes} bytes")
         if not memory.writable and param in self._written:
             raise self._fail(param, "is written, but the array is read-only")
         return memory
+
+    def _check_strides(self, param: Buffer, memory: _Memory) -> None:
+        """Steps forward only; what is written has a place of its own for each element."""
+        assert memory.strides is not None
+        for axis, (size, step) in enumerate(zip(memory.shape, memory.strides, strict=True)):
+            if step < 0 and size > 1:
+                raise self._fail(param, f"stride {axis} is {step}, must not be negative; copy it")
+            if step == 0 and size > 1 and param in self._written:
+                raise self._fail(param, f"is written, and stride {axis} is 0")
 
     def _scalar(self, param: Var, value: Any) -> Any:
         dtype: DType = param.dtype
@@ -246,7 +247,13 @@ class BuiltFunction:
             raise self._fail(param, f"expected a number of {dtype}, got {shown}")
         if dtype.is_int and not dtype.min_value <= value <= dtype.max_value:
             raise self._fail(param, f"{value} does not fit in {dtype}")
-        return float(dtype.numpy.type(value)) if dtype.is_float else value
+        if not dtype.is_float:
+            return value
+        try:
+            with np.errstate(over="ignore"):  # beyond the range it is an infinity
+                return float(dtype.numpy.type(float(value)))
+        except OverflowError:
+            raise self._fail(param, "the integer is too large for a float") from None
 
     def _check_shapes(self, memories: list[tuple[Buffer, _Memory]], sizes: dict[Any, Any]) -> None:
         """Bind the symbols that stand alone in a shape, then check every dimension and stride."""
@@ -286,7 +293,7 @@ class BuiltFunction:
 
 
 def _places(param: Buffer, memory: _Memory) -> list[tuple[Buffer, str, Expr, int]]:
-    """(buffer, what, expression, size) of each dimension and given stride."""
+    """(buffer, what, expression, size) of each dimension, given stride and given offset."""
     found = [
         (param, f"dimension {axis}", dim, size)
         for axis, (dim, size) in enumerate(zip(param.shape, memory.shape, strict=True))
@@ -297,4 +304,7 @@ def _places(param: Buffer, memory: _Memory) -> list[tuple[Buffer, str, Expr, int
             (param, f"stride {axis}", step, size)
             for axis, (step, size) in enumerate(zip(param.strides, steps, strict=True))
         ]
+    if param.elem_offset is not None:
+        offset = memory.offset // param.dtype.nbytes
+        found.append((param, "elem_offset", param.elem_offset, offset))
     return found

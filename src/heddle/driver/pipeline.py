@@ -32,9 +32,10 @@ from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
 from heddle.runtime.toolchain import link_shared
 from heddle.schedule.rules import default_schedule, panel_width
+from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
-from heddle.tir.nodes import PrimFunc
+from heddle.tir.nodes import Block, PrimFunc
 
 
 def graph_pipeline(target: Target) -> Pipeline:
@@ -76,6 +77,7 @@ class ScheduleKernels:
             )
             for name, func in module.functions.items()
             if isinstance(func, PrimFunc) and not func.attrs.get("scheduled")
+            if isinstance(func.body, Block)  # what has none is lowered already
         }
         return module.with_functions(scheduled)
 
@@ -89,7 +91,12 @@ def compile_kernels(
     compiler = KernelCompiler(target, use_cache=use_cache)
     for name in plan.kernels:
         func = module[name]
-        compiler.add(func.replace(attrs={**func.attrs, "name": name}))  # type: ignore[attr-defined]
+        if not isinstance(func, PrimFunc):
+            raise UserError(
+                f"the model calls the C function `{name}`, which compile does not link; use "
+                'heddle.build(module, libs=["helpers.c"]).main'
+            )
+        compiler.add(func.replace(attrs={**func.attrs, "name": name}))
     kernels = compiler.finish(progress=lambda done, of: report.tell("kernels", done / of))
     report.kernels = len(kernels)
     report.cached_kernels = sum(kernel.cached for kernel in kernels.values())

@@ -30,6 +30,7 @@ from heddle.op.interp import interpret
 from heddle.schedule.state import blocks_below
 from heddle.script import to_text
 from heddle.support import UserError
+from heddle.tir.externs import Externs
 from heddle.tir.nodes import PrimFunc
 
 _TOLERANCE: Final = {"float64": 1e-7, "float32": 1e-3, "float16": 3e-2, "bfloat16": 0.2}
@@ -66,7 +67,8 @@ class ValueValidator:
     """Instrument that compares the values of `main` before and after each pass.
 
     seed: of the random inputs. inputs: some of them, by name. folder: where a repro is written, in
-    a folder named after the pass. limit: runs of blocks of loop functions, all together.
+    a folder named after the pass. limit: runs of blocks of loop functions, all together. externs:
+    the C functions that the module calls (see `heddle.tir.externs`).
 
     After a pass that changes a value, raises `UserError` that names the pass, the largest
     difference and the repro: the smallest piece of the module that shows it, as scripts with the
@@ -77,6 +79,7 @@ class ValueValidator:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path("heddle-repro")
     limit: int = 20_000_000
+    externs: Externs | None = None
     _arrays: list[np.ndarray] = field(default_factory=list, init=False)
     _values: list[np.ndarray] | None = field(default=None, init=False)
     _module: IRModule | None = field(default=None, init=False)
@@ -85,7 +88,7 @@ class ValueValidator:
         """Run the module that the first pass starts from."""
         if self._values is None:
             self._arrays = random_inputs(module, self.seed, self.inputs)
-            self._values = _run(module, self._arrays)
+            self._values = self._run(module, self._arrays)
         self._module = module
 
     def after(self, step: Pass, module: IRModule, seconds: float) -> None:
@@ -100,11 +103,11 @@ class ValueValidator:
                 f"many to interpret (the limit is {self.limit}); validate a smaller model, or the "
                 "passes before that with heddle.optimize(..., stop_after=...)"
             )
-        what = _difference(self._values, module, self._arrays)
+        what = self._difference(self._values, module, self._arrays)
         if what is None:
-            self._values = _run(module, self._arrays)
+            self._values = self._run(module, self._arrays)
             return
-        case = _shrink(step, before, self._arrays) or (before, module, self._arrays, what)
+        case = self._shrink(step, before, self._arrays) or (before, module, self._arrays, what)
         folder = self._write(step, *case)
         raise UserError(
             f"pass `{step.name}` changed what the model computes: {what}; "
@@ -131,6 +134,58 @@ class ValueValidator:
         text = _RUN.format(name=step.name, what=what, inputs=len(inputs))
         (folder / "run.py").write_text(text, encoding="utf-8")
         return folder
+
+    def _run(self, module: IRModule, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        return list(_arrays_of(interpret(module, inputs, externs=self.externs)))
+
+    def _difference(
+        self, expected: list[np.ndarray], module: IRModule, inputs: list[np.ndarray]
+    ) -> str | None:
+        """What differs from `expected`, in words."""
+        try:
+            got = self._run(module, inputs)
+        except Exception as error:  # whatever a broken module does
+            return f"it no longer runs: {error}"
+        if len(got) != len(expected):
+            return f"it gives {len(got)} results instead of {len(expected)}"
+        for number, (want, have) in enumerate(zip(expected, got, strict=True)):
+            if want.dtype != have.dtype or want.shape != have.shape:
+                return (
+                    f"result {number} is {have.dtype} of shape {have.shape} instead of "
+                    f"{want.dtype} of shape {want.shape}"
+                )
+            size, where = largest_difference(want, have)
+            if not size <= _TOLERANCE.get(want.dtype.name, 0.0):
+                return f"result {number} at {list(where)} is {have[where]} instead of {want[where]}"
+        return None
+
+    def _shrink(
+        self, step: Pass, module: IRModule, inputs: list[np.ndarray]
+    ) -> tuple[IRModule, IRModule, list[np.ndarray], str] | None:
+        """The fewest neighbouring operations on which the pass still changes a value: the module
+        of them, what the pass makes of it, their inputs and the difference. None: only all do."""
+        values: dict[str, Any] = {}
+        main = _main(module)
+        variables = {param.name: array for param, array in zip(main.params, inputs, strict=True)}
+        interpret(module, inputs, on_value=values.__setitem__, externs=self.externs)
+        values.update(variables)
+        for width in _WINDOWS:
+            if width >= len(main.bindings):
+                break
+            for start in range(len(main.bindings) - width + 1):
+                window = main.bindings[start : start + width]
+                case = _window(module, window, values)
+                if case is None:
+                    continue
+                try:
+                    expected = self._run(*case)
+                    after = step.run(case[0])
+                except Exception:  # a piece that cannot stand alone is no repro
+                    continue
+                what = self._difference(expected, after, case[1])
+                if what is not None:
+                    return case[0], after, case[1], what
+        return None
 
 
 def _loop_steps(module: IRModule) -> int:
@@ -188,67 +243,12 @@ def _random(param: Var, sizes: Mapping[Any, int], rng: np.random.Generator) -> n
     return rng.integers(0, 2, shape).astype(dtype.numpy)  # valid as indices nearly everywhere
 
 
-def _run(module: IRModule, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    return list(_arrays_of(interpret(module, inputs)))
-
-
 def _arrays_of(value: Any) -> Iterator[np.ndarray]:
     if isinstance(value, tuple):
         for item in value:
             yield from _arrays_of(item)
     else:
         yield np.asarray(value)
-
-
-def _difference(
-    expected: list[np.ndarray], module: IRModule, inputs: list[np.ndarray]
-) -> str | None:
-    """What differs from `expected`, in words."""
-    try:
-        got = _run(module, inputs)
-    except Exception as error:  # whatever a broken module does
-        return f"it no longer runs: {error}"
-    if len(got) != len(expected):
-        return f"it gives {len(got)} results instead of {len(expected)}"
-    for number, (want, have) in enumerate(zip(expected, got, strict=True)):
-        if want.dtype != have.dtype or want.shape != have.shape:
-            return (
-                f"result {number} is {have.dtype} of shape {have.shape} instead of "
-                f"{want.dtype} of shape {want.shape}"
-            )
-        size, where = largest_difference(want, have)
-        if not size <= _TOLERANCE.get(want.dtype.name, 0.0):
-            return f"result {number} at {list(where)} is {have[where]} instead of {want[where]}"
-    return None
-
-
-def _shrink(
-    step: Pass, module: IRModule, inputs: list[np.ndarray]
-) -> tuple[IRModule, IRModule, list[np.ndarray], str] | None:
-    """The fewest neighbouring operations on which the pass still changes a value: the module of
-    them, what the pass makes of it, their inputs and the difference. None: only all of them do."""
-    values: dict[str, Any] = {}
-    main = _main(module)
-    variables = {param.name: array for param, array in zip(main.params, inputs, strict=True)}
-    interpret(module, inputs, on_value=values.__setitem__)
-    values.update(variables)
-    for width in _WINDOWS:
-        if width >= len(main.bindings):
-            break
-        for start in range(len(main.bindings) - width + 1):
-            window = main.bindings[start : start + width]
-            case = _window(module, window, values)
-            if case is None:
-                continue
-            try:
-                expected = _run(*case)
-                after = step.run(case[0])
-            except Exception:  # a piece that cannot stand alone is no repro
-                continue
-            what = _difference(expected, after, case[1])
-            if what is not None:
-                return case[0], after, case[1], what
-    return None
 
 
 def _window(

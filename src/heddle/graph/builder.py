@@ -20,6 +20,7 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Scalar,
     Tuple,
     TupleGetItem,
     Var,
@@ -29,8 +30,8 @@ from heddle.support import InternalError, UserError
 
 
 def is_atom(value: GraphExpr) -> bool:
-    """Whether a value may stand as an argument: a variable or a constant."""
-    return isinstance(value, (Var, Constant))
+    """Whether a value may stand as an argument: a variable, a constant or a number."""
+    return isinstance(value, (Var, Constant, Scalar))
 
 
 class GraphBuilder:

@@ -6,7 +6,7 @@ constant, every variable is bound once, and the body is evaluated in order.
 
     Function ::= params Var*, bindings Binding*, result Expr
     Binding  ::= Var = Expr
-    Expr     ::= Var | Constant | Tuple | TupleGetItem | Call | CallDPS | If
+    Expr     ::= Var | Constant | Scalar | Tuple | TupleGetItem | Call | CallDPS | If
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from heddle.ir.dtype import DType
-from heddle.ir.expr import IntImm
+from heddle.ir.expr import Expr, IntImm
 from heddle.ir.module import BaseFunc, GlobalVar
 from heddle.ir.node import Node, binder, derived, field, node
 from heddle.ir.types import TensorType, TupleType, Type
@@ -53,6 +53,18 @@ class Constant(GraphExpr):
     def _derive(self) -> None:
         shape = tuple(IntImm(int(dim)) for dim in self.data.shape)
         self.type = TensorType(shape, DType.of(self.data.dtype))
+
+
+@node
+class Scalar(GraphExpr):
+    """A number for a scalar parameter of a loop function: a constant, or an expression of symbolic
+    dimensions. It is an argument of `CallDPS` and nothing else."""
+
+    value: Expr
+    type: Type = derived()
+
+    def _derive(self) -> None:
+        self.type = TensorType((), self.value.dtype)
 
 
 @node
@@ -96,7 +108,8 @@ class Call(GraphExpr):
 @node
 class CallDPS(GraphExpr):
     """A call of a loop function or extern function in destination-passing style: it is handed
-    `args` and then freshly allocated outputs of `type` (a tensor type, or a tuple of them).
+    `args` and then freshly allocated outputs of `type` (a tensor type, or a tuple of them). See
+    `heddle.graph.dps` for scalar parameters.
     """
 
     callee: GlobalVar

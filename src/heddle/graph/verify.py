@@ -15,10 +15,12 @@ from heddle.graph.dims import (
     match_symbols,
     same_type,
     shape_fits,
+    show_dim,
     show_shape,
     show_type,
     simplify_dim,
 )
+from heddle.graph.dps import arguments_of, dense_layout, output_types, scalar_of
 from heddle.graph.nodes import (
     Binding,
     Branch,
@@ -28,6 +30,7 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Scalar,
     Tuple,
     TupleGetItem,
     Var,
@@ -45,6 +48,7 @@ from heddle.ir import (
 )
 from heddle.ir.expr import Expr
 from heddle.support import UserError
+from heddle.tir.build import buffer_params
 from heddle.tir.nodes import Buffer, PrimFunc
 
 
@@ -105,9 +109,7 @@ class _Verifier:
                 binding,
             )
         for dim in _dims(binding.var.type):
-            for var in free_vars(dim):
-                if var not in self.symbols:
-                    self.fail(f"symbol `{var.name}` is in no shape of a parameter", binding)
+            self.known_symbols(dim, binding)
         self.define(binding.var)
 
     def value(self, value: GraphExpr) -> None:
@@ -203,24 +205,72 @@ class _Verifier:
             return
         if not isinstance(func, PrimFunc):
             self.fail(f"`{value.callee.name}` is no loop function", value)
-        outputs = value.type.fields if isinstance(value.type, TupleType) else (value.type,)
-        types = [*(arg.type for arg in value.args), *outputs]
-        buffers = [param for param in func.params if isinstance(param, Buffer)]
-        if len(buffers) != len(types):
+        pairs = arguments_of(value, func)
+        if pairs is None:
             self.fail(
-                f"`{value.callee.name}` takes {len(buffers)} buffers, got {len(value.args)} "
-                f"arguments and {len(outputs)} outputs",
+                f"`{value.callee.name}` has {len(func.params)} parameters, got "
+                f"{len(value.args)} arguments and {len(output_types(value))} outputs",
                 value,
             )
-        symbols = match_symbols([buffer.shape for buffer in buffers], map(_shape, types))
-        for buffer, type_ in zip(buffers, types, strict=True):
-            fits = isinstance(type_, TensorType) and buffer.dtype is type_.dtype
-            if not fits or not shape_fits(buffer.shape, _shape(type_), symbols):
+        symbols = self.scalars(value, func, pairs)
+        buffers = [
+            (param, given if isinstance(given, Type) else given.type)
+            for param, given in pairs
+            if isinstance(param, Buffer)
+        ]
+        for buffer, type_ in buffers:
+            if isinstance(type_, TensorType):
+                found = match_symbols([buffer.layout], [dense_layout(buffer, type_)])
+                symbols = {**found, **symbols}
+        for buffer, type_ in buffers:
+            fits = (
+                isinstance(type_, TensorType)
+                and buffer.dtype is type_.dtype
+                and shape_fits(buffer.layout, dense_layout(buffer, type_), symbols)
+            )
+            if not fits:
                 self.fail(
                     f"buffer `{buffer.name}` of `{value.callee.name}` is {buffer.dtype} "
-                    f"{show_shape(buffer.shape)}, got {show_type(type_)}",
+                    f"{show_shape(buffer.shape)}{_gaps(buffer)}, got {show_type(type_)}",
                     value,
                 )
+
+    def scalars(
+        self, value: CallDPS, func: PrimFunc, pairs: Sequence[tuple[Any, Any]]
+    ) -> dict[Any, Expr]:
+        """Check what is given for parameters that are numbers; the values of those that shapes
+        depend on."""
+        known: dict[Any, Expr] = {}
+        layouts = [dim for buffer in buffer_params(func) for dim in buffer.layout]
+        sizes = {var for dim in layouts for var in free_vars(dim)}
+        for param, given in pairs:
+            if isinstance(param, Buffer):
+                if isinstance(given, Scalar):
+                    self.fail(f"`{param.name}` of `{value.callee.name}` is no number", given)
+                continue
+            type_ = given.type
+            if not isinstance(type_, TensorType) or type_.shape or type_.dtype is not param.dtype:
+                self.fail(
+                    f"`{param.name}` of `{value.callee.name}` is a number of {param.dtype}, got "
+                    f"{show_type(type_)}",
+                    value,
+                )
+            number = scalar_of(given)
+            if number is not None:
+                known[param] = number
+                self.known_symbols(number, value)
+            elif param in sizes:
+                self.fail(
+                    f"`{param.name}` of `{value.callee.name}` is in the shape of a buffer: it must "
+                    "be a number or an expression of dimensions",
+                    value,
+                )
+        return known
+
+    def known_symbols(self, dim: Expr, at: Node) -> None:
+        for var in free_vars(dim):
+            if var not in self.symbols:
+                self.fail(f"symbol `{var.name}` is in no shape of a parameter", at)
 
     def tuple_item(self, value: TupleGetItem) -> None:
         self.atom(value.value)
@@ -255,6 +305,13 @@ _CHECKS: Mapping[type[Node], Callable[[_Verifier, Any], None]] = {
     Var: _Verifier.atom,
     Constant: lambda _verifier, _value: None,
 }
+
+
+def _gaps(buffer: Buffer) -> str:
+    """What of a buffer's layout no value of the graph has."""
+    strides = "" if buffer.strides is None else f", strides {show_shape(buffer.strides)}"
+    offset = buffer.elem_offset
+    return strides if offset is None else f"{strides}, elem_offset {show_dim(offset)}"
 
 
 def _shape(type_: Type) -> Sequence[Expr]:

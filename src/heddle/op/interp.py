@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from heddle.graph.dims import show_shape
+from heddle.graph.dps import arguments_of, output_types
 from heddle.graph.nodes import (
     Binding,
     Call,
@@ -24,12 +25,15 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Scalar,
     Tuple,
     TupleGetItem,
     Var,
 )
 from heddle.ir import (
+    INT32,
     DType,
+    ExternFunc,
     GlobalVar,
     IRModule,
     Node,
@@ -42,6 +46,7 @@ from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
 from heddle.support import InternalError, UserError
 from heddle.tir import interp as tir_interp
+from heddle.tir.externs import Externs, call_c
 from heddle.tir.nodes import PrimFunc
 
 Value: TypeAlias = "np.ndarray | tuple[Value, ...]"
@@ -54,11 +59,13 @@ def interpret(
     *,
     function: str = "main",
     on_value: Watcher | None = None,
+    externs: Externs | None = None,
 ) -> Value:
     """The result of a graph function: an array, or a tuple of results.
 
     inputs: arrays in order of the parameters, or by name. on_value: called with the name and the
-    value of each binding of `function` as it is computed.
+    value of each binding of `function` as it is computed. externs: the C functions that are called,
+    a table of Python functions by symbol or a loaded library (see `heddle.tir.externs`).
 
     Raises `UserError` when inputs are missing, unknown or of the wrong dtype or shape.
     """
@@ -66,7 +73,7 @@ def interpret(
     func = module[function]
     if not isinstance(func, Function):
         raise UserError(f"`{function}` is no graph function")
-    return _Interpreter(module, on_value).call(func, _in_order(func, inputs))
+    return _Interpreter(module, on_value, externs).call(func, _in_order(func, inputs))
 
 
 def _in_order(func: Function, inputs: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
@@ -83,9 +90,10 @@ def _in_order(func: Function, inputs: Sequence[Any] | Mapping[str, Any]) -> list
 
 
 class _Interpreter:
-    def __init__(self, module: IRModule, on_value: Watcher | None) -> None:
+    def __init__(self, module: IRModule, on_value: Watcher | None, externs: Externs | None) -> None:
         self.module = module
         self.on_value = on_value
+        self.externs = externs
 
     def call(self, func: Function, inputs: Sequence[Value]) -> Value:
         frame = _Frame(self)
@@ -97,7 +105,7 @@ class _Interpreter:
 
     def nested(self) -> _Interpreter:
         """An interpreter that does not report values: those of called functions are inner."""
-        return _Interpreter(self.module, None)
+        return _Interpreter(self.module, None, self.externs)
 
 
 class _Frame:
@@ -176,14 +184,39 @@ class _Frame:
         return self.dim(value) if isinstance(value, Expr) else value
 
     def call_dps(self, node: CallDPS) -> Value:
-        func = self.interpreter.module[node.callee.name]
-        if not isinstance(func, PrimFunc):
-            raise UserError(f"the interpreter cannot call `{node.callee.name}`: no loop function")
-        args: list[Any] = [self.value(arg) for arg in node.args]
-        fields = node.type.fields if isinstance(node.type, TupleType) else (node.type,)
-        outputs = [self.empty(field) for field in fields]
-        tir_interp.run(func, *args, *outputs)
+        name = node.callee.name
+        func = self.interpreter.module[name]
+        outputs = [self.empty(field) for field in output_types(node)]
+        if isinstance(func, ExternFunc):
+            self.call_extern(func, node, outputs)
+        elif isinstance(func, PrimFunc):
+            pairs = arguments_of(node, func)
+            if pairs is None:
+                raise UserError(
+                    f"`{name}` has {len(func.params)} parameters, the call is for others"
+                )
+            made = iter(outputs)
+            given: list[Any] = [
+                self.value(item) if isinstance(item, GraphExpr) else next(made) for _, item in pairs
+            ]
+            tir_interp.run(func, *given, externs=self.interpreter.externs)
+        else:
+            raise UserError(f"the interpreter cannot call `{name}`: no loop function")
         return tuple(outputs) if isinstance(node.type, TupleType) else outputs[0]
+
+    def call_extern(self, func: ExternFunc, node: CallDPS, outputs: list[np.ndarray]) -> None:
+        """A C function: the tensors, the outputs, then the numbers."""
+        numbers = [self.value(arg) for arg in node.args if isinstance(arg, Scalar)]
+        tensors = [self.value(arg) for arg in node.args if not isinstance(arg, Scalar)]
+        arguments = [*map(np.ascontiguousarray, tensors), *outputs, *numbers]
+        status = call_c(self.interpreter.externs, func.symbol, arguments, INT32)
+        if status not in (None, 0):
+            raise UserError(f"interp: the C function `{func.symbol}` failed: it returned {status}")
+
+    def scalar(self, node: Scalar) -> Value:
+        """A number, as the dtype that it has."""
+        value: Value = tir_interp.evaluate(node.value)(self.symbols)
+        return value
 
     def empty(self, type_: Type) -> np.ndarray:
         if not isinstance(type_, TensorType):
@@ -205,6 +238,7 @@ class _Frame:
 _EVALUATE: Mapping[type[Node], Callable[[_Frame, Any], Value]] = {
     Var: _Frame.variable,
     Constant: lambda _frame, node: node.data,
+    Scalar: _Frame.scalar,
     Call: _Frame.call,
     CallDPS: _Frame.call_dps,
     Tuple: _Frame.tuple,

@@ -35,7 +35,7 @@ from heddle.tir.nodes import (
 )
 
 
-def compact_buffers(func: PrimFunc) -> PrimFunc:
+def compact_buffers(func: PrimFunc, *, at: Var | None = None) -> PrimFunc:
     """Shrink each buffer of the root block that one loop encloses, and allocate it in that loop.
 
         C_local = alloc_buffer((128, 256))        for i_0, j_0 in grid(22, 4):
@@ -45,24 +45,24 @@ def compact_buffers(func: PrimFunc) -> PrimFunc:
 
     A buffer is left alone when its uses share no loop, or when one iteration reads elements that
     another has written. Vectorised and unrolled loops do not get allocations: the nearest other
-    loop around them does.
+    loop around them does. at: only the buffers that the loop over this variable allocates then.
     """
     body = func.body
     if type(body) is not Block:
         return func
     for buffer in body.alloc_buffers:
-        func = _compact_one(func, buffer)
+        func = _compact_one(func, buffer, at)
     return func
 
 
-def _compact_one(func: PrimFunc, buffer: Buffer) -> PrimFunc:
+def _compact_one(func: PrimFunc, buffer: Buffer, at: Var | None) -> PrimFunc:
     state = State(func)
     writers, readers = state.writers.get(buffer, []), state.readers.get(buffer, [])
     users = list({block.name: block for block in (*writers, *readers)}.values())
     if not writers or not readers:
         return func
     site = _common_loop(state, users)
-    if site is None:
+    if site is None or (at is not None and site.var is not at):
         return func
     shrunk = _by_points(state, buffer, users, site) or _by_box(state, buffer, users, site)
     if shrunk is None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from heddle.ir.expr import Var
 from heddle.support import InternalError
+from heddle.support.names import fresh_name
 from heddle.tir.build import seq
 from heddle.tir.nodes import (
     Allocate,
@@ -211,12 +212,3 @@ class State:
     def fresh_block_name(self, stem: str) -> str:
         """`stem`, `stem_1`, ...: the first that no block has."""
         return fresh_name(stem, self.block_links)
-
-
-def fresh_name(stem: str, taken: Mapping[str, object] | set[str]) -> str:
-    """`stem`, `stem_1`, `stem_2`, ...: the first that is not taken."""
-    name, count = stem, 0
-    while name in taken:
-        count += 1
-        name = f"{stem}_{count}"
-    return name

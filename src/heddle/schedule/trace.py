@@ -16,8 +16,8 @@ from typing import Any
 
 from heddle.ir.expr import Var
 from heddle.schedule.refs import BlockRef, LoopRef, Sampled
-from heddle.schedule.state import fresh_name
 from heddle.support import UserError
+from heddle.support.names import fresh_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,35 @@ class Trace:
             for step in self.steps
         ]
         return Trace(steps)
+
+    def changed(self, step: int | str, **arguments: Any) -> Trace:
+        """The same steps with other arguments of one of them, such as other tile sizes.
+
+        step: its number, or the name of a loop that it returned.
+
+            replay(sch.trace.changed("i_0", factors=[None, 8]), func)
+
+        Raises `UserError` when there is no such step, or it has no such argument.
+        """
+        number = step if isinstance(step, int) else self._step_that_made(step)
+        if not -len(self.steps) <= number < len(self.steps):
+            raise UserError(f"changed: the trace has {len(self.steps)} steps, none is {number}")
+        old = self.steps[number]
+        for name in arguments:
+            if name not in old.arguments:
+                known = ", ".join(f"`{key}`" for key in old.arguments) or "none"
+                raise UserError(
+                    f"changed: `{old}` is given no argument `{name}`; it is given {known}"
+                )
+        steps = list(self.steps)
+        steps[number] = replace(old, arguments={**old.arguments, **arguments})
+        return Trace(steps)
+
+    def _step_that_made(self, name: str) -> int:
+        for number, step in enumerate(self.steps):
+            if name in step.results and step.primitive != "get_loops":
+                return number
+        raise UserError(f"changed: no step of the trace made a loop `{name}`")
 
     def _encode(self, value: Any) -> Any:
         if isinstance(value, LoopRef):

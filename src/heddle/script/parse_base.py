@@ -18,6 +18,7 @@ from heddle.ir.expr import Expr, Var
 from heddle.support import Span, UserError
 
 NAMESPACES = ("T", "G", "I", "op")
+_MAX_MACROS = 32
 
 
 class Source:
@@ -101,6 +102,8 @@ class ParserBase:
         self.context = context
         self.scopes: list[dict[str, Any]] = [dict(context.shared)]
         self.implicit_symbols = False
+        self.macro_depth = 0
+        """How many macros are being expanded."""
         self._declared: set[Var] = set()
 
     # -- errors ------------------------------------------------------------------------------
@@ -161,9 +164,13 @@ class ParserBase:
         return value
 
     @contextmanager
-    def inside(self, macro: Macro, values: dict[str, Any]) -> Iterator[None]:
-        """Parse in the place where `macro` was written: it sees its parameters, not the caller."""
+    def inside(self, macro: Macro, values: dict[str, Any], call: ast.AST) -> Iterator[None]:
+        """Parse in the place where `macro` was written: it sees its parameters, not the caller.
+        Errors tell both the macro's line and that of `call`."""
         context, scopes = self.context, self.scopes
+        place = (f"in macro `{macro.node.name}`, called here", self.span(call))
+        if self.macro_depth >= _MAX_MACROS:
+            self.fail(call, f"macro `{macro.node.name}`: macros call each other without an end")
         self.context = replace(
             macro.context,
             constants=context.constants,
@@ -171,9 +178,14 @@ class ParserBase:
             shared=context.shared,
         )
         self.scopes = [{}, values]
+        self.macro_depth += 1
         try:
             yield
+        except UserError as error:
+            callers = (*error.callers, place)
+            raise UserError(error.message, span=error.span, callers=callers) from None
         finally:
+            self.macro_depth -= 1
             self.context, self.scopes = context, scopes
 
     def macro(self, node: ast.AST) -> Macro | None:

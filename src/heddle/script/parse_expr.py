@@ -18,6 +18,7 @@ from heddle.ir import expr as E
 from heddle.ir.types import FunctionType, TensorType, TupleType, Type
 from heddle.script.numbers import call_context, call_dtype, number
 from heddle.script.parse_base import Declared, Macro, ParserBase, suggestion
+from heddle.script.views import View
 from heddle.support import UserError
 from heddle.tir.intrin import INTRINSICS
 from heddle.tir.nodes import Buffer, BufferLoad
@@ -70,7 +71,7 @@ class ExprParser(ParserBase):
             return self.spanned(made, node)
         if isinstance(value, str):
             return E.StringImm(value, span=self.span(node))
-        if isinstance(value, Buffer):
+        if isinstance(value, (Buffer, View)):
             self.fail(node, f"`{value.name}` is a buffer; read an element of it: {value.name}[...]")
         self.fail(node, f"expected an expression, got {type(value).__name__}")
 
@@ -261,12 +262,19 @@ class ExprParser(ParserBase):
     # -- buffers and calls -------------------------------------------------------------------
 
     def subscript(self, node: ast.Subscript) -> BufferLoad:
-        buffer = self.value(node.value)
-        if not isinstance(buffer, Buffer):
-            self.fail(node.value, f"`{_short(node.value)}` is not a buffer")
-        return BufferLoad(buffer, self.indices(node, buffer), span=self.span(node))
+        buffer, indices = self.element(node)
+        return BufferLoad(buffer, indices, span=self.span(node))
 
-    def indices(self, node: ast.Subscript, buffer: Buffer) -> tuple[E.Expr, ...]:
+    def element(self, node: ast.Subscript) -> tuple[Buffer, tuple[E.Expr, ...]]:
+        """The buffer and the indices of `A[i, j]`."""
+        found = self.value(node.value)
+        if isinstance(found, View):
+            return found.region.buffer, found.place(self.indices(node, found))
+        if not isinstance(found, Buffer):
+            self.fail(node.value, f"`{_short(node.value)}` is not a buffer")
+        return found, self.indices(node, found)
+
+    def indices(self, node: ast.Subscript, buffer: Buffer | View) -> tuple[E.Expr, ...]:
         """The indices of an element of `buffer`."""
         index = node.slice
         items = index.elts if isinstance(index, ast.Tuple) else [index]
@@ -310,7 +318,7 @@ class ExprParser(ParserBase):
         body = macro.body()
         if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
             self.fail(node, f"macro `{macro.node.name}` is made of statements and has no value")
-        with self.inside(macro, values):
+        with self.inside(macro, values, node):
             return self.value(body[0].value)
 
     def macro_arguments(self, node: ast.Call, macro: Macro) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from heddle.graph import nodes as graph
 from heddle.graph.registry import resolve_op
 from heddle.ir import DType, GlobalVar, TupleType, Type, first_mismatch, structural_equal
+from heddle.ir.expr import Expr
 from heddle.script.parse_base import Context
 from heddle.script.parse_expr import ExprParser
 
@@ -268,11 +269,25 @@ class GraphParser(ExprParser):
         attrs = self.attribute_value(given["attrs"]) if "attrs" in given else {}
         return graph.CallDPS(
             self.global_var(given["callee"]),
-            tuple(self.operand(arg) for arg in args.elts),
+            tuple(self.dps_argument(arg) for arg in args.elts),
             self.type(given["out"]),
             attrs,
             span=self.span(node),
         )
+
+    def dps_argument(self, node: ast.expr) -> graph.GraphExpr:
+        """A value, or a number for a scalar parameter: `n * 2`, `0.5`, `T.int32(3)`."""
+        known = self.lookup(node.id) if isinstance(node, ast.Name) else None
+        number = isinstance(node, (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare))
+        number = number or self.called(node) is not None or isinstance(known, Expr)
+        if isinstance(node, ast.Name) and known is None:
+            number = self.outer_value(node.id) is not None
+        if not number:
+            return self.operand(node)
+        for item in ast.walk(node):
+            if isinstance(item, ast.Name) and isinstance(self.lookup(item.id), graph.GraphExpr):
+                self.fail(item, f"`{item.id}` is a tensor: combine it by operators, op.mul(x, y)")
+        return graph.Scalar(self.scalar(node), span=self.span(node))
 
     def call_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
         if not node.args:

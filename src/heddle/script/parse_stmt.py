@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from heddle.ir import BOOL, INT64, DType, Node, structural_equal
+from heddle.ir import BOOL, INT64, DType
 from heddle.ir import expr as E
 from heddle.script.numbers import number
 from heddle.script.parse_base import Context, Declared, Macro, suggestion
-from heddle.script.parse_expr import ExprParser
+from heddle.script.parse_buffer import BufferParser
 from heddle.support import UserError
+from heddle.support.names import fresh_name
 from heddle.tir.access import detect_access_regions
 from heddle.tir.build import store
 from heddle.tir.nodes import (
@@ -31,7 +32,6 @@ from heddle.tir.nodes import (
     IterVar,
     LetStmt,
     PrimFunc,
-    Range,
     Seq,
     Stmt,
     While,
@@ -85,7 +85,7 @@ class BlockParts:
         return changed
 
 
-class StmtParser(ExprParser):
+class StmtParser(BufferParser):
     """Statements; `function` parses a whole `PrimFunc`."""
 
     def __init__(self, context: Context) -> None:
@@ -93,6 +93,8 @@ class StmtParser(ExprParser):
         self.extents: dict[E.Var, E.Expr] = {}
         self.attrs: dict[str, Any] = {}
         self.saw_block = False
+        self.labels: set[str] = set()
+        """The names of the blocks so far."""
         self.in_function_body = False
 
     # -- functions ---------------------------------------------------------------------------
@@ -111,61 +113,6 @@ class StmtParser(ExprParser):
         if attrs["name"] is None:
             del attrs["name"]
         return PrimFunc(tuple(params), body, attrs, span=self.span(node))
-
-    def parameters(self, node: ast.FunctionDef) -> list[Node]:
-        arguments = node.args
-        extra = (*arguments.posonlyargs, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
-        for item in extra:
-            if item is not None:
-                self.fail(item, "a loop-level function takes plain parameters only")
-        scalars: dict[str, E.Var] = {}
-        for arg in arguments.args:
-            dtype = None if arg.annotation is None else self.namespaced(arg.annotation, "T")
-            if dtype is not None:
-                with self.located(arg.annotation or arg):
-                    made = E.Var(arg.arg, DType.of(dtype), span=self.span(arg))
-                scalars[arg.arg] = self.bind(arg, arg.arg, lambda made=made: made)
-        params: list[Node] = []
-        for arg in arguments.args:
-            params.append(scalars[arg.arg] if arg.arg in scalars else self.buffer_param(arg))
-        return params
-
-    def buffer_param(self, arg: ast.arg) -> Buffer:
-        annotation = arg.annotation
-        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-            annotation = self.quoted(annotation)
-        if not isinstance(annotation, ast.Call) or self.called(annotation) != "Buffer":
-            self.fail(
-                arg,
-                f'parameter `{arg.arg}` needs a type: T.Buffer((n, 128), "float32") '
-                "or a scalar such as T.int64",
-            )
-        self.implicit_symbols = True
-        made = self.make_buffer(annotation, arg.arg)
-        self.implicit_symbols = False
-        buffer: Buffer = self.bind(arg, arg.arg, lambda: made)
-        return buffer
-
-    def make_buffer(self, node: ast.Call, name: str) -> Buffer:
-        """The buffer that `T.Buffer(...)` and its like describe."""
-        optional = ("strides", "scope", "alignment", "name")
-        given = self.arguments(node, ("shape", "dtype"), optional)
-        shape, dtype = self.shape(given["shape"]), self.dtype(given["dtype"])
-        strides, scope, alignment = None, "global", 64
-        if "strides" in given:
-            strides = self.shape(given["strides"])
-            if len(strides) != len(shape):
-                self.fail(
-                    given["strides"],
-                    f"buffer `{name}`: {len(shape)} dimensions but {len(strides)} strides",
-                )
-        if "scope" in given:
-            scope = self.string(given["scope"], "a scope")
-        if "alignment" in given:
-            alignment = self.integer(given["alignment"], "an alignment")
-        if "name" in given:
-            name = self.string(given["name"], "a name")
-        return Buffer(name, shape, dtype, strides, scope, alignment, span=self.span(node))
 
     # -- suites ------------------------------------------------------------------------------
 
@@ -208,7 +155,7 @@ class StmtParser(ExprParser):
         if not isinstance(node, ast.Call):
             self.fail(node, "expected the call of a macro")
         values = self.macro_arguments(node, macro)
-        with self.inside(macro, values):
+        with self.inside(macro, values, node):
             return self.elements(macro.body(), parts)
 
     # -- what a block or a function says about itself -----------------------------------------
@@ -227,7 +174,8 @@ class StmtParser(ExprParser):
         if name is None or not isinstance(value, ast.Call):
             return False
         if isinstance(node, ast.Assign):
-            return self.is_definition(node, value, name, parts, in_function)
+            matched = node in self.matched
+            return matched or self.is_definition(node, value, name, parts, in_function)
         if isinstance(node, ast.Expr) and name in ("where", "reads", "writes", "block_attr"):
             block = self.block_parts(node, f"T.{name}", parts, in_function)
             self.block_property(value, name, block)
@@ -271,6 +219,9 @@ class StmtParser(ExprParser):
             target = self.target(node)
             dtype = self.dtype(self.arguments(value, ("dtype",))["dtype"])
             self.bind(node, target, lambda: Declared(E.Var(target, dtype)))
+            return True
+        if name == "match_buffer":
+            self.match_region(node, value, self.target(node))
             return True
         if name == "alloc_buffer":
             if parts is None:
@@ -338,38 +289,6 @@ class StmtParser(ExprParser):
         else:
             parts.writes = tuple(self.region(item) for item in node.args)
 
-    def region(self, node: ast.expr) -> BufferRegion:
-        """`A[i, 0:n]`"""
-        if not isinstance(node, ast.Subscript):
-            self.fail(node, "expected a region of a buffer such as A[i, 0:128]")
-        buffer = self.value(node.value)
-        if not isinstance(buffer, Buffer):
-            self.fail(node.value, f"`{ast.unparse(node.value)}` is not a buffer")
-        items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if len(items) != buffer.ndim:
-            self.fail(
-                node,
-                f"buffer `{buffer.name}` has {buffer.ndim} dimensions, the region {len(items)}",
-            )
-        ranges = tuple(self.range(item) for item in items)
-        return BufferRegion(buffer, ranges, span=self.span(node))
-
-    def range(self, node: ast.expr) -> Range:
-        if not isinstance(node, ast.Slice):
-            return Range(self.scalar(node), E.const(1))
-        if node.lower is None or node.upper is None or node.step is not None:
-            self.fail(node, "a range of a region is written low:high")
-        low, high = self.value(node.lower), self.value(node.upper)
-        start = self.to_expr(node.lower, low)
-        if isinstance(low, int) and isinstance(high, int):
-            return Range(start, E.const(high - low))
-        if isinstance(low, int) and low == 0:
-            return Range(start, self.to_expr(node.upper, high))
-        if isinstance(high, E.Add) and structural_equal(high.a, start):
-            return Range(start, high.b)
-        with self.located(node):
-            return Range(start, E.sub(high, start))
-
     # -- statements --------------------------------------------------------------------------
 
     def binding(self, node: ast.stmt) -> Callable[[Stmt], Stmt] | None:
@@ -408,10 +327,7 @@ class StmtParser(ExprParser):
         return self.store_to(node, target, self.value(node.value))
 
     def store_to(self, node: ast.stmt, target: ast.Subscript, value: Any) -> BufferStore:
-        buffer = self.value(target.value)
-        if not isinstance(buffer, Buffer):
-            self.fail(target.value, f"`{ast.unparse(target.value)}` is not a buffer")
-        indices = self.indices(target, buffer)
+        buffer, indices = self.element(target)
         lanes = indices[-1].dtype.lanes if indices else 1
         source = getattr(node, "value", node)
         stored = self.to_expr(source, value, buffer.dtype.with_lanes(lanes))
@@ -535,6 +451,9 @@ class StmtParser(ExprParser):
         if name == "block":
             self.saw_block = True
             label = self.string(self.arguments(call, ("name",))["name"], "a block's name")
+            if self.macro_depth:  # what a macro names must not meet what others name
+                label = fresh_name(label, self.labels)
+            self.labels.add(label)
             parts = BlockParts(label)
             return parts.build(self.suite(node.body, parts), self.span(node))
         if name == "seq":

@@ -47,8 +47,8 @@ _FUNCTIONS: Final[Mapping[type, str]] = {
 # Names under `T` that mean something else than an intrinsic.
 KEYWORDS: Final = frozenset(
     "Buffer alias alloc_buffer allocate axis block block_attr bool broadcast call cast dtype "
-    "evaluate func_attr grid init let max min opaque parallel prim_func ramp reads select seq "
-    "serial truncdiv truncmod unrolled var vectorized where writes".split()
+    "evaluate func_attr grid init let match_buffer max min opaque parallel prim_func ramp reads "
+    "select seq serial truncdiv truncmod unrolled var vectorized where writes".split()
 )
 
 

@@ -126,6 +126,8 @@ class GraphPrinter:
             return self.names.of(value)
         if isinstance(value, graph.Constant):
             return self.constant(value.data)
+        if isinstance(value, graph.Scalar):
+            return self.expr.text(value.value)
         if isinstance(value, graph.Tuple):
             return self.tuple(value.fields)
         if isinstance(value, graph.TupleGetItem):

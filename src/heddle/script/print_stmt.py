@@ -310,6 +310,8 @@ class StmtPrinter:
         parts = [self.expr.shape(buffer.shape), f'"{buffer.dtype}"']
         if buffer.strides is not None:
             parts.append(f"strides={self.expr.shape(buffer.strides)}")
+        if buffer.elem_offset is not None:
+            parts.append(f"elem_offset={self.expr.text(buffer.elem_offset)}")
         if buffer.scope != "global":
             parts.append(f"scope={quote(buffer.scope)}")
         if buffer.alignment != 64:
@@ -352,7 +354,7 @@ class StmtPrinter:
             self.define(var)
         for buffer in func.params:
             if isinstance(buffer, Buffer):
-                for dim in (*buffer.shape, *(buffer.strides or ())):
+                for dim in buffer.layout:
                     self.symbols(dim)
         parts = []
         for param in func.params:

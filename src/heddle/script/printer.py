@@ -165,7 +165,7 @@ def _vars(func: Node) -> Iterable[E.Var]:
         if isinstance(node, E.Var):
             yield node
         elif isinstance(node, Buffer):
-            for dim in (*node.shape, *(node.strides or ())):
+            for dim in node.layout:
                 yield from (found for found in pre_order(dim) if isinstance(found, E.Var))
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,13 +14,23 @@ class HeddleError(Exception):
     """Base of every exception that Heddle raises on purpose.
 
     `span`, when known, is the place in the user's source that the error is about; the message
-    then ends in the source line with a caret below it.
+    then ends in the source line with a caret below it. `callers` are the places from which that one
+    was reached, the nearest first, each with words that say how (a macro and its call).
     """
 
-    def __init__(self, message: str, *, span: Span | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        span: Span | None = None,
+        callers: Sequence[tuple[str, Span]] = (),
+    ) -> None:
         self.message = message
         self.span = span
-        super().__init__(message if span is None else f"{message}\n{span.render()}")
+        self.callers = tuple(callers)
+        parts = [message] if span is None else [message, span.render()]
+        parts += [f"{how}\n{place.render()}" for how, place in self.callers]
+        super().__init__("\n".join(parts))
 
 
 class UserError(HeddleError):

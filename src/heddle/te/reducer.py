@@ -51,6 +51,11 @@ class Reducer:
     ) -> Grouped:
         """The reduction of `sources` over `axis`."""
         axes = (axis,) if isinstance(axis, ReduceAxis) else tuple(axis)
+        if not isinstance(sources, (tuple, list)):
+            raise UserError(
+                f"{self.name}: the values are a tuple with one for each result, such as "
+                f"{self.name}((k, A[i, k]), axis=k); got {type(sources).__name__}"
+            )
         values = tuple(
             item.var if isinstance(item, ReduceAxis) else as_expr(item) for item in sources
         )

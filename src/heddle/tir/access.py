@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from heddle.ir import Node, post_order, structural_equal, substitute
-from heddle.ir.expr import Add, Expr, IntImm, Mul, Sub, Var, add, as_int, const, mul, sub
+from heddle.ir.expr import Add, Call, Expr, IntImm, Mul, Sub, Var, add, as_int, const, mul, sub
 from heddle.tir.nodes import (
     Allocate,
     Block,
@@ -28,7 +28,8 @@ def detect_access_regions(block: Block) -> tuple[Regions, Regions]:
 
     An access outside any loop of the block's body is a point. Loops inside the body widen indices
     that are linear in the loop variables to the range they cover, other indices to the whole
-    dimension. Blocks inside the body count by what they declare. Each distinct region is listed
+    dimension. Blocks inside the body count by what they declare; `address_of` stands for the whole
+    buffer, read and written. Each distinct region is listed
     once, in the order of the accesses; buffers that live inside the block are left out, and so is
     the accumulator of a reduction among the reads (it is written at the same place).
 
@@ -81,10 +82,22 @@ class _Finder:
         self, roots: Iterable[Expr], loops: tuple[For, ...], values: Mapping[Var, Expr]
     ) -> None:
         for root in roots:
-            for node in post_order(root):
-                if isinstance(node, BufferLoad):
+            nodes = list(post_order(root))
+            calls = [n for n in nodes if isinstance(n, Call) and n.name == "address_of"]
+            places = {call.args[0] for call in calls}
+            for node in nodes:
+                if node in places:
+                    self._anything(node)
+                elif isinstance(node, BufferLoad):
                     ranges = _relax(node.indices, node.buffer, loops, values)
                     _add(self.reads, BufferRegion(node.buffer, ranges))
+
+    def _anything(self, element: Node) -> None:
+        """Who is given the address of an element may read and write the whole buffer."""
+        assert isinstance(element, BufferLoad)
+        ranges = tuple(Range(const(0), dim) for dim in element.buffer.shape)
+        for found in (self.reads, self.writes):
+            _add(found, BufferRegion(element.buffer, ranges))
 
     def _nested_block(
         self, block: Block, loops: tuple[For, ...], values: Mapping[Var, Expr]

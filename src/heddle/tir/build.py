@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from heddle.ir.dtype import BOOL, DType
-from heddle.ir.expr import Expr, ExprLike, Var, as_expr, as_int, cast, const
+from heddle.ir.expr import Call, Expr, ExprLike, Var, as_expr, as_int, cast, const
 from heddle.ir.node import Node
 from heddle.ir.walk import post_order, pre_order, rewrite
 from heddle.support import UserError
@@ -156,16 +156,23 @@ def buffer_params(func: PrimFunc) -> list[Buffer]:
 
 
 def written_buffers(root: Node) -> set[Buffer]:
-    """The buffers that some store below `root` writes."""
-    return {found.buffer for found in pre_order(root) if type(found) is BufferStore}
+    """The buffers that some store below `root` writes, or a C function that has their address."""
+    found: set[Buffer] = set()
+    for node in pre_order(root):
+        if type(node) is BufferStore:
+            found.add(node.buffer)
+        elif type(node) is Call and node.name == "address_of":
+            found.update(load.buffer for load in node.args if type(load) is BufferLoad)
+    return found
 
 
 def shape_symbols(func: PrimFunc) -> tuple[Var, ...]:
-    """Symbolic dimensions and strides of the buffer parameters that are no parameters themselves,
-    in order of first occurrence: the hidden int64 arguments of the compiled function."""
+    """Symbolic dimensions, strides and offsets of the buffer parameters that are no parameters
+    themselves, in order of first occurrence: the hidden int64 arguments of the compiled function.
+    None is negative."""
     found: dict[Var, None] = {}
     for buffer in buffer_params(func):
-        for dim in (*buffer.shape, *(buffer.strides or ())):
+        for dim in buffer.layout:
             found.update((n, None) for n in post_order(dim) if isinstance(n, Var))
     return tuple(var for var in found if var not in func.params)
 

@@ -23,6 +23,7 @@ from heddle.ir import expr as ir
 from heddle.ir.dtype import INT64, DType
 from heddle.ir.expr import Expr, Var
 from heddle.support import InternalError, UserError
+from heddle.tir.externs import Externs, call_c
 from heddle.tir.intrin import LLVM_REFERENCES
 from heddle.tir.nodes import (
     Allocate,
@@ -48,15 +49,18 @@ Env = dict[Any, Any]
 Evaluator = Callable[[Env], Value]
 
 
-def run(func: PrimFunc, *arguments: np.ndarray | int | float) -> None:
+def run(
+    func: PrimFunc, *arguments: np.ndarray | int | float, externs: Externs | None = None
+) -> None:
     """Run `func` on `arguments` (arrays for buffers, numbers for scalars, in parameter order).
 
     Outputs are written in place. Symbolic dimensions take their values from the arrays' shapes.
+    externs: the C functions that it calls, see `heddle.tir.externs`.
     Raises `UserError` for wrong arguments, accesses out of bounds and failed assertions.
     """
     if len(arguments) != len(func.params):
         raise UserError(f"interp: {len(func.params)} parameters, got {len(arguments)} arguments")
-    env: Env = {}
+    env: Env = {_EXTERNS: externs}
     for param, argument in zip(func.params, arguments, strict=True):
         if isinstance(param, Buffer):
             _bind_array(env, param, argument)
@@ -78,6 +82,11 @@ def _bind_array(env: Env, buffer: Buffer, array: Any) -> None:
     for dim, size in zip(buffer.shape, array.shape, strict=True):
         if isinstance(dim, Var):
             env.setdefault(dim, size)
+    for dim, step in zip(buffer.strides or (), array.strides, strict=False):
+        if isinstance(dim, Var):
+            env.setdefault(dim, step // array.itemsize)
+    if isinstance(buffer.elem_offset, Var):
+        env.setdefault(buffer.elem_offset, 0)
 
 
 def _check_shape(env: Env, buffer: Buffer) -> None:
@@ -98,6 +107,9 @@ def _scalar(dtype: DType, value: Any) -> Value:
         return int(value)
     return bool(value) if dtype.is_bool else dtype.numpy.type(value)
 
+
+_EXTERNS: Final = "externs"
+"""The key of an environment under which the C functions are kept."""
 
 _MASK: Final = "mask"
 """The key of an environment under which the lanes that are on are kept."""
@@ -476,6 +488,8 @@ def _lane_choice(condition: Evaluator, a: Evaluator, b: Evaluator, env: Env) -> 
 def _call(value: ir.Call) -> Evaluator:
     if value.name == "prefetch":  # a hint; its place may lie outside the buffer
         return lambda env: 0
+    if value.name == "address_of":
+        return _address_of(value)
     parts = [evaluate(argument) for argument in value.args]
     if value.name == "if_then_else":
         condition, a, b = parts
@@ -483,6 +497,8 @@ def _call(value: ir.Call) -> Evaluator:
             return functools.partial(_lane_choice, condition, a, b)
         return lambda env: a(env) if condition(env) else b(env)
     dtype = value.dtype.element
+    if value.name == "call_extern":
+        return _extern_call(value, parts[1:])
     if value.name == "reinterpret":
         return _reinterpret(parts[0], value.args[0].dtype, value.dtype)
     if value.name == "call_llvm_intrin":
@@ -499,6 +515,32 @@ def _reinterpret(part: Evaluator, source: DType, dtype: DType) -> Evaluator:
         return bits if dtype.lanes > 1 else bits[0]
 
     return run_reinterpret
+
+
+def _extern_call(value: ir.Call, parts: Sequence[Evaluator]) -> Evaluator:
+    symbol, dtype = value.args[0].value, value.dtype  # type: ignore[attr-defined]
+
+    def run_call(env: Env) -> Value:
+        result = call_c(env.get(_EXTERNS), symbol, [part(env) for part in parts], dtype)
+        return 0 if result is None else convert(result, dtype)
+
+    return run_call
+
+
+def _address_of(value: ir.Call) -> Evaluator:
+    """The elements from one on, in the order in which they lie in memory."""
+    element = value.args[0]
+    assert isinstance(element, BufferLoad)
+    where, buffer = _address(element.buffer, element.indices, "address in"), element.buffer
+
+    def run_address(env: Env) -> Value:
+        array, place = env[buffer], where(env)
+        first = array[tuple(slice(index, index + 1) for index in place)]
+        ahead = zip(array.shape, place, array.strides, strict=True)
+        count = sum((size - 1 - index) * step for size, index, step in ahead) // array.itemsize + 1
+        return np.lib.stride_tricks.as_strided(first, (count,), (array.itemsize,))
+
+    return run_address
 
 
 def _llvm_call(value: ir.Call, parts: Sequence[Evaluator]) -> Evaluator:

@@ -31,6 +31,8 @@ NO_ANNOTATIONS: Final[Mapping[str, object]] = {}
 class Buffer(Node):
     """A typed view of memory: `shape` elements of `dtype`, row-major unless `strides` says else.
 
+    elem_offset: of a parameter, how many elements its first one lies behind the address that the
+    call hands over; None is 0.
     scope: "global" (parameters, and intermediate buffers in the arena), "local" (small, private to
     one iteration of the loops around it: registers or stack). `alignment` is in bytes. Two buffers
     never overlap, except where memory planning placed them so. A buffer is a name: rewriting a
@@ -45,6 +47,13 @@ class Buffer(Node):
     strides: tuple[Expr, ...] | None = refers(default=None)
     scope: str = field(default="global")
     alignment: int = field(default=64)
+    elem_offset: Expr | None = refers(default=None)
+
+    @property
+    def layout(self) -> tuple[Expr, ...]:
+        """The expressions that say where its elements are: shape, strides, offset."""
+        offset = () if self.elem_offset is None else (self.elem_offset,)
+        return (*self.shape, *(self.strides or ()), *offset)
 
     @property
     def ndim(self) -> int:

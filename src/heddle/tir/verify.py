@@ -87,7 +87,7 @@ class _Verifier:
         for param in func.params:
             self.define(param, param)
             if isinstance(param, Buffer):
-                for dim in (*param.shape, *(param.strides or ())):
+                for dim in param.layout:
                     symbols = (n for n in pre_order(dim) if isinstance(n, Var))
                     self.defined.update(symbols)
         self.stmt(func.body)
@@ -113,7 +113,9 @@ class _Verifier:
         self.defined.difference_update(names)
 
     def allocation(self, buffer: Buffer, at: Node) -> None:
-        for dim in (*buffer.shape, *(buffer.strides or ())):
+        if buffer.elem_offset is not None:
+            self.fail(at, f"buffer `{buffer.name}` is no parameter and cannot have an elem_offset")
+        for dim in buffer.layout:
             self.index(dim, at, f"a dimension of `{buffer.name}`")
 
     # -- statements --------------------------------------------------------------------------

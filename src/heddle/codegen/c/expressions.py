@@ -235,6 +235,8 @@ class ExpressionWriter:
             return self.extern(value)
         if name == "reinterpret":
             return self.reinterpret(value)
+        if name == "address_of":
+            return Text(f"&{self.place(args[0])}", _UNARY)  # type: ignore[arg-type]
         if name in LIBM:
             return self.call(f"{LIBM[name]}{'' if dtype.bits == 64 else 'f'}", *args)
         if name in ("sigmoid", "rsqrt"):

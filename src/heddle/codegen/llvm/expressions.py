@@ -11,6 +11,8 @@ from heddle.codegen.llvm import arithmetic, memory
 from heddle.codegen.llvm.builder import FunctionBuilder
 from heddle.codegen.llvm.intrinsics import INTRINSIC_EMITTERS
 from heddle.codegen.llvm.types import (
+    argument_type,
+    extension,
     float_literal,
     int_literal,
     memory_type,
@@ -207,11 +209,11 @@ class ExpressionEmitter:
     def call_extern(self, found: ir.Call) -> str:
         symbol, *args = found.args
         assert isinstance(symbol, ir.StringImm)
-        kinds = [register_type(arg.dtype) for arg in args]
+        kinds = [argument_type(arg.dtype) for arg in args]
         operands = []
         for kind, arg in zip(kinds, args, strict=True):
             operands.append(f"{kind} {self.emit(arg)}")
-        result = register_type(found.dtype)
+        result = f"{extension(found.dtype)} {register_type(found.dtype)}".lstrip()
         self.b.module.declare(f"{result} @{symbol.value}({', '.join(kinds)})")
         return self.b.instr(f"call {result} @{symbol.value}({', '.join(operands)})")
 

@@ -11,12 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from heddle.codegen.llvm.arithmetic import from_memory
 from heddle.codegen.llvm.builder import FunctionBuilder, ModuleBuilder
 from heddle.codegen.llvm.expressions import ExpressionEmitter
-from heddle.codegen.llvm.types import register_type
+from heddle.codegen.llvm.types import argument_type, memory_type
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, Var, as_int
-from heddle.passes.graph.host_plan import ALIGNMENT, HostPlan, KernelCall, PlanTensor, Storage
+from heddle.passes.graph.host_plan import (
+    ALIGNMENT,
+    HostPlan,
+    KernelCall,
+    PlanTensor,
+    ScalarLoad,
+    Storage,
+)
 from heddle.support import InternalError
 from heddle.target import Target
 
@@ -106,14 +114,27 @@ def _call(
         kinds.append("ptr")
         given.append(f"ptr {_address(b, emitter, storage, bases)}")
     for scalar in call.scalars:
-        kind = register_type(scalar.dtype)
+        kind = argument_type(scalar.dtype)
         kinds.append(kind)
-        given.append(f"{kind} {emitter.value(scalar)}")
+        given.append(f"{kind} {_number(b, emitter, scalar, bases)}")
     b.module.declare(f"i32 @{symbol}({', '.join(kinds)})")
     b.void(f"call void @hd_profile_begin(ptr {profile}, i32 {number})")
     status = b.instr(f"call i32 @{symbol}({', '.join(given)})")
     b.void(f"call void @hd_profile_end(ptr {profile}, i32 {number})")
     return status
+
+
+def _number(
+    b: FunctionBuilder,
+    emitter: ExpressionEmitter,
+    scalar: Expr | ScalarLoad,
+    bases: Mapping[str, str],
+) -> str:
+    if isinstance(scalar, Expr):
+        return emitter.value(scalar)
+    pointer, dtype = _address(b, emitter, scalar.storage, bases), scalar.dtype
+    value = b.instr(f"load {memory_type(dtype)}, ptr {pointer}, align {dtype.nbytes}")
+    return from_memory(b, value, dtype)
 
 
 def _address(

@@ -24,6 +24,7 @@ from heddle.codegen.llvm.types import memory_type, register_type
 from heddle.ir.dtype import HANDLE, DType
 from heddle.ir.expr import Var
 from heddle.ir.walk import pre_order
+from heddle.passes.tir.flatten import SYMBOLS
 from heddle.support import InternalError
 from heddle.target import Target
 from heddle.tir.build import element_count
@@ -91,10 +92,12 @@ def _emit_function(module: ModuleBuilder, func: PrimFunc, symbol: str) -> None:
         name = f"%b{count}.{_clean(buffer.name)}"
         emitter.expressions.buffers[buffer] = name
         params.append(f"ptr {_noalias(func)}captures(none) align {buffer.dtype.nbytes} {name}")
+    symbols = scalars[len(scalars) - _count(func.attrs.get(SYMBOLS)) :]
     for count, var in enumerate(scalars):
         name = f"%s{count}.{_clean(var.name)}"
         emitter.expressions.values[var] = name
-        b.ranges[name] = (0, None)
+        if var in symbols:
+            b.ranges[name] = (0, None)
         params.append(f"{register_type(var.dtype)} {name}")
     emitter.stmt(func.body)
     b.void("ret i32 0")
@@ -104,12 +107,17 @@ def _emit_function(module: ModuleBuilder, func: PrimFunc, symbol: str) -> None:
     )
 
 
+def _count(value: object) -> int:
+    """An attribute that counts something; 0 where it is missing."""
+    return value if isinstance(value, int) else 0
+
+
 def _noalias(func: PrimFunc) -> str:
     return "noalias " if func.attrs.get("noalias", True) else ""
 
 
 def _clean(name: str) -> str:
-    return "".join(char if char.isalnum() else "_" for char in name)
+    return "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
 
 
 class KernelEmitter:

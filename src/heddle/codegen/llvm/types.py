@@ -33,6 +33,18 @@ def register_type(dtype: DType) -> str:
     return vector(element, dtype.lanes)
 
 
+def extension(dtype: DType) -> str:
+    """How C widens a value of `dtype` that it hands over: the compilers of C rely on it."""
+    if dtype.is_bool or (dtype.kind == "uint" and dtype.bits < 32):
+        return "zeroext"
+    return "signext" if dtype.kind == "int" and dtype.bits < 32 else ""
+
+
+def argument_type(dtype: DType) -> str:
+    """The LLVM type of a scalar argument of a C function, with the attribute that C asks for."""
+    return f"{register_type(dtype)} {extension(dtype)}".rstrip()
+
+
 def memory_type(dtype: DType) -> str:
     """The LLVM type that values of `dtype` have in memory."""
     if dtype.is_bool:

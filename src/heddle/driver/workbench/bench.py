@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from heddle.codegen import build_kernel
+from heddle.driver.build import Library
 from heddle.driver.workbench.arguments import arguments_of
+from heddle.driver.workbench.values import prepared
 from heddle.ir.expr import Var
 from heddle.runtime.peak import peak_gflops
 from heddle.schedule.schedule import Schedule
@@ -60,12 +61,13 @@ def bench(
     inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
+    libs: Sequence[Library] = (),
 ) -> BenchResult:
     """See `Schedule.bench`."""
     if rounds < 1:
         raise UserError(f"bench: rounds must be at least 1, got {rounds}")
     arguments = arguments_of(sch.func, inputs, seed=seed, sizes=sizes)
-    run = build_kernel(sch.func).prepare(*arguments)
+    run = prepared(sch.func, arguments, libs)
     run()
     medians, calls = [], 0
     for _ in range(rounds):

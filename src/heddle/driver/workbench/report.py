@@ -159,11 +159,10 @@ def _overview(found: Explanation, times: BenchResult | None, assembly: Assembly)
     parts.append(f'<p class="about">{about}.</p>')
     if found.machine is not None and found.intensity and found.source is not None:
         reached = None if times is None else times.gflops
-        parts.append(
-            roofline_svg(
-                found.machine, intensity=found.intensity, source=found.source, reached=reached
-            )
+        plot = roofline_svg(
+            found.machine, intensity=found.intensity, source=found.source, reached=reached
         )
+        parts.append(f'<div class="plot">{plot}</div>')
     else:
         parts.append(
             '<p class="about">There is no roofline: the kernel does no float arithmetic, or its '

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from html import escape
 from typing import Final
 
@@ -15,6 +16,8 @@ _LEFT: Final = 62
 _RIGHT: Final = 20
 _TOP: Final = 24
 _BOTTOM: Final = 48
+_APART: Final = 1.4
+"""How many times as high a roof must be for its label to stand clear of the next one's."""
 
 
 class _Axes:
@@ -101,6 +104,7 @@ def _roofs(axes: _Axes, machine: Machine, source: str) -> list[str]:
     parts = []
     low, high = 10 ** axes.x[0], 10 ** axes.x[1]
     widest = max(machine.bandwidth.values())
+    labels = _labels(machine.bandwidth)
     for name, bandwidth in machine.bandwidth.items():
         ridge = machine.peak_gflops / bandwidth
         x1, y1 = axes.at(low, low * bandwidth)
@@ -110,11 +114,13 @@ def _roofs(axes: _Axes, machine: Machine, source: str) -> list[str]:
         parts.append(
             f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
         )
+        if name not in labels:
+            continue
         angle = math.degrees(math.atan2(y2 - y1, x2 - x1))
         x, y = x1 + 0.42 * (x2 - x1), y1 + 0.42 * (y2 - y1)
         parts.append(
             f'<text transform="translate({x:.1f} {y - 5:.1f}) rotate({angle:.1f})">'
-            f"{escape(name)} {bandwidth:.0f} GB/s</text>"
+            f"{escape(labels[name])} GB/s</text>"
         )
     x1, y = axes.at(machine.peak_gflops / widest, machine.peak_gflops)
     x2, _ = axes.at(high, machine.peak_gflops)
@@ -124,6 +130,19 @@ def _roofs(axes: _Axes, machine: Machine, source: str) -> list[str]:
         f"{machine.peak_gflops:.0f} GFLOP/s</text>"
     )
     return parts
+
+
+def _labels(bandwidth: Mapping[str, float]) -> dict[str, str]:
+    """The label of each roof; roofs too close for two labels share that of the highest."""
+    labels: dict[str, str] = {}
+    owner = ""
+    for name, value in sorted(bandwidth.items(), key=lambda item: -item[1]):
+        if owner and bandwidth[owner] < _APART * value:
+            labels[owner] += f", {name} {value:.0f}"
+        else:
+            owner = name
+            labels[owner] = f"{name} {value:.0f}"
+    return labels
 
 
 def _clip(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float]:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from heddle.codegen import build_kernel
+from heddle.driver.build import Library, build
 from heddle.driver.workbench.arguments import aligned_copy, arguments_of
+from heddle.ir import IRModule
 from heddle.ir.expr import as_int
 from heddle.schedule.errors import ScheduleError
 from heddle.schedule.schedule import Schedule
@@ -54,6 +57,7 @@ def check(
     sizes: Mapping[str, int] | None = None,
     reference: str = "auto",
     tolerance: float | None = None,
+    libs: Sequence[Library] = (),
 ) -> CheckResult:
     """See `Schedule.check`."""
     if reference not in _REFERENCES:
@@ -63,12 +67,23 @@ def check(
         steps = _steps(sch.original, arguments)
         reference = "interpreted" if steps <= _QUICK else "compiled"
     expected = [_copy(value) for value in arguments]
+    externs = build(IRModule({"original": sch.original}), libs=libs).library if libs else None
     if reference == "compiled":
-        build_kernel(sch.original)(*expected)
+        prepared(sch.original, expected, libs)()
     else:
-        interp.run(sch.original, *expected)
-    build_kernel(sch.func)(*arguments)
+        interp.run(sch.original, *expected, externs=externs)
+    prepared(sch.func, arguments, libs)()
     return _compare(sch, expected, arguments, reference, tolerance)
+
+
+def prepared(
+    func: PrimFunc, arguments: Sequence[Any], libs: Sequence[Library]
+) -> Callable[[], object]:
+    """The call of the compiled function with these arguments."""
+    if libs:
+        return functools.partial(build(func, libs=libs), *arguments)
+    call: Callable[[], object] = build_kernel(func).prepare(*arguments)
+    return call
 
 
 def _copy(value: Any) -> Any:

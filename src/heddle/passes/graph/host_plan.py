@@ -18,6 +18,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
+from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, IntImm, Var
 from heddle.ir.types import TensorType
 
@@ -59,6 +60,14 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalarLoad:
+    """A number that is in memory when the call is made: the only element of a tensor."""
+
+    storage: Storage
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
 class KernelCall:
     """One call of a loop function.
 
@@ -69,7 +78,7 @@ class KernelCall:
 
     kernel: str
     args: tuple[Storage, ...]
-    scalars: tuple[Expr, ...]
+    scalars: tuple[Expr | ScalarLoad, ...]
     label: str = ""
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from heddle import te
 from heddle.graph.dims import match_symbols
+from heddle.graph.dps import arguments_of, dense_layout
 from heddle.graph.nodes import (
     Binding,
     Call,
@@ -34,18 +35,19 @@ from heddle.graph.nodes import (
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Add, Div, Expr, Max, Min, Mul, Sub, as_int, const
 from heddle.ir.expr import Call as CallIntrinsic
+from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import BaseFunc, GlobalVar, IRModule
 from heddle.ir.node import Node
 from heddle.ir.structural import structural_hash
-from heddle.ir.types import TensorType, TupleType
+from heddle.ir.types import TensorType, TupleType, Type
 from heddle.ir.walk import post_order, rewrite
 from heddle.passes.graph.anf import is_primitive, op_name
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.inplace import inplace_pairs
 from heddle.support import InternalError, UserError
 from heddle.te.tensor import Reduce, TensorElement
-from heddle.tir.build import buffer_params, shape_symbols
-from heddle.tir.nodes import PrimFunc
+from heddle.tir.build import shape_symbols
+from heddle.tir.nodes import Buffer, PrimFunc
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +151,12 @@ class _Lowering:
         callee = self.module.functions.get(call.callee.name)
         if not isinstance(callee, PrimFunc) or "symbols" in call.attrs:
             return call
-        buffers = buffer_params(callee)
-        if len(buffers) != len(callee.params):
-            raise UserError(
-                f"`{call.callee.name}` has scalar parameters, which call_dps cannot hand over",
-                span=call.span,
-            )
-        outputs = call.type.fields if isinstance(call.type, TupleType) else (call.type,)
-        types = [*(arg.type for arg in call.args), *outputs]
-        shapes = [type_.shape for type_ in types if isinstance(type_, TensorType)]
-        known = match_symbols([buffer.shape for buffer in buffers], shapes)
+        known: dict[Symbol, Expr] = {}
+        for param, given in arguments_of(call, callee) or ():
+            type_ = given if isinstance(given, Type) else given.type
+            if isinstance(param, Buffer) and isinstance(type_, TensorType):
+                found = match_symbols([param.layout], [dense_layout(param, type_)])
+                known = {**found, **known}
         symbols = shape_symbols(callee)
         for symbol in symbols:
             if symbol not in known:

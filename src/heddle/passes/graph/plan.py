@@ -13,20 +13,23 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from heddle.graph.dps import arguments_of, scalar_of
 from heddle.graph.nodes import (
     Call,
     CallDPS,
     Constant,
     Function,
     GraphExpr,
+    Scalar,
     Tuple,
     TupleGetItem,
     Var,
 )
+from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, IntImm, as_int, const, maximum
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
@@ -42,6 +45,7 @@ from heddle.passes.graph.host_plan import (
     MemoryReport,
     PlanConstant,
     PlanTensor,
+    ScalarLoad,
     Storage,
 )
 from heddle.support import InternalError, UserError
@@ -68,6 +72,10 @@ class _Place:
     storage: Storage | None = None
 
 
+_Number: TypeAlias = "Expr | tuple[_Place, DType]"
+"""A number of a call, or where it is when the call is made."""
+
+
 def plan_memory(module: IRModule, *, name: str = "main") -> HostPlan:
     """The host plan of the lowered function `name` of `module`.
 
@@ -90,7 +98,7 @@ class _Planner:
         self.places: dict[Any, tuple[_Place, ...]] = {}
         self.values: list[_Value] = []
         self.constants = _Constants()
-        self.calls: list[tuple[CallDPS, list[_Place]]] = []
+        self.calls: list[tuple[CallDPS, list[_Place], list[_Number]]] = []
         self.aliases: dict[Var, tuple[Var, ...]] = {}  # views and tuples: whose memory they are
 
     def run(self) -> HostPlan:
@@ -110,10 +118,10 @@ class _Planner:
             KernelCall(
                 call.callee.name,
                 tuple(_resolve(place) for place in args),
-                tuple(call.attrs.get("symbols", ())),  # type: ignore[arg-type]
+                (*map(_host_number, scalars), *_symbols_of(call)),
                 str(call.attrs.get("label", "")),
             )
-            for call, args in self.calls
+            for call, args, scalars in self.calls
         )
         ranges = self.function.attrs.get("symbol_ranges", {})
         assert isinstance(ranges, Mapping)
@@ -247,7 +255,8 @@ class _Planner:
             self.places[var] = self._place(value)
             return
         number = len(self.calls)
-        args = [place for item in value.args for place in self._place(item)]
+        tensors, scalars = self._arguments(value)
+        args = [place for item in tensors for place in self._place(item)]
         types = var.type.fields if isinstance(var.type, TupleType) else (var.type,)
         end = max(number, last_use.get(var, number))
         results = []
@@ -263,7 +272,21 @@ class _Planner:
                 self.values.append(place.value)  # type: ignore[arg-type]
             results.append(place)
         self.places[var] = tuple(results)
-        self.calls.append((value, [*args, *results]))
+        self.calls.append((value, [*args, *results], scalars))
+
+    def _arguments(self, call: CallDPS) -> tuple[list[GraphExpr], list[_Number]]:
+        """The tensors of a call, and its numbers, in order."""
+        callee = self.module.functions.get(call.callee.name)
+        pairs = arguments_of(call, callee) if isinstance(callee, PrimFunc) else None
+        given = [(isinstance(arg, Scalar), arg) for arg in call.args]
+        if pairs is not None:
+            given = [(isinstance(p, Symbol), arg) for p, arg in pairs if isinstance(arg, GraphExpr)]
+        numbers: list[_Number] = []
+        for is_number, arg in given:
+            if is_number:
+                known = scalar_of(arg)
+                numbers.append((self._place(arg)[0], arg.type.dtype) if known is None else known)  # type: ignore[attr-defined]
+        return [arg for is_number, arg in given if not is_number], numbers
 
     def _overwritten(
         self, call: CallDPS, args: list[_Place], type_: TensorType, number: int, end: int
@@ -272,6 +295,8 @@ class _Planner:
         kernel = self.module.functions.get(call.callee.name)
         if not isinstance(kernel, PrimFunc) or kernel.attrs.get("noalias", True):
             return None
+        if any(isinstance(param, Symbol) for param in kernel.params):
+            return None  # "inplace" counts parameters, `args` has buffers only
         pairs: Any = kernel.attrs.get("inplace", ())
         for source, _ in pairs:
             place: _Place = args[source]
@@ -284,6 +309,18 @@ class _Planner:
                 value.end = max(value.end, end)
                 return place
         return None
+
+
+def _host_number(number: _Number) -> Expr | ScalarLoad:
+    if isinstance(number, Expr):
+        return number
+    place, dtype = number
+    return ScalarLoad(_resolve(place), dtype)
+
+
+def _symbols_of(call: CallDPS) -> tuple[Expr, ...]:
+    symbols: Any = call.attrs.get("symbols", ())
+    return tuple(symbols)
 
 
 def _vars(value: GraphExpr) -> list[Var]:

@@ -10,6 +10,7 @@ Symbolic dimensions of the parameters become explicit scalar parameters, last an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from heddle.arith import Analyzer
 from heddle.ir.expr import Add, Expr, FloorDiv, FloorMod, Mul, cast, const
@@ -19,6 +20,10 @@ from heddle.support import InternalError
 from heddle.tir.build import row_major_strides, shape_symbols
 from heddle.tir.nodes import Allocate, Buffer, BufferLoad, BufferStore, PrimFunc
 
+SYMBOLS: Final = "symbols"
+"""The attribute of a flat function that tells how many of its last parameters are symbolic
+dimensions, which are never negative."""
+
 
 def flatten(func: PrimFunc) -> PrimFunc:
     """`func` with one-dimensional buffers."""
@@ -26,11 +31,12 @@ def flatten(func: PrimFunc) -> PrimFunc:
     buffers += [n.buffer for n in pre_order(func.body) if isinstance(n, Allocate)]
     flat = {buffer: _flat_buffer(buffer) for buffer in buffers}
     strides = {buffer: strides_of(buffer) for buffer in buffers}
+    starts = {buffer: start_of(buffer) for buffer in buffers}
 
     def index(buffer: Buffer, indices: Sequence[Expr]) -> Expr:
         if buffer not in flat:
             raise InternalError(f"buffer `{buffer.name}` is used but neither parameter nor local")
-        return _offset(indices, strides[buffer])
+        return _offset(indices, strides[buffer], starts[buffer])
 
     def load(found: BufferLoad) -> BufferLoad:
         return BufferLoad(flat[found.buffer], (index(found.buffer, found.indices),))
@@ -43,8 +49,9 @@ def flatten(func: PrimFunc) -> PrimFunc:
     body = rewrite(func.body, {BufferLoad: load, BufferStore: store}, memo=dict(flat))
     scalars = [param for param in func.params if not isinstance(param, Buffer)]
     pointers = [flat[param] for param in func.params if isinstance(param, Buffer)]
-    params = (*pointers, *scalars, *shape_symbols(func))
-    return func.replace(params=params, body=body)
+    symbols = shape_symbols(func)
+    attrs = {**func.attrs, SYMBOLS: len(symbols)}
+    return func.replace(params=(*pointers, *scalars, *symbols), body=body, attrs=attrs)
 
 
 def verify_flat(func: PrimFunc) -> None:
@@ -69,11 +76,16 @@ def _flat_buffer(buffer: Buffer) -> Buffer:
     else:
         for dim, step in zip(buffer.shape, strides_of(buffer), strict=True):
             size = size + (cast(dim, "int64") - 1) * step
-    return buffer.replace(shape=(size,), strides=None)
+    return buffer.replace(shape=(start_of(buffer) + size,), strides=None, elem_offset=None)
 
 
-def _offset(indices: Sequence[Expr], strides: Sequence[Expr]) -> Expr:
-    total: Expr = const(0)
+def start_of(buffer: Buffer) -> Expr:
+    """The offset of the first element of a buffer, in elements."""
+    return const(0) if buffer.elem_offset is None else cast(buffer.elem_offset, "int64")
+
+
+def _offset(indices: Sequence[Expr], strides: Sequence[Expr], start: Expr) -> Expr:
+    total = start
     vectors: list[Expr] = []
     for position, step in zip(indices, strides, strict=True):
         if position.dtype.lanes > 1:

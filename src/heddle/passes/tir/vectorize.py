@@ -119,6 +119,8 @@ class _LoopVectorizer:
             if isinstance(found, (BufferLoad, BufferStore)):
                 if any(index.dtype.lanes > 1 for index in found.indices):
                     raise _NotVectorizable  # vectors inside vectors
+            if isinstance(found, Call) and found.name in ("call_extern", "address_of"):
+                raise _NotVectorizable  # C functions take scalars, and are called in order
         return self.stmt(self._widen_allocations(self.body))
 
     def _widen_allocations(self, body: Stmt) -> Stmt:

@@ -10,7 +10,8 @@ from heddle.ir.expr import Var
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.refs import BlockLike, BlockRef
-from heddle.schedule.state import State, edit, fresh_name, walk
+from heddle.schedule.state import State, edit, walk
+from heddle.support.names import fresh_name
 from heddle.tir.build import (
     for_nest,
     load,

@@ -34,7 +34,8 @@ from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.primitives.rfactor import Reduction, reduction_of
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import point_reads
-from heddle.schedule.state import edit, fresh_name
+from heddle.schedule.state import edit
+from heddle.support.names import fresh_name
 from heddle.tir.build import TRUE, for_nest, load, make_block, point, seq, spatial, store
 from heddle.tir.nodes import (
     Block,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from heddle.arith import Analyzer
 from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.structural import structural_equal
-from heddle.ir.walk import uses_var
+from heddle.ir.walk import free_vars, uses_var
 from heddle.schedule.affine import Box1
 from heddle.schedule.boxes import loop_domain, loops_between, region_box
 from heddle.schedule.primitives.base import fail, primitive
@@ -101,10 +101,11 @@ def _simpler(sch: Schedule, old: For, body: Stmt, var: Var, extent: int) -> Stmt
     if not found:
         return body
     analyzer = Analyzer()
-    for symbol in shape_symbols(sch.func):
+    used = {name for block in found for name in free_vars(block.predicate)}
+    for symbol in used.intersection(shape_symbols(sch.func)):
         analyzer.bind(symbol, 0)
     for node in (*sch.state.path(old)[:-1], *walk(body)):
-        if type(node) is For:
+        if type(node) is For and node.var in used:
             analyzer.bind(node.var, node.min, node.extent)
     analyzer.bind(var, 0, extent)
     result = edit(body, {b: b.replace(predicate=analyzer.simplify(b.predicate)) for b in found})

@@ -10,7 +10,8 @@ from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import rewrite, uses_var
 from heddle.schedule.primitives.private import private_buffers
 from heddle.schedule.primitives.reduce import without_init
-from heddle.schedule.state import State, blocks_below, edit, fresh_name, walk
+from heddle.schedule.state import State, blocks_below, edit, walk
+from heddle.support.names import fresh_name
 from heddle.tir.build import replace_buffers, seq
 from heddle.tir.nodes import Block, For, ForKind, IterKind, Stmt
 

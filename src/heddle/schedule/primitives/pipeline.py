@@ -123,7 +123,8 @@ def _pipeline(sch: Schedule, name: str, loop: LoopRef, stages: list[int]) -> Non
         raise fail(sch, name, f"{loop} is {node.kind.value}; only serial loops are pipelined")
     if not stages or min(stages) != 0:
         raise fail(sch, name, f"`stages` must not be negative and begin at 0, got {stages}")
-    compacted = State(compact_buffers(sch.func)).loop(loop.var)
+    # Buffers of loops further in belong to one of the statements, and others to none of them.
+    compacted = State(compact_buffers(sch.func, at=loop.var)).loop(loop.var)
     conflict = pipeline_conflict(compacted, stages)
     if conflict:
         raise fail(sch, name, f"{loop} cannot be pipelined: {conflict}")

@@ -14,7 +14,8 @@ from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.cache import below_root, buffer_names, buffer_of
 from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.refs import BlockLike
-from heddle.schedule.state import edit, fresh_name
+from heddle.schedule.state import edit
+from heddle.support.names import fresh_name
 from heddle.tir.build import (
     for_nest,
     load,

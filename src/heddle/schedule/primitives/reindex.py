@@ -18,7 +18,8 @@ from heddle.schedule.primitives.index_map import extents_of, parse_index_map
 from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.refs import BlockLike, BlockRef
 from heddle.schedule.region import has_loops
-from heddle.schedule.state import edit, fresh_name
+from heddle.schedule.state import edit
+from heddle.support.names import fresh_name
 from heddle.tir.build import for_nest, load, make_block, point, seq, shape_symbols, store
 from heddle.tir.nodes import (
     Block,

@@ -26,7 +26,8 @@ from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import point_reads
-from heddle.schedule.state import blocks_below, fresh_name, with_body
+from heddle.schedule.state import blocks_below, with_body
+from heddle.support.names import fresh_name
 from heddle.tir.build import TRUE, load, make_block, point, seq, store
 from heddle.tir.nodes import (
     Block,

@@ -48,6 +48,7 @@ def check(
     sizes: Mapping[str, int] | None = None,
     reference: str = "auto",
     tolerance: float | None = None,
+    libs: Sequence[str | os.PathLike[str]] = (),
 ) -> Any:
     """Compare the scheduled function, compiled, with the function that the schedule began with.
 
@@ -55,14 +56,15 @@ def check(
     `seed`, with `sizes` for symbolic dimensions by name. reference: how the original runs,
     "interpreted", "compiled" (with no schedule) or "auto": interpreted when that is quick.
     tolerance: the largest difference, as a share of the largest value; by default what the dtype
-    and the length of its sums allow.
+    and the length of its sums allow. libs: where the C functions are that it calls, as in
+    `heddle.build`.
 
     Returns a `CheckResult`. Raises `ScheduleError` when values differ, and says where most.
 
     >>> sch.check()                                      # doctest: +SKIP
     check: C within 1.1e-06 of the largest value (16384 elements, interpreted)
     """
-    options: dict[str, Any] = {"seed": seed, "sizes": sizes}
+    options: dict[str, Any] = {"seed": seed, "sizes": sizes, "libs": libs}
     return find_tool("check")(sch, inputs, reference=reference, tolerance=tolerance, **options)
 
 
@@ -73,16 +75,18 @@ def bench(
     inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
+    libs: Sequence[str | os.PathLike[str]] = (),
 ) -> Any:
     """Time the scheduled function on this machine: the median of `rounds` rounds.
 
-    inputs, seed, sizes: as in `check`. Returns a `BenchResult` (milliseconds, GFLOP/s, share of
-    the peak of the cores it may use).
+    inputs, seed, sizes, libs: as in `check`. Returns a `BenchResult` (milliseconds, GFLOP/s, share
+    of the peak of the cores it may use).
 
     >>> sch.bench()                                      # doctest: +SKIP
     0.024 ms, 175 GFLOP/s, 32% of the peak of 543 (20 rounds)
     """
-    return find_tool("bench")(sch, rounds=rounds, inputs=inputs, seed=seed, sizes=sizes)
+    options: dict[str, Any] = {"seed": seed, "sizes": sizes, "libs": libs}
+    return find_tool("bench")(sch, rounds=rounds, inputs=inputs, **options)
 
 
 def asm(sch: Schedule, block: Any = None, *, target: Target | None = None) -> Any:
