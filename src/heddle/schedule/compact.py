@@ -14,7 +14,11 @@ from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.schedule.affine import Affine, Box1, affine, is_product, union
 from heddle.schedule.boxes import loop_domain, loops_between, needed_box, region_box
-from heddle.schedule.primitives.private import starts_and_ends_inside
+from heddle.schedule.primitives.private import (
+    is_rolling,
+    ordered_loops,
+    starts_and_ends_inside,
+)
 from heddle.schedule.region import expr_key
 from heddle.schedule.state import State, edit, with_body
 from heddle.tir.build import load as tir_load
@@ -61,7 +65,7 @@ def _compact_one(func: PrimFunc, buffer: Buffer, at: Var | None) -> PrimFunc:
     users = list({block.name: block for block in (*writers, *readers)}.values())
     if not writers or not readers:
         return func
-    site = _common_loop(state, users)
+    site = _common_loop(state, users, ordered_loops(state, buffer))
     if site is None or (at is not None and site.var is not at):
         return func
     shrunk = _by_points(state, buffer, users, site) or _by_box(state, buffer, users, site)
@@ -112,6 +116,8 @@ def _by_points(state: State, buffer: Buffer, users: Sequence[Block], site: For) 
     places = [Var(f"p{position}") for position in range(_MOST_LOOPS)]
     key: Any = None
     exact = True
+    if any(map(is_rolling, users)):
+        return None  # some points are those of the iteration before
     around: dict[str, tuple[Expr, ...]] = {}
     shape: list[Expr] = []
     for user in users:
@@ -151,8 +157,9 @@ def _by_points(state: State, buffer: Buffer, users: Sequence[Block], site: For) 
 _MOST_LOOPS = 16
 
 
-def _common_loop(state: State, users: Sequence[Block]) -> For | None:
-    """The innermost loop around all users that may hold an allocation."""
+def _common_loop(state: State, users: Sequence[Block], ordered: set[Var]) -> For | None:
+    """The innermost loop around all users that may hold an allocation: values pass between the
+    iterations of those in `ordered`."""
     paths = [state.path(user)[:-1] for user in users]
     found: For | None = None
     for steps in zip(*paths, strict=False):
@@ -160,7 +167,7 @@ def _common_loop(state: State, users: Sequence[Block]) -> For | None:
             break
         step = steps[0]
         if type(step) is For:
-            if step.kind in (ForKind.VECTORIZED, ForKind.UNROLLED):
+            if step.kind in (ForKind.VECTORIZED, ForKind.UNROLLED) or step.var in ordered:
                 break
             found = step
     return found

@@ -64,4 +64,13 @@ def windows(n: int = 15) -> PrimFunc:
     return te.create_prim_func([a, c], name="windows")
 
 
-EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded, windows)}
+def blurred(rows: int = 14, columns: int = 8) -> PrimFunc:
+    """`B = A + 1`, `C[i, j] = sum(B[i + k, j] for k in range(3))`"""
+    a = te.placeholder((rows + 2, columns), name="A")
+    b = te.compute((rows + 2, columns), lambda i, j: a[i, j] + 1.0, name="B")
+    r = te.reduce_axis(3, "k")
+    c = te.compute((rows, columns), lambda i, j: te.sum(b[i + r, j], axis=r), name="C")
+    return te.create_prim_func([a, c], name="blurred")
+
+
+EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded, windows, blurred)}

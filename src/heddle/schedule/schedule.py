@@ -220,6 +220,7 @@ class Schedule:
     software_pipeline = primitives.software_pipeline
     double_buffer = primitives.double_buffer
     prefetch = primitives.prefetch
+    rolling_buffer = primitives.rolling_buffer
     sample_categorical = primitives.sample_categorical
     sample_perfect_tile = primitives.sample_perfect_tile
     sample_partitioned_tile = primitives.sample_partitioned_tile

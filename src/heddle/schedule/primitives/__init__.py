@@ -34,6 +34,7 @@ from heddle.schedule.primitives.reindex import (
     reindex_cache_write,
 )
 from heddle.schedule.primitives.rfactor import rfactor
+from heddle.schedule.primitives.rolling import rolling_buffer
 from heddle.schedule.primitives.sample import (
     sample_categorical,
     sample_compute_location,
@@ -72,6 +73,7 @@ __all__ = [
     "reverse_compute_at",
     "reverse_compute_inline",
     "rfactor",
+    "rolling_buffer",
     "sample_categorical",
     "sample_compute_location",
     "sample_partitioned_tile",

@@ -9,6 +9,7 @@ from heddle.ir.expr import Expr, IntImm, Var, as_int, const, logical_and
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import post_order, rewrite, substitute
 from heddle.schedule.primitives.base import fail, primitive
+from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.refs import BlockLike
 from heddle.schedule.region import has_loops, point_reads
 from heddle.tir.build import point
@@ -117,6 +118,7 @@ def compute_inline(sch: Schedule, block: BlockLike) -> None:
         C[i] = B[i] * 2.0
     """
     node = sch.block(block)
+    check_stays(sch, "compute_inline", node)
     store = single_store(sch, "compute_inline", node)
     buffer = store.buffer
     intermediate(sch, "compute_inline", node, buffer)
@@ -169,6 +171,7 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
     """
     name = "reverse_compute_inline"
     node = sch.block(block)
+    check_stays(sch, name, node)
     store = single_store(sch, name, node)
     producer, load = _sole_producer(sch, name, node)
     target = single_store(sch, name, producer)

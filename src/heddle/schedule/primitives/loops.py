@@ -11,6 +11,7 @@ from heddle.ir.structural import structural_equal
 from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.peel import peel_tail
+from heddle.schedule.primitives.private import is_rolling, ordered_loops
 from heddle.schedule.primitives.reduce import runs_once
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.simplify import simplify_bindings
@@ -360,6 +361,8 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     loop,
                     block,
                 )
+        if is_rolling(block) and depends:
+            _check_rolling(sch, name, loop, block)
         if name == "vectorize" and any(b.kind is not IterKind.SPATIAL for b in block.iters):
             if not runs_once(block, around, around.index(node)):
                 raise fail(
@@ -381,6 +384,27 @@ def _check_independent(sch: Schedule, name: str, loop: LoopRef) -> None:
                     f"`{region.buffer.name}`; move the block out of the loop first",
                     block,
                 )
+
+
+def _check_rolling(sch: Schedule, name: str, loop: LoopRef, block: Block) -> None:
+    """Raise when iterations of `loop` would share the rolling buffer that `block` fills.
+
+    Around the rolling loop, each thread has a buffer of its own; lanes have not."""
+    node = sch.state.loop(loop.var)
+    inside = {id(found) for found in blocks_below(node)}
+    buffer = block.writes[0].buffer
+    readers = [b for b in sch.state.readers.get(buffer, ()) if id(b) in inside and b is not block]
+    rolling = ordered_loops(sch.state, buffer)
+    within = any(type(n) is For and n.var in rolling for n in sch.state.path(node)[:-1])
+    if readers and (within or name != "parallel"):
+        raise fail(
+            sch,
+            name,
+            f"the iterations of {loop} would share the rolling buffer `{buffer.name}`; {name} a "
+            "loop of one block, or call it before rolling_buffer",
+            loop,
+            block,
+        )
 
 
 def _combines(block: Block) -> bool:

@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from heddle.ir.expr import GE, GT, LE, LT, Expr, Var, as_int
 from heddle.ir.walk import free_vars, substitute, uses_var
 from heddle.schedule.affine import Box1, affine
 from heddle.schedule.boxes import loop_domain, loops_between, region_box
+from heddle.schedule.primitives.base import fail
 from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.region import expr_key
 from heddle.schedule.state import State, blocks_below
 from heddle.tir.build import TRUE
 from heddle.tir.nodes import Block, Buffer, For, IfThenElse, IterKind, While
+
+if TYPE_CHECKING:
+    from heddle.schedule.schedule import Schedule
 
 _PLACES: Final = tuple(Var(f"p{position}") for position in range(16))
 """Variables that stand for the loops around a block, outermost first."""
@@ -36,6 +40,37 @@ def starts_and_ends_inside(state: State, loop: For, buffer: Buffer) -> bool:
     return all(_starts_over(state, loop, writer) for writer in writers) and all(
         _is_covered(state, loop, buffer, reader, writers, order) for reader in readers
     )
+
+
+def ordered_loops(state: State, buffer: Buffer) -> set[Var]:
+    """The loops that a block which writes `buffer` must go through in order: what is in the buffer
+    passes from one iteration of them to the next."""
+    return {
+        var
+        for writer in state.writers.get(buffer, ())
+        for bound in writer.iters
+        if bound.kind is IterKind.ORDERED
+        for var in free_vars(bound.binding)
+    }
+
+
+def is_rolling(writer: Block) -> bool:
+    """Whether a block fills a rolling buffer: it runs in the order of a variable that its elements
+    do not tell, because each takes the place of another."""
+    ordered = {bound.var for bound in writer.iters if bound.kind is IterKind.ORDERED}
+    places = [part.min for region in writer.writes for part in region.ranges]
+    return bool(ordered) and not any(uses_var(place, ordered) for place in places)
+
+
+def rolling_loop(state: State, block: Block) -> tuple[Buffer, For] | None:
+    """A rolling buffer that `block` writes or reads, and its loop: the block has to stay there."""
+    for buffer in dict.fromkeys(region.buffer for region in (*block.writes, *block.reads)):
+        if any(map(is_rolling, state.writers.get(buffer, ()))):
+            ordered = ordered_loops(state, buffer)
+            for around in state.loops(block):
+                if around.var in ordered:
+                    return buffer, around
+    return None
 
 
 def _starts_over(state: State, loop: For, writer: Block) -> bool:
@@ -72,7 +107,7 @@ def _is_covered(
     for region in reader.reads:
         if region.buffer is buffer:
             needed = region_box(region, values, inner)
-            if not any(_contains(box, needed, inner) for box in written):
+            if not any(contains(box, needed, inner) for box in written):
                 return False
     return True
 
@@ -122,7 +157,7 @@ def _written_boxes(
         used = [var for point in points for var in set(free_vars(point)) if var in inner]
         if len(set(used)) == len(used):  # otherwise not a box: a diagonal
             boxes = region_box(region, values, inner)
-            if _contains(boxes, boxes, inner) and all(box and box.exact for box in boxes):
+            if contains(boxes, boxes, inner) and all(box and box.exact for box in boxes):
                 yield boxes
 
 
@@ -147,7 +182,7 @@ def _stays_in_domain(block: Block) -> bool:
     return True
 
 
-def _contains(
+def contains(
     outer: Sequence[Box1 | None],
     box: Sequence[Box1 | None],
     inner: Mapping[Var, object],
@@ -163,3 +198,18 @@ def _contains(
         if any(uses_var(e, set(inner)) for e in (part.low.expr(), part.extent)):
             return False
     return True
+
+
+def check_stays(sch: Schedule, name: str, node: Block) -> None:
+    """Raise when `node` fills or reads a rolling buffer: elsewhere, the window has moved on."""
+    found = rolling_loop(sch.state, node)
+    if found is not None:
+        buffer, loop = found
+        raise fail(
+            sch,
+            name,
+            f"`{buffer.name}` is a rolling buffer along loop `{loop.var.name}`, so that block "
+            f"`{node.name}` has to stay there; call {name} before rolling_buffer",
+            loop,
+            node,
+        )
