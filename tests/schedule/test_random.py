@@ -140,6 +140,17 @@ def _staged_at(rng: random.Random, sch: Schedule) -> None:
     move(_some_loop(rng, sch), _some_block(rng, sch), 0, "local")
 
 
+def _index(rng: random.Random, sch: Schedule) -> None:
+    sch.cache_index(_some_block(rng, sch), "local", repeats=rng.choice([1, 2]))
+
+
+def _roll(rng: random.Random, sch: Schedule) -> None:
+    block = _some_block(rng, sch)
+    loops = sch.get_loops(block)
+    if loops:
+        sch.rolling_buffer(block, rng.choice(loops))
+
+
 ACTIONS = {
     "split": (_split, 6),
     "fuse": (_fuse, 3),
@@ -179,6 +190,8 @@ ACTIONS = {
     "rfactor": (_rfactor, 3),
     "loop_partition": (_partition, 2),
     "merge": (_merge, 2),
+    "cache_index": (_index, 2),
+    "rolling_buffer": (_roll, 4),
     "decompose_reduction": (
         lambda rng, sch: sch.decompose_reduction(_some_block(rng, sch), _some_loop(rng, sch)),
         3,

@@ -73,4 +73,11 @@ def blurred(rows: int = 14, columns: int = 8) -> PrimFunc:
     return te.create_prim_func([a, c], name="blurred")
 
 
-EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded, windows, blurred)}
+def resized(rows: int = 20, columns: int = 8) -> PrimFunc:
+    """`C[i, j] = A[i * 3 // 5, j]`: an image of 12 rows resized to 20"""
+    a = te.placeholder((rows * 3 // 5, columns), name="A")
+    c = te.compute((rows, columns), lambda i, j: a[i * 3 // 5, j], name="C")
+    return te.create_prim_func([a, c], name="resized")
+
+
+EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded, windows, blurred, resized)}

@@ -205,6 +205,7 @@ class Schedule:
     reverse_compute_at = primitives.reverse_compute_at
     compute_inline = primitives.compute_inline
     reverse_compute_inline = primitives.reverse_compute_inline
+    cache_index = primitives.cache_index
     cache_inplace = primitives.cache_inplace
     cache_read = primitives.cache_read
     cache_write = primitives.cache_write

@@ -6,6 +6,7 @@ from heddle.schedule.primitives.block_iters import (
     transform_block_layout,
 )
 from heddle.schedule.primitives.cache import cache_inplace, cache_read, cache_write, set_scope
+from heddle.schedule.primitives.cache_index import cache_index
 from heddle.schedule.primitives.epilogue import fuse_reduction_epilogue
 from heddle.schedule.primitives.inline import compute_inline, reverse_compute_inline
 from heddle.schedule.primitives.layout import storage_align, transform_layout
@@ -49,6 +50,7 @@ __all__ = [
     "bind",
     "blockize",
     "annotate",
+    "cache_index",
     "cache_inplace",
     "cache_read",
     "cache_write",
