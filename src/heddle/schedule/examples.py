@@ -80,4 +80,30 @@ def resized(rows: int = 20, columns: int = 8) -> PrimFunc:
     return te.create_prim_func([a, c], name="resized")
 
 
-EXAMPLES = {f.__name__: f for f in (chain, row_sum, product, biased_product, padded, windows, blurred, resized)}
+def integer_product(m: int = 4, n: int = 16, k: int = 8) -> PrimFunc:
+    """`C = A @ B` of int8, summed in int32"""
+    a = te.placeholder((m, k), "int8", name="A")
+    b = te.placeholder((k, n), "int8", name="B")
+    r = te.reduce_axis(k, "k")
+
+    def term(i: Var, j: Var) -> Expr:
+        return te.sum(a[i, r].astype("int32") * b[r, j].astype("int32"), axis=r)
+
+    c = te.compute((m, n), term, name="C")
+    return te.create_prim_func([a, b, c], name="integer_product")
+
+
+EXAMPLES = {
+    f.__name__: f
+    for f in (
+        chain,
+        row_sum,
+        product,
+        biased_product,
+        padded,
+        windows,
+        blurred,
+        resized,
+        integer_product,
+    )
+}

@@ -29,7 +29,10 @@ run as tests; `sketch` prints the loops and assignments of a function, and these
 def reference() -> str:
     """The page."""
     lines = [_HEAD]
-    lines += [f"- `{name}()`: {inspect.getdoc(make)}" for name, make in EXAMPLES.items()]
+    for name, make in EXAMPLES.items():
+        lines += [f"`{name}()`: {inspect.getdoc(make)}", "", "```python"]
+        lines += [sketch(make()), "```", ""]
+    lines.pop()
     for name in sorted(PRIMITIVES):
         call = PRIMITIVES[name].call
         parameters = list(inspect.signature(call).parameters.values())[1:]
@@ -44,13 +47,11 @@ def _plain(signature: str) -> str:
 
 
 def _markdown(text: str) -> Iterator[str]:
-    """A docstring: sessions in fences, drawings indented, the rest as it stands."""
+    """A docstring: sessions in fences, the rest as it stands."""
     for paragraph in text.split("\n\n"):
         rows = paragraph.splitlines()
         if rows[0].startswith(">>>"):
             yield from ("```pycon", *rows, "```")
-        elif not rows[0].startswith(" ") and "   ->   " in paragraph:
-            yield from ("    " + row for row in rows)
         else:
             yield from rows
         yield ""

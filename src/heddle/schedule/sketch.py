@@ -87,7 +87,8 @@ def _loop(loop: For) -> Iterator[str]:
     else:
         start = "" if as_int(loop.min) == 0 else f"{loop.min}, "
         end = loop.extent if not start else Analyzer().simplify(loop.min + loop.extent)
-        notes = "".join(f", {key}={value!r}" for key, value in loop.annotations.items())
+        told = {k: v for k, v in loop.annotations.items() if not k.endswith("_digest")}
+        notes = "".join(f", {key}={value!r}" for key, value in told.items())
         yield f"for {loop.var.name} in {_WORDS[loop.kind]}({start}{end}{notes}):"
     yield from _indented(nest[-1].body)
 
@@ -115,7 +116,9 @@ def _block(block: Block) -> Iterator[str]:
 
     lines = [_allocation(buffer) for buffer in block.alloc_buffers]
     if block.init is not None:
-        lines += [f"with init: {line}" for line in _lines(shown(block.init))]
+        first = list(_lines(shown(block.init)))
+        nested = ["with init:", *("    " + line for line in first)]
+        lines += [f"with init: {first[0]}"] if len(first) == 1 else nested
     lines += _lines(shown(block.body))
     if block.name not in {region.buffer.name for region in block.writes}:
         lines[0] += f"  # {block.name}"

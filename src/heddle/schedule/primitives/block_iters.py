@@ -128,8 +128,14 @@ def _with_iters(node: Block, iters: Sequence[IterVar], values: dict[Var, Expr]) 
 def reorder_block_iter_var(sch: Schedule, block: BlockLike, order: Sequence[int]) -> None:
     """List the iteration variables of a block in another order; the loops stay as they are.
 
-        with block("C"):                   with block("C"):        # order=[2, 0, 1]
-            vi, vj, vk = i, j, k      ->       vk, vi, vj = k, i, j
+    >>> sch = Schedule(product())
+    >>> sch.reorder_block_iter_var("C", [2, 0, 1])
+    >>> [bound.var.name for bound in sch.block("C").iters]
+    ['vk', 'vi', 'vj']
+    >>> print(sketch(sch.func))
+    for i, j, k in grid(16, 32, 24):
+        with init: C[i, j] = 0.0
+        C[i, j] = C[i, j] + A[i, k] * B[k, j]
 
     The order is what `index_map` of other primitives and tensor intrinsics see.
     """

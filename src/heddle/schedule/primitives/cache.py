@@ -113,8 +113,18 @@ def below_root(path: list[Stmt]) -> Stmt:
 def cache_read(sch: Schedule, block: BlockLike, read_index: int, scope: str) -> BlockRef:
     """Copy a buffer that a block reads into a new buffer, and let the block read that one.
 
-        C[i] = A[i] * 2.0      ->     A_local[i] = A[i]          # cache_read("C", 0, "local")
-                                      C[i] = A_local[i] * 2.0
+    >>> sch = Schedule(chain())
+    >>> sch.cache_read("C", 0, "local")
+    block `B_local`
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    B_local = alloc((32,), scope="local")
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for ax0 in range(32):
+        B_local[ax0] = B[ax0]
+    for i in range(32):
+        C[i] = B_local[i] * 2.0
 
     `read_index` counts the distinct buffers that the block reads. Returns the copying block
     (named like its buffer), to be moved by compute_at.
@@ -145,8 +155,18 @@ def cache_read(sch: Schedule, block: BlockLike, read_index: int, scope: str) -> 
 def cache_write(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> BlockRef:
     """Let a block compute in a new buffer, and copy that to where it wrote before.
 
-        C[i] = A[i] * 2.0      ->     C_local[i] = A[i] * 2.0    # cache_write("C", 0, "local")
-                                      C[i] = C_local[i]
+    >>> sch = Schedule(chain())
+    >>> sch.cache_write("C", 0, "local")
+    block `C_write`
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    C_local = alloc((32,), scope="local")
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for i in range(32):
+        C_local[i] = B[i] * 2.0  # C
+    for ax0 in range(32):
+        C[ax0] = C_local[ax0]  # C_write
 
     `write_index` counts the distinct buffers that the block writes. Returns the copying block
     (`<buffer>_write`), to be moved by reverse_compute_at.
@@ -239,7 +259,14 @@ def _inside(sch: Schedule, block: Stmt, above: Stmt) -> bool:
 def set_scope(sch: Schedule, block: BlockLike, write_index: int, scope: str) -> None:
     """Change the memory scope of an intermediate buffer that a block writes.
 
-    B = alloc_buffer((128,), scope="global")   ->   B = alloc_buffer((128,), scope="local")
+    >>> sch = Schedule(chain())
+    >>> sch.set_scope("B", 0, "local")
+    >>> print(sketch(sch.func))
+    B = alloc((32,), scope="local")
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for i in range(32):
+        C[i] = B[i] * 2.0
     """
     node = sch.block(block)
     check_scope(sch, "set_scope", scope)

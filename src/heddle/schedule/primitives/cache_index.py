@@ -41,9 +41,7 @@ _ARITHMETIC: Final = (Add, Sub, Mul, FloorDiv, FloorMod, Min, Max, Cast, IntImm,
 
 
 @primitive
-def cache_index(
-    sch: Schedule, block: BlockLike, scope: str, *, repeats: int = 1
-) -> list[BlockRef]:
+def cache_index(sch: Schedule, block: BlockLike, scope: str, *, repeats: int = 1) -> list[BlockRef]:
     """Compute the indices with which a block accesses buffers once, and let it look them up.
 
     >>> sch = Schedule(resized())
@@ -66,9 +64,7 @@ def cache_index(
     if repeats < 1:
         raise fail(sch, _NAME, f"`repeats` must be positive, got {repeats}")
     if has_loops(node):
-        raise fail(
-            sch, _NAME, f"block `{node.name}` accesses buffers in loops of its own", node
-        )
+        raise fail(sch, _NAME, f"block `{node.name}` accesses buffers in loops of its own", node)
     symbols = {*shape_symbols(sch.func), *(p for p in sch.func.params if isinstance(p, Var))}
     chosen = _chosen(node, repeats, symbols)
     if not chosen:
@@ -115,7 +111,9 @@ def _chosen(node: Block, repeats: int, symbols: set[Var]) -> dict[Any, Expr]:
     variables = {bound.var for bound in node.iters}
     counts: Counter[Any] = Counter()
     for index in _accesses(node):
-        counts.update(expr_key(part) for part in _parts(index) if _computes(part, variables, symbols))
+        counts.update(
+            expr_key(part) for part in _parts(index) if _computes(part, variables, symbols)
+        )
     found: dict[Any, Expr] = {}
 
     def choose(value: Expr) -> None:
@@ -166,7 +164,9 @@ def _filling(name: str, buffer: Buffer, node: Block, value: Expr) -> Stmt:
     places = [bound.var for bound in iters]
     own: dict[Var, Expr] = {old.var: new for old, new in zip(used, places, strict=True)}
     stored = store(buffer, substitute(value, own), places)
-    return for_nest(loops, make_block(name, iters, stored, reads=(), writes=[point(buffer, places)]))
+    return for_nest(
+        loops, make_block(name, iters, stored, reads=(), writes=[point(buffer, places)])
+    )
 
 
 def _looking_up(node: Block, lookups: Mapping[Any, BufferLoad]) -> Block:

@@ -112,10 +112,11 @@ def inverse_of(
 def compute_inline(sch: Schedule, block: BlockLike) -> None:
     """Put the expression of an element-wise block into its consumers, and drop the block.
 
-    for i in range(8):                    for i in range(8):
-        B[i] = A[i] + 1.0         ->          C[i] = (A[i] + 1.0) * 2.0
-    for i in range(8):
-        C[i] = B[i] * 2.0
+    >>> sch = Schedule(chain())
+    >>> sch.compute_inline("B")
+    >>> print(sketch(sch.func))
+    for i in range(32):
+        C[i] = (A[i] + 1.0) * 2.0
     """
     node = sch.block(block)
     check_stays(sch, "compute_inline", node)
@@ -161,10 +162,11 @@ def _with_loads(sch: Schedule, name: str, reader: Block, buffer: Buffer, handler
 def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
     """Put an element-wise consumer into the only producer of what it reads, and drop the consumer.
 
-        for i in range(8):                    for i in range(8):
-            B[i] = A[i] + 1.0         ->          C[i] = (A[i] + 1.0) * 2.0
-        for i in range(8):
-            C[i] = B[i] * 2.0
+    >>> sch = Schedule(chain())
+    >>> sch.reverse_compute_inline("C")
+    >>> print(sketch(sch.func))
+    for i in range(32):
+        C[i] = (A[i] + 1.0) * 2.0  # B
 
     The producer must not be a reduction: its value is final only after the last step. Use
     reverse_compute_at for that.

@@ -26,8 +26,15 @@ def transform_layout(
 ) -> None:
     """Store an intermediate buffer in another layout; every access to it is rewritten.
 
-        B = alloc_buffer((32, 64))                  B = alloc_buffer((2, 64, 16))
-        B[vi, vj] = ...                       ->    B[vi // 16, vj, vi % 16] = ...
+    >>> sch = Schedule(blurred())
+    >>> sch.transform_layout("B", "write", 0, "lambda i, j: (j // 4, i, j % 4)")
+    >>> print(sketch(sch.func))
+    B = alloc((2, 16, 4))
+    for i, j in grid(16, 8):
+        B[j // 4, i, j % 4] = A[i, j] + 1.0
+    for i, j, k in grid(14, 8, 3):
+        with init: C[i, j] = 0.0
+        C[i, j] = C[i, j] + B[j // 4, i + k, j % 4]
 
     `side` ("read" or "write") and `index` choose the buffer among those of the block, `index_map`
     is the text of a function from old to new indices: "lambda i, j: (i // 16, j, i % 16)". Sums,
@@ -62,12 +69,21 @@ def storage_align(
 ) -> None:
     """Give an intermediate buffer rows whose distance in memory suits the machine.
 
-        P = alloc((64, 64))   ->   P = alloc((64, 64), strides=(72, 1))    # axis 0, 32, 8
+    >>> sch = Schedule(blurred())
+    >>> sch.storage_align("B", 0, 0, 16, 4)
+    >>> print(sketch(sch.func))
+    B = alloc((16, 8))
+    for i, j in grid(16, 8):
+        B[i, j] = A[i, j] + 1.0
+        # storage_align: [[0, 0, 16, 4]]
+    for i, j, k in grid(14, 8, 3):
+        with init: C[i, j] = 0.0
+        C[i, j] = C[i, j] + B[i + k, j]
 
     In the lowered function, the stride of dimension `axis`, in elements, is the smallest that holds
     the dimensions inside it and is `offset` more than a multiple of `factor`: rows that do not fall
-    on the same cache set, or that start at a vector boundary. `write_index` counts the buffers that
-    the block writes.
+    on the same cache set, or that start at a vector boundary; here they are 20 elements apart.
+    `write_index` counts the buffers that the block writes.
     """
     name = "storage_align"
     node = sch.block(block)

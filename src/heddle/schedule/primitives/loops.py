@@ -82,9 +82,29 @@ def split(
 ) -> list[LoopRef]:
     """Split a loop into nested loops with the given extents; one factor may be None: what is left.
 
-        for i in range(128):          for i_0 in range(32):
-            C[i] = A[i]         ->        for i_1 in range(4):
-                                              C[i_0 * 4 + i_1] = A[i_0 * 4 + i_1]
+    >>> sch = Schedule(chain())
+    >>> (i,) = sch.get_loops("C")
+    >>> sch.split(i, factors=[None, 5])
+    [loop `i_0`, loop `i_1`]
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for i_0, i_1 in grid(7, 5):
+        if i_0 * 5 + i_1 < 32:
+            C[i_0 * 5 + i_1] = B[i_0 * 5 + i_1] * 2.0
+    >>> sch = Schedule(chain())
+    >>> (i,) = sch.get_loops("C")
+    >>> sch.split(i, factors=[None, 5], tail="peel")
+    [loop `i_0`, loop `i_1`]
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for i_0, i_1 in grid(6, 5):
+        C[i_0 * 5 + i_1] = B[i_0 * 5 + i_1] * 2.0
+    for i_tail in range(2):
+        C[i_tail + 30] = B[i_tail + 30] * 2.0  # C_tail
 
     When the factors do not divide the extent, `tail="predicate"` guards the blocks inside, and
     `tail="peel"` leaves them clean and runs the remainder in a loop of its own after them (copies
@@ -164,9 +184,13 @@ def _covers_exactly(extent: Expr, factors: Sequence[int | None], inner: int) -> 
 def fuse(sch: Schedule, *loops: LoopRef) -> LoopRef:
     """Make one loop of directly nested loops, given outermost first.
 
-        for i in range(4):            for i_j_fused in range(32):
-            for j in range(8):  ->        C[i_j_fused // 8, i_j_fused % 8] = ...
-                C[i, j] = ...
+    >>> sch = Schedule(resized())
+    >>> i, j = sch.get_loops("C")
+    >>> sch.fuse(i, j)
+    loop `i_j_fused`
+    >>> print(sketch(sch.func))
+    for i_j_fused in range(160):
+        C[i_j_fused // 8, i_j_fused % 8] = A[i_j_fused // 8 * 3 // 5, i_j_fused % 8]
 
     Returns the fused loop.
     """
@@ -215,9 +239,15 @@ def fuse(sch: Schedule, *loops: LoopRef) -> LoopRef:
 def add_unit_loop(sch: Schedule, target: LoopRef | BlockLike) -> LoopRef:
     """Put a loop of extent 1 around a loop, or around all loops of a block.
 
-        for i in range(8):            for unit in range(1):
-            C[i] = A[i]         ->        for i in range(8):
-                                              C[i] = A[i]
+    >>> sch = Schedule(chain())
+    >>> sch.add_unit_loop("C")
+    loop `unit`
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for unit, i in grid(1, 32):
+        C[i] = B[i] * 2.0
 
     Returns the new loop: a place for compute_at and annotations where there was none.
     """
@@ -234,7 +264,13 @@ def add_unit_loop(sch: Schedule, target: LoopRef | BlockLike) -> LoopRef:
 def reorder(sch: Schedule, *loops: LoopRef) -> None:
     """Put loops of one nest into the given order; other loops between them stay where they are.
 
-    for i, j, k in grid(4, 8, 16):   ->   for k, j, i in grid(16, 8, 4):    # reorder(k, i)
+    >>> sch = Schedule(product())
+    >>> i, j, k = sch.get_loops("C")
+    >>> sch.reorder(k, i)
+    >>> print(sketch(sch.func))
+    for k, j, i in grid(24, 32, 16):
+        with init: C[i, j] = 0.0
+        C[i, j] = C[i, j] + A[i, k] * B[k, j]
     """
     if len({ref.var for ref in loops}) != len(loops):
         raise fail(sch, "reorder", "a loop is given twice")
@@ -440,7 +476,13 @@ def _with_kind(sch: Schedule, loop: LoopRef, kind: ForKind) -> None:
 def parallel(sch: Schedule, loop: LoopRef) -> None:
     """Run the iterations of a loop on the thread pool.
 
-    for i in range(64): ...   ->   for i in parallel(64): ...
+    >>> sch = Schedule(row_sum())
+    >>> sch.parallel(sch.find("i"))
+    >>> print(sketch(sch.func))
+    for i in parallel(8):
+        for k in range(64):
+            with init: S[i] = 0.0
+            S[i] = S[i] + A[i, k]
     """
     _check_independent(sch, "parallel", loop)
     _with_kind(sch, loop, ForKind.PARALLEL)
@@ -450,7 +492,13 @@ def parallel(sch: Schedule, loop: LoopRef) -> None:
 def bind(sch: Schedule, loop: LoopRef, thread: str) -> None:
     """Run the iterations of a loop on the threads of a device: `thread` names the axis.
 
-    for i in range(64): ...   ->   for i in range(64, thread="blockIdx.x"): ...
+    >>> sch = Schedule(row_sum())
+    >>> sch.bind(sch.find("i"), "blockIdx.x")
+    >>> print(sketch(sch.func))
+    for i in range(8, thread='blockIdx.x'):
+        for k in range(64):
+            with init: S[i] = 0.0
+            S[i] = S[i] + A[i, k]
 
     The axes are blockIdx.x, .y, .z and threadIdx.x, .y, .z. Targets without such threads (CPUs)
     reject the function when it is built; use parallel there.
@@ -476,7 +524,12 @@ def bind(sch: Schedule, loop: LoopRef, thread: str) -> None:
 def vectorize(sch: Schedule, loop: LoopRef) -> None:
     """Run the iterations of a loop as the lanes of vectors. The extent must be a constant.
 
-    for j in range(16): ...   ->   for j in vectorized(16): ...
+    >>> sch = Schedule(resized())
+    >>> sch.vectorize(sch.find("j"))
+    >>> print(sketch(sch.func))
+    for i in range(20):
+        for j in vectorized(8):
+            C[i, j] = A[i * 3 // 5, j]
 
     A loop of a reduction (a sum, product, minimum or maximum without `init`) combines its lanes.
     """
@@ -493,7 +546,13 @@ def vectorize(sch: Schedule, loop: LoopRef) -> None:
 def unroll(sch: Schedule, loop: LoopRef) -> None:
     """Replace a loop by copies of its body when code is generated. The extent must be a constant.
 
-    for i in range(4): ...   ->   for i in unrolled(4): ...
+    >>> sch = Schedule(windows())
+    >>> sch.unroll(sch.find("k"))
+    >>> print(sketch(sch.func))
+    for i in range(15):
+        for k in unrolled(4):
+            with init: C[i] = 0.0
+            C[i] = C[i] + A[i * 2 + k]
     """
     node = sch.state.loop(loop.var)
     if as_int(node.extent) is None:
@@ -503,7 +562,17 @@ def unroll(sch: Schedule, loop: LoopRef) -> None:
 
 @primitive
 def serial(sch: Schedule, loop: LoopRef) -> None:
-    """Run the iterations of a loop in order again: undoes parallel, vectorize and unroll."""
+    """Run the iterations of a loop in order again: undoes parallel, vectorize and unroll.
+
+    >>> sch = Schedule(row_sum())
+    >>> i, k = sch.get_loops("S")
+    >>> sch.parallel(i)
+    >>> sch.serial(i)
+    >>> print(sketch(sch.func))
+    for i, k in grid(8, 64):
+        with init: S[i] = 0.0
+        S[i] = S[i] + A[i, k]
+    """
     _with_kind(sch, loop, ForKind.SERIAL)
 
 
@@ -512,14 +581,34 @@ def serial(sch: Schedule, loop: LoopRef) -> None:
 
 @primitive
 def annotate(sch: Schedule, target: LoopRef | BlockLike, key: str, value: object) -> None:
-    """Attach plain data to a loop or block, for passes and code generators to read."""
+    """Attach plain data to a loop or block, for passes and code generators to read.
+
+    >>> sch = Schedule(row_sum())
+    >>> sch.annotate(sch.find("k"), "note", [4, "rows"])
+    >>> sch.annotate("S", "who", "me")
+    >>> print(sketch(sch.func))
+    for i in range(8):
+        for k in range(64, note=[4, 'rows']):
+            with init: S[i] = 0.0
+            S[i] = S[i] + A[i, k]
+            # who: 'me'
+    """
     node = sch.node(target)
     sch.change({node: node.replace(annotations={**node.annotations, key: value})})
 
 
 @primitive
 def unannotate(sch: Schedule, target: LoopRef | BlockLike, key: str) -> None:
-    """Remove an annotation."""
+    """Remove an annotation.
+
+    >>> sch = Schedule(row_sum())
+    >>> sch.annotate("S", "who", "me")
+    >>> sch.unannotate("S", "who")
+    >>> print(sketch(sch.func))
+    for i, k in grid(8, 64):
+        with init: S[i] = 0.0
+        S[i] = S[i] + A[i, k]
+    """
     node = sch.node(target)
     if key not in node.annotations:
         has = ", ".join(f"`{name}`" for name in node.annotations) or "none"

@@ -42,11 +42,17 @@ def compute_at(
 ) -> None:
     """Move a producer into a loop of its consumers, to compute there what one iteration needs.
 
-        for i in range(64):                       for i_0 in range(16):
-            B[i] = A[i] + 1.0             ->          for ax0 in range(4):
-        for i_0, i_1 in grid(16, 4):                      B[i_0 * 4 + ax0] = A[...] + 1.0
-            C[i_0 * 4 + i_1] = B[...] * 2.0           for i_1 in range(4):
-                                                          C[i_0 * 4 + i_1] = B[...] * 2.0
+    >>> sch = Schedule(chain())
+    >>> (i,) = sch.get_loops("C")
+    >>> i_0, i_1 = sch.split(i, [None, 8])
+    >>> sch.compute_at("B", i_0)
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    for i_0 in range(4):
+        for ax0 in range(8):
+            B[i_0 * 8 + ax0] = A[i_0 * 8 + ax0] + 1.0
+        for i_1 in range(8):
+            C[i_0 * 8 + i_1] = B[i_0 * 8 + i_1] * 2.0
 
     All consumers must be inside the loop. Elements that several iterations need are computed
     several times. A predicate keeps the block within its domain where the needed box exceeds it.
@@ -102,11 +108,17 @@ def reverse_compute_at(
 ) -> None:
     """Move a consumer into a loop of its producer, to run on what one iteration has produced.
 
-        for i_0, i_1 in grid(16, 4):              for i_0 in range(16):
-            B[i_0 * 4 + i_1] = A[...] + 1.0           for i_1 in range(4):
-        for i in range(64):               ->              B[i_0 * 4 + i_1] = A[...] + 1.0
-            C[i] = B[i] * 2.0                         for ax0 in range(4):
-                                                          C[i_0 * 4 + ax0] = B[...] * 2.0
+    >>> sch = Schedule(chain())
+    >>> (i,) = sch.get_loops("B")
+    >>> i_0, i_1 = sch.split(i, [None, 8])
+    >>> sch.reverse_compute_at("C", i_0)
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    for i_0 in range(4):
+        for i_1 in range(8):
+            B[i_0 * 8 + i_1] = A[i_0 * 8 + i_1] + 1.0
+        for ax0 in range(8):
+            C[i_0 * 8 + ax0] = B[i_0 * 8 + ax0] * 2.0
 
     The loop must not carry a reduction of the producer (its sums would be read unfinished), and
     the consumer must read each element with plain iteration variables, or those plus a constant.

@@ -46,9 +46,22 @@ def software_pipeline(sch: Schedule, loop: LoopRef, stages: Sequence[int]) -> No
 def double_buffer(sch: Schedule, block: BlockLike, loop: LoopRef) -> None:
     """Run the statement that holds a block one iteration ahead of the rest of a loop.
 
-        for i_0 in range(4):                for i_0 in range(5):
-            load(i_0)              ->           if i_0 < 4: load(i_0)
-            compute(i_0)                        if i_0 >= 1: compute(i_0 - 1)
+    >>> sch = Schedule(chain())
+    >>> (i,) = sch.get_loops("C")
+    >>> i_0, i_1 = sch.split(i, [None, 8])
+    >>> sch.read_at(i_0, "C", 0, "local")
+    block `B_local`
+    >>> sch.double_buffer("B_local", i_0)
+    >>> print(sketch(sch.func))
+    B = alloc((32,))
+    B_local = alloc((32,), scope="local")
+    for i in range(32):
+        B[i] = A[i] + 1.0
+    for i_0 in range(4, software_pipeline=[0, 1]):
+        for ax0 in range(8):
+            B_local[i_0 * 8 + ax0] = B[i_0 * 8 + ax0]
+        for i_1 in range(8):
+            C[i_0 * 8 + i_1] = B_local[i_0 * 8 + i_1] * 2.0
 
     The buffer that the block writes gets two slots, which take turns. It is `software_pipeline`
     with the stages 0 for the block and 1 for the others; `block` is usually a `cache_read`.

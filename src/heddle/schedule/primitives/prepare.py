@@ -108,12 +108,19 @@ def _elementwise(name: str, target: Buffer, value: Element) -> tuple[Stmt, Block
 def shift_to_unsigned(sch: Schedule, block: BlockLike, read_index: int) -> None:
     """Let an integer product read an int8 operand as uint8, 128 more, and take that off again.
 
-        for i, j, k: C[i, j] += A[i, k] * B[k, j]
-
-        A_shifted[i, k] = uint8(A[i, k] + 128)
-        B_sum[j] = sum over k of B[k, j]
-        for i, j, k:                               # from C[i, j] = -128 * B_sum[j]
-            C[i, j] += A_shifted[i, k] * B[k, j]
+    >>> sch = Schedule(integer_product())
+    >>> sch.shift_to_unsigned("C", 0)
+    >>> print(sketch(sch.func))
+    A_shifted = alloc((4, 8))
+    B_sum = alloc((16,))
+    for ax0, ax1 in grid(4, 8):
+        A_shifted[ax0, ax1] = T.reinterpret(T.bitwise_xor(A[ax0, ax1], -128), dtype="uint8")
+    for vk, vj in grid(8, 16):
+        with init: B_sum[vj] = 0
+        B_sum[vj] = B_sum[vj] + T.cast(B[vk, vj], "int32")
+    for i, j, k in grid(4, 16, 8):
+        with init: C[i, j] = B_sum[j] * -128
+        C[i, j] = C[i, j] + T.cast(A_shifted[i, k], "int32") * T.cast(B[k, j], "int32")
 
     Exact, since integers wrap. `read_index` counts the distinct buffers that the block reads.
     """

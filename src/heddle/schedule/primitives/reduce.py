@@ -26,10 +26,15 @@ if TYPE_CHECKING:
 def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> BlockRef:
     """Move the `init` of a reduction into a block of its own, right before `loop`.
 
-        for i in range(8):                    for i in range(8):
-            for k in range(16):       ->          C[i] = 0.0              # block C_init
-                with init: C[i] = 0.0             for k in range(16):
-                C[i] += A[i, k]                       C[i] += A[i, k]     # block C
+    >>> sch = Schedule(row_sum())
+    >>> i, k = sch.get_loops("S")
+    >>> sch.decompose_reduction("S", k)
+    block `S_init`
+    >>> print(sketch(sch.func))
+    for i in range(8):
+        S[i] = 0.0  # S_init
+        for k in range(64):
+            S[i] = S[i] + A[i, k]
 
     All loops of reduction variables must be `loop` or inside it. Returns the new block, named
     `<block>_init`; the block keeps its name for the updates.

@@ -52,7 +52,7 @@ def rolling_buffer(sch: Schedule, block: BlockLike, loop: LoopRef) -> None:
     B = alloc((3, 8))
     for i in range(14):
         for ax0, ax1 in grid(3, 8):
-            if i < 1 or 2 <= ax0:
+            if i < 1 or 1 < ax0:
                 B[(i + ax0) % 3, ax1] = A[i + ax0, ax1] + 1.0
         for j, k in grid(8, 3):
             with init: C[i, j] = 0.0
@@ -77,9 +77,7 @@ def rolling_buffer(sch: Schedule, block: BlockLike, loop: LoopRef) -> None:
     # The elements do not tell that the iterations depend on each other: this variable does.
     order = IterVar(top.extent, IterKind.ORDERED, top.var - top.min, Var(f"v{loop.name}"))
     guard = logical_or(top.var < top.min + 1, window.is_new)
-    kept = node.replace(
-        iters=(*node.iters, order), predicate=logical_and(node.predicate, guard)
-    )
+    kept = node.replace(iters=(*node.iters, order), predicate=logical_and(node.predicate, guard))
     changes: dict[Stmt, Stmt | None] = {node: _in_circles(kept, buffer, new, window.dim)}
     changes |= {reader: _in_circles(reader, buffer, new, window.dim) for reader in readers}
     func = sch.state.edited(changes)
@@ -114,7 +112,9 @@ def _rolled(sch: Schedule, node: Block, top: For, loop: LoopRef) -> tuple[Buffer
     buffers = list(dict.fromkeys(region.buffer for region in node.writes))
     if len(buffers) != 1:
         names = [buffer.name for buffer in buffers]
-        raise fail(sch, _NAME, f"block `{node.name}` must write one buffer, it writes {names}", node)
+        raise fail(
+            sch, _NAME, f"block `{node.name}` must write one buffer, it writes {names}", node
+        )
     buffer = buffers[0]
     intermediate(sch, _NAME, node, buffer)
     ordered = [b.var.name for b in node.iters if b.kind is IterKind.ORDERED]
@@ -153,9 +153,7 @@ def _rolled(sch: Schedule, node: Block, top: For, loop: LoopRef) -> tuple[Buffer
     return buffer, readers
 
 
-def _shared_loops(
-    sch: Schedule, node: Block, readers: Sequence[Block], top: For
-) -> list[For]:
+def _shared_loops(sch: Schedule, node: Block, readers: Sequence[Block], top: For) -> list[For]:
     """The loops around the block and its readers from `top` on, outermost first."""
     paths = [sch.state.path(user) for user in (node, *readers)]
     common = [steps[0] for steps in zip(*paths, strict=False) if len(set(steps)) == 1]
@@ -253,8 +251,8 @@ def _window(sch: Schedule, node: Block, buffer: Buffer, shared: Sequence[For]) -
         raise fail(
             sch,
             _NAME,
-            f"loop `{top.var.name}` moves the window of `{buffer.name}` by {abs(step)} rows, and it "
-            f"has {size}: no iteration needs rows of another (compact_buffers shrinks the buffer)",
+            f"loop `{top.var.name}` moves the window of `{buffer.name}` by {abs(step)} rows, and "
+            f"it has {size}: no iteration needs rows of another (compact_buffers shrinks the buffer)",
             top,
         )
     row = affine(indices[dim])
@@ -262,9 +260,7 @@ def _window(sch: Schedule, node: Block, buffer: Buffer, shared: Sequence[For]) -
     return _Window(dim, box, size, step, row, offset, frozenset({top.var, *used}))
 
 
-def _check_reader(
-    sch: Schedule, reader: Block, buffer: Buffer, window: _Window, site: For
-) -> None:
+def _check_reader(sch: Schedule, reader: Block, buffer: Buffer, window: _Window, site: For) -> None:
     """Raise unless `reader` reads rows of the window only."""
     if has_loops(reader):
         raise fail(
@@ -314,7 +310,7 @@ def _check_predicate(sch: Schedule, node: Block, window: _Window, top: For) -> N
 
 
 def _in_circles(block: Block, old: Buffer, new: Buffer, dim: int) -> Block:
-    """`block` with its accesses to `old` in `new`, whose dimension `dim` begins again at its end."""
+    """`block` with its accesses to `old` in `new`, in circles along dimension `dim`."""
 
     def place(indices: Sequence[Expr]) -> list[Expr]:
         return [i % new.shape[dim] if n == dim else i for n, i in enumerate(indices)]

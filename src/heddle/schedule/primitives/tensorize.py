@@ -47,6 +47,13 @@ def blockize(sch: Schedule, loop: LoopRef) -> BlockRef:
     [loop `i`, loop `j_0`, loop `k`]
     >>> sch.get_loops("C")
     [loop `j_1`]
+    >>> print(sketch(sch.func))
+    for i, j_0, k in grid(16, 2, 24):
+        with init:  # C_o
+            for j_1 in vectorized(16):
+                C[i, j_0 * 16 + j_1] = 0.0
+        for j_1 in range(16):
+            C[i, j_0 * 16 + j_1] = C[i, j_0 * 16 + j_1] + A[i, k] * B[k, j_0 * 16 + j_1]
 
     The loops must be directly nested around one block and cover whole tiles of its iteration
     variables: each variable is `tile * outer + inner`. The init of a reduction moves to the new
@@ -207,8 +214,13 @@ def tensorize(sch: Schedule, target: LoopRef | BlockLike, intrin: str) -> BlockR
     >>> sch.reorder(i, j_0, k, j_1)
     >>> sch.tensorize(j_1, "arm.fma")
     block `C_o`
-    >>> sch.get_loops("C_o")
-    [loop `i`, loop `j_0`, loop `k`]
+    >>> print(sketch(sch.func))
+    for i, j_0, k in grid(16, 8, 24):
+        with init:  # C_o
+            for j_1 in vectorized(4):
+                C[i, j_0 * 4 + j_1] = 0.0
+        for j_1 in range(4, tensor_intrin='arm.fma'):
+            C[i, j_0 * 4 + j_1] = C[i, j_0 * 4 + j_1] + A[i, k] * B[k, j_0 * 4 + j_1]
 
     `intrin` names a `heddle.tir.tensor_intrin`. The loops must be what it describes: the same
     extents, the same expression, the same element strides of every buffer. They are kept, marked,
