@@ -34,3 +34,51 @@ def test_nothing_or_several() -> None:
     assert sch.find("Z*", all=True) == []
     sch = Schedule(biased_product())
     assert sch.find("bias[vj]") == BlockRef("D")
+
+
+def test_patterns_of_names() -> None:
+    sch = Schedule(biased_product())
+    assert sch.find("[CD]", all=True) == []  # text with brackets is source
+    assert sch.find("?", all=True) == [
+        *sch.get_loops("C"),
+        BlockRef("C"),
+        *sch.get_loops("D"),
+        BlockRef("D"),
+    ]
+    assert sch.find("for k*") == sch.get_loops("C")[2]
+
+
+def test_source_of_every_kind_of_loop() -> None:
+    sch = Schedule(product())
+    i, j, k = sch.get_loops("C")
+    sch.parallel(i)
+    sch.unroll(k)
+    assert sch.find("for i in parallel(16):") == sch.find("for i in T.parallel(16)") == i
+    assert sch.find("for ? in unrolled(24)") == k
+    assert sch.find("for j in range(32)") == sch.find("for  j  in  T.serial(32):") == j
+    assert sch.find("for j in range(33)", all=True) == []
+
+
+def test_handles_survive_what_happens_to_others() -> None:
+    """A handle names its loop or block until a primitive consumes that very one."""
+    sch = Schedule(biased_product())
+    block = sch.find("A[vi, vk] * B[vk, vj]")
+    i, j, k = sch.get_loops("C")
+    row = sch.get_loops("D")[0]
+    j_0, j_1 = sch.split(j, [None, 8])
+    sch.reorder(j_0, i, k, j_1)
+    sch.cache_read("C", 0, "local")
+    sch.reverse_compute_at("D", i)
+    assert sch.get_loops(block) == [j_0, i, k, j_1]
+    sch.decompose_reduction(block, k)
+    sch.vectorize(j_1)
+    sch.parallel(j_0)
+    assert sch.find("for i in") == i
+    assert [sch.loop(loop).extent.value for loop in (j_0, i, k, j_1)] == [4, 16, 24, 8]
+    assert sch.block(block).name == "C"
+    with pytest.raises(ScheduleError, match="loop `j` does not exist: `split` consumed it"):
+        sch.unroll(j)
+    with pytest.raises(ScheduleError, match="loop `i` does not exist: it is not a loop of this"):
+        sch.unroll(row)
+    sch.annotate(k, "note", 1)
+    assert sch.loop(k).annotations == {"note": 1}

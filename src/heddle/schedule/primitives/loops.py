@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heddle.ir.expr import Add, Expr, Max, Min, Mul, Var, as_int, const, logical_and
+from heddle.ir.expr import Add, Expr, FloorMod, Max, Min, Mul, Var, as_int, const, logical_and
 from heddle.ir.structural import structural_equal
-from heddle.ir.walk import substitute, uses_var
+from heddle.ir.walk import pre_order, substitute, uses_var
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.peel import peel_tail
 from heddle.schedule.primitives.private import is_rolling, ordered_loops
@@ -324,8 +324,11 @@ def _chain(sch: Schedule, loops: Sequence[LoopRef], wanted: set[Var]) -> list[Fo
 def _check_ordered_iters(sch: Schedule, chain: list[For], order: list[For]) -> None:
     for block in blocks_below(chain[-1]):
         ordered = [bound for bound in block.iters if bound.kind is IterKind.ORDERED]
-        if not ordered:
+        if not any(uses_var(b.binding, n.var) for b in ordered for n in chain):
             continue
+        if is_rolling(block):  # the window moves with every loop that its rows depend on
+            places = [p.min for region in block.writes for p in region.ranges if _wraps(p.min)]
+            ordered += [b for b in block.iters if any(uses_var(p, b.var) for p in places)]
         used = [n.var for n in chain if any(uses_var(b.binding, n.var) for b in ordered)]
         after = [n.var for n in order if n.var in used]
         if used != after:
@@ -336,6 +339,10 @@ def _check_ordered_iters(sch: Schedule, chain: list[For], order: list[For]) -> N
                 "loops of ordered iteration variables keep their order",
                 block,
             )
+
+
+def _wraps(index: Expr) -> bool:
+    return any(type(found) is FloorMod for found in pre_order(index))
 
 
 def _check_first_steps(sch: Schedule, chain: list[For], order: list[For]) -> None:

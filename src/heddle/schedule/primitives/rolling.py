@@ -120,7 +120,7 @@ def _rolled(sch: Schedule, node: Block, top: For, loop: LoopRef) -> tuple[Buffer
     ordered = [b.var.name for b in node.iters if b.kind is IterKind.ORDERED]
     if ordered or any(region.buffer is buffer for region in node.reads):
         why = f"runs in the order of `{ordered[0]}`" if ordered else f"updates `{buffer.name}`"
-        raise fail(sch, _NAME, f"block `{node.name}` {why} already: nothing can be left out", node)
+        raise fail(sch, _NAME, f"block `{node.name}` {why}: every run of it counts", node)
     if top not in sch.state.loops(node):
         raise fail(
             sch,
@@ -252,7 +252,8 @@ def _window(sch: Schedule, node: Block, buffer: Buffer, shared: Sequence[For]) -
             sch,
             _NAME,
             f"loop `{top.var.name}` moves the window of `{buffer.name}` by {abs(step)} rows, and "
-            f"it has {size}: no iteration needs rows of another (compact_buffers shrinks the buffer)",
+            f"it has {size}: no iteration needs rows of another (compact_buffers shrinks the "
+            "buffer)",
             top,
         )
     row = affine(indices[dim])
