@@ -262,8 +262,8 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         blurred,
         parallel,
         (
-            "rolling_buffer: loop `i` is parallel, and its iterations would share the buffer; make it "
-            "serial"
+            "rolling_buffer: loop `i` is parallel, and its iterations would share the buffer; make "
+            "it serial"
         ),
     ),
     "threads": (blurred, threads, "rolling_buffer: loop `i` is bound to threads, and its"),
@@ -271,8 +271,8 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         lambda: windows(4, 2, 2),
         roll,
         (
-            "rolling_buffer: loop `i` moves the window of `B` by 2 rows, and it has 2: no iteration "
-            "needs rows of another (compact_buffers shrinks the buffer)"
+            "rolling_buffer: loop `i` moves the window of `B` by 2 rows, and it has 2: no "
+            "iteration needs rows of another (compact_buffers shrinks the buffer)"
         ),
     ),
     "nothing moves": (
@@ -284,8 +284,8 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         diagonal,
         roll,
         (
-            "rolling_buffer: 2 dimensions of `B` move along loop `i`, and exactly one must: block `B` "
-            "writes [i + ax0, i + ax1]"
+            "rolling_buffer: 2 dimensions of `B` move along loop `i`, and exactly one must: block "
+            "`B` writes [i + ax0, i + ax1]"
         ),
     ),
     "output": (
@@ -302,8 +302,8 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         blurred,
         lambda s: s.compute_at("B", (roll(s), s.get_loops("C")[1])[1]),
         (
-            "compute_at: `B` is a rolling buffer along loop `i`, so that block `B` has to stay there; "
-            "call compute_at before rolling_buffer"
+            "compute_at: `B` is a rolling buffer along loop `i`, so that block `B` has to stay "
+            "there; call compute_at before rolling_buffer"
         ),
     ),
     "inlining the reader": (
@@ -320,8 +320,8 @@ CASES: dict[str, tuple[Callable[[], PrimFunc], Callable[[Schedule], object], str
         blurred,
         guarded,
         (
-            "rolling_buffer: block `B` runs only where `ax0 < 2`, so that not every iteration of loop "
-            "`i` computes its rows; call rolling_buffer before splitting or padding"
+            "rolling_buffer: block `B` runs only where `ax0 < 2`, so that not every iteration of "
+            "loop `i` computes its rows; call rolling_buffer before splitting or padding"
         ),
     ),
     "outer rows read": (
