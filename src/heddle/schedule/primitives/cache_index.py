@@ -27,7 +27,8 @@ from heddle.schedule.primitives.cache import below_root, buffer_names, check_sco
 from heddle.schedule.primitives.inline import add_buffers
 from heddle.schedule.refs import BlockLike, BlockRef
 from heddle.schedule.region import expr_key, has_loops
-from heddle.schedule.state import edit, fresh_name
+from heddle.schedule.state import edit
+from heddle.support.names import fresh_name
 from heddle.tir.build import for_nest, load, make_block, point, seq, shape_symbols, spatial, store
 from heddle.tir.nodes import Block, Buffer, BufferLoad, BufferStore, Stmt
 
