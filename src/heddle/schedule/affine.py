@@ -110,8 +110,10 @@ def estimate(value: Expr, inner: Domain) -> Box1 | None:
     parts: list[tuple[int, Box1]] = []
     for key, (atom, count) in total.terms.items():
         if type(atom) is Var and atom in inner:
-            start, size = inner[atom]
-            part = Box1(affine(start), size)
+            found = _running(*inner[atom], inner)
+            if found is None:
+                return None
+            part = found
         elif not uses_var(atom, set(inner)):
             low = low.plus(Affine({key: (atom, 1)}, 0), count)
             continue
@@ -126,6 +128,18 @@ def estimate(value: Expr, inner: Domain) -> Box1 | None:
             low = low.plus(affine(part.extent - 1), count)
         extent = extent + (part.extent - 1) * abs(count)
     return Box1(low, affine(extent).expr(), _is_contiguous(parts))
+
+
+def _running(start: Expr, size: Expr, inner: Domain) -> Box1 | None:
+    """The values of a loop variable; where its bounds depend on other loops (a triangle), the
+    smallest interval around all of them."""
+    if not (uses_var(start, set(inner)) or uses_var(size, set(inner))):
+        return Box1(affine(start), size)
+    first, end = estimate(start, inner), estimate(start + size, inner)
+    if first is None or end is None:
+        return None
+    length = end.low.plus(affine(end.extent)).plus(first.low, -1).expr() - 1
+    return Box1(first.low, affine(length).expr(), False)
 
 
 def _is_contiguous(parts: list[tuple[int, Box1]]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from heddle.ir.expr import Expr, IntImm, Var, as_int, const, logical_and
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import post_order, rewrite, substitute
+from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.refs import BlockLike
@@ -184,6 +185,14 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
     if others:
         raise fail(sch, name, f"`{buffer.name}` is also read by {others}")
     where = inverse_of(sch, name, node, load.indices, f"reads `{buffer.name}`")
+    narrowed = what_narrows(sch.state, node)
+    if narrowed:
+        raise fail(
+            sch,
+            name,
+            f"block `{node.name}` {narrowed}: it may not run for all that `{producer.name}` makes",
+            node,
+        )
     _check_same_domain(sch, name, node, where, buffer)
     values: dict[Var, Expr] = {
         b.var: target.indices[where[b.var]] if b.var in where else const(0) for b in node.iters

@@ -13,7 +13,7 @@ from heddle.schedule.primitives.reduce import without_init
 from heddle.schedule.state import State, blocks_below, edit, walk
 from heddle.support.names import fresh_name
 from heddle.tir.build import replace_buffers, seq
-from heddle.tir.nodes import Block, For, ForKind, IterKind, Stmt
+from heddle.tir.nodes import Block, For, ForKind, IterKind, LetStmt, Stmt
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -68,18 +68,18 @@ def without_inits(stmt: Stmt, var: Var) -> Stmt:
 
 
 def copy_statement(state: State, stmt: Stmt, suffix: str, *, taken: set[str] | None = None) -> Stmt:
-    """A copy of `stmt` with fresh loop and iteration variables and fresh block names.
+    """A copy of `stmt` with fresh variables of loops, blocks and lets, and fresh block names.
 
     `taken` are the names of all blocks so far; those of the copy are added."""
     taken = set(state.block_links) if taken is None else taken
     memo: dict[object, object] = {}
     names: dict[str, str] = {}
     for found in walk(stmt):
-        if type(found) is For:
+        if type(found) is For or type(found) is LetStmt:
             memo[found.var] = Var(found.var.name, found.var.dtype)
         elif type(found) is Block:
             if found.init is not None:  # loops in there: of a block made of a tile
-                inner = (n for n in walk(found.init) if type(n) is For)
+                inner = (n for n in walk(found.init) if type(n) is For or type(n) is LetStmt)
                 memo.update((n.var, Var(n.var.name, n.var.dtype)) for n in inner)
             names[found.name] = fresh_name(found.name + suffix, taken)
             taken.add(names[found.name])
