@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a block runs for its whole domain, or for a part of it that its loops or conditions say."""
+"""Whether a block runs for its whole domain, or for what loops and conditions leave of it."""
 
 from __future__ import annotations
 

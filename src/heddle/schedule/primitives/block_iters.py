@@ -15,6 +15,7 @@ from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.index_map import extents_of, parse_index_map
 from heddle.schedule.refs import BlockLike
 from heddle.schedule.simplify import simplify_sums
+from heddle.support.names import fresh_name
 from heddle.tir.build import TRUE, for_nest
 from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Stmt
 
@@ -90,6 +91,7 @@ def transform_block_layout(sch: Schedule, block: BlockLike, index_map: str) -> N
         for p, b in zip(parameters, node.iters, strict=True)
         if type(b.binding) is Var
     }
+    taken = {text for pair in names.values() for text in pair}
     iters: list[IterVar] = []
     loops: list[tuple[Var, Expr]] = []
     extents = extents_of(sch, name, index_map, images, domain)
@@ -102,8 +104,8 @@ def transform_block_layout(sch: Schedule, block: BlockLike, index_map: str) -> N
                 f"result {number} of `{index_map}` mixes "
                 f"{' and '.join(sorted(kind.value for kind in mixed))} variables",
             )
-        same = names.get(image)  # type: ignore[call-overload]
-        loop, var = (Var(text) for text in same or (f"ax{number}", f"v{number}"))
+        plain = (fresh_name(f"ax{number}", taken), fresh_name(f"v{number}", taken))
+        loop, var = (Var(text) for text in names.get(image, plain))  # type: ignore[call-overload]
         loops.append((loop, extent))
         iters.append(IterVar(extent, mixed.pop(), loop, var))
     inverse = invert_iter_map(found, [bound.var for bound in iters])
