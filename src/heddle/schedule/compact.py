@@ -14,6 +14,7 @@ from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.schedule.affine import Affine, Box1, affine, is_product, union
 from heddle.schedule.boxes import loop_domain, loops_between, needed_box, region_box
+from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.private import (
     is_rolling,
     ordered_loops,
@@ -94,8 +95,11 @@ def _by_box(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> 
     needed = needed_box(state, buffer, state.readers[buffer], site, "reads")
     if not all(_holds(w, n) for w, n in zip(written, needed, strict=True)):
         return None
-    if None in written and not starts_and_ends_inside(state, site, buffer):
-        return None  # a whole dimension may be a bound on scattered writes only
+    # (The first iteration of a rolling loop, which is below the site, fills the window.)
+    writers = [writer for writer in state.writers[buffer] if not is_rolling(writer)]
+    partial = any(what_narrows(state, writer, below=site) for writer in writers)
+    if (partial or None in written) and not starts_and_ends_inside(state, site, buffer):
+        return None  # the box may be a bound on scattered writes only
     allowed = {*shape_symbols(state.func), *(p for p in state.func.params if type(p) is Var)}
     box = [_sized(part, dim, allowed) for part, dim in zip(written, buffer.shape, strict=True)]
     small = _resized(buffer, [part.extent for part in box])

@@ -5,29 +5,33 @@ from __future__ import annotations
 
 from heddle.ir.expr import GE, GT, LE, LT, Expr, as_int, const
 from heddle.ir.walk import uses_var
-from heddle.schedule.affine import Affine, affine
+from heddle.schedule.affine import Affine, Domain, affine
+from heddle.schedule.boxes import loop_domain
 from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.state import State
 from heddle.tir.nodes import Block, For, IfThenElse, While
 
 
-def what_narrows(state: State, block: Block) -> str:
+def what_narrows(state: State, block: Block, *, below: For | None = None) -> str:
     """What may keep a block from some elements of its domain, as the end of a sentence; empty when
-    nothing does. Loops with the bounds of a triangle do, and conditions of the program."""
+    nothing does. Loops with the bounds of a triangle do, and conditions that are not the limits of
+    an iteration variable. With `below`, what stands around that loop does not count."""
     around: set[object] = set()
-    for stmt in state.path(block):
+    path = state.path(block)
+    for stmt in path if below is None else path[path.index(below) + 1 :]:
         if type(stmt) in (IfThenElse, While):
             return "runs under a condition"
         if type(stmt) is For:
             if any(uses_var(bound, around) for bound in (stmt.min, stmt.extent)):  # type: ignore[arg-type]
                 return f"is in loop `{stmt.var.name}`, whose bounds depend on other loops"
             around.add(stmt.var)
+    loops = loop_domain(path)
     limits = [part for bound in block.iters for part in _limits(bound.binding, bound.extent)]
     for part in conjuncts(block.predicate):
         slack = _slack(part)
         if as_int(part) == 1:
             continue
-        if slack is None or not any(_implies(limit, slack) for limit in limits):
+        if slack is None or not any(_implies(n, slack, loops) for n in limits):
             return f"has the predicate `{part}`"
     return ""
 
@@ -49,7 +53,28 @@ def _slack(condition: Expr) -> Affine | None:
     return difference.plus(affine(const(1)), -1) if strict else difference
 
 
-def _implies(limit: Affine, slack: Affine) -> bool:
-    """Whether `slack` is not negative where `limit` is not."""
-    difference = slack.plus(limit, -1)
-    return not difference.terms and difference.constant >= 0
+def _implies(limit: Affine, slack: Affine, loops: Domain) -> bool:
+    """Whether `slack` is certainly not negative where `limit` is not.
+
+    With limit = c * slack + rest and rest < c, a negative slack would make the limit negative:
+    `i * 8 + j < 40` implies `i < 5` where j < 8.
+    """
+    for key, (_, count) in slack.terms.items():
+        scale = limit.terms.get(key, (None, 0))[1] // count
+        most = _upper_bound(limit.plus(slack, -scale), loops) if scale > 0 else None
+        if most is not None and most < scale:
+            return True
+    return not slack.terms and slack.constant >= 0
+
+
+def _upper_bound(value: Affine, loops: Domain) -> int | None:
+    """The largest value while `loops` run, if it is a known number."""
+    total = value.constant
+    for atom, count in value.terms.values():
+        start, size = loops.get(atom, (None, None))  # type: ignore[call-overload]
+        low = None if start is None else as_int(start)
+        extent = None if size is None else as_int(size)
+        if low is None or extent is None:
+            return None
+        total += count * (low + extent - 1 if count > 0 else low)
+    return total
