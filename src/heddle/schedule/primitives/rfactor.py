@@ -20,6 +20,8 @@ from heddle.ir.expr import (
 )
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import substitute, uses_var
+from heddle.schedule.affine import estimate
+from heddle.schedule.boxes import loop_domain
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.cache import buffer_names
 from heddle.schedule.primitives.inline import add_buffers
@@ -140,6 +142,7 @@ def rfactor(sch: Schedule, block: BlockLike, loop: LoopRef, *, axis: int = 0) ->
         )
     factored = sch.state.loop(loop.var)
     outer, chain = _chain(sch, node, factored)
+    _check_first_step(sch, node, chain)
     reducing = _reduction_loops(sch, node, chain, factored)
     position = axis + what.buffer.ndim + 1 if axis < 0 else axis
     shape = list(what.buffer.shape)
@@ -186,6 +189,22 @@ def _chain(sch: Schedule, node: Block, factored: For) -> tuple[For, list[For]]:
                 node,
             )
     return chain[0], chain
+
+
+def _check_first_step(sch: Schedule, node: Block, chain: list[For]) -> None:
+    """Raise when the reduction goes on with what another block began: the second stage would begin
+    it anew."""
+    for bound in node.iters:
+        if bound.kind is IterKind.REDUCTION:
+            box = estimate(bound.binding, loop_domain(chain))
+            if box is None or box.low.terms or box.low.constant:
+                raise fail(
+                    sch,
+                    "rfactor",
+                    f"reduction variable `{bound.var.name}` of block `{node.name}` does not begin "
+                    "at 0: the block may go on with a sum that another one began",
+                    node,
+                )
 
 
 def _reduction_loops(
