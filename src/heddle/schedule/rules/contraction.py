@@ -25,6 +25,7 @@ from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.elementwise import vectorize_loop
+from heddle.schedule.rules.epilogue import vectorize_epilogue
 from heddle.schedule.rules.machine import (
     MATRIX_ROWS,
     RegisterTile,
@@ -71,7 +72,7 @@ def schedule_contraction(
     tile_loop = plan.tile()
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(block, 0, "local")
-    _vectorize_epilogue(sch, epilogue, tile_loop, target)
+    vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
     plan.unroll_taps()
@@ -336,22 +337,3 @@ class _Plan:
         for loop in outer:
             self.sch.unroll(loop)
         self.sch.vectorize(lanes)
-
-
-def _vectorize_epilogue(
-    sch: Schedule, epilogue: BlockRef, tile_loop: LoopRef, target: Target
-) -> None:
-    """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
-    loops = sch.get_loops(epilogue)
-    inner = loops[loops.index(tile_loop) + 1 :]
-    if not inner:
-        return
-    *outer, last = inner
-    lanes = target.vector_lanes(32)
-    extent = extent_of(sch, last)
-    if extent is not None and extent > lanes and extent % lanes == 0:
-        vectors, last = sch.split(last, [None, lanes])
-        outer.append(vectors)
-    for loop in outer:
-        sch.unroll(loop)
-    sch.vectorize(last)
