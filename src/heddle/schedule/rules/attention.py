@@ -14,6 +14,7 @@ whole anywhere. What decides is the shape of the computation, not which operator
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from heddle.ir.expr import as_int
@@ -31,6 +32,7 @@ from heddle.schedule.rules.epilogue import vectorize_epilogue
 from heddle.schedule.rules.machine import MATRIX_ROWS, RegisterTile, choose_tile, tile_cycles
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
+from heddle.tir.nodes import BufferLoad
 
 _QUERY_VECTORS = 4
 """Most vectors of queries in a block."""
@@ -91,13 +93,12 @@ def _lanes_are_rows(sch: Schedule, chain: Chain) -> bool:
 
 def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
     """Compute everything per block of queries."""
-    second = contraction_of(sch.block(chain.mixed))
-    first = contraction_of(sch.block(chain.scores))
+    first, second = contraction_of(sch.block(chain.scores)), contraction_of(sch.block(chain.mixed))
     assert first is not None and second is not None, "find_chain has looked"
     lanes = target.vector_lanes(max(32, first.block.writes[0].buffer.dtype.bits))
     block = _query_block(first, lanes, target)
     epilogue = chain.masked or sch.cache_write(chain.scores, 0, "local")
-    task = _tile_mixed(sch, chain, second, block, target)
+    head, task = _tile_mixed(sch, chain, second, block, target)
     for producer in reversed((*chain.before, chain.scores, epilogue, *chain.between)):
         sch.compute_at(producer, task)
         sch.set_scope(producer, 0, "local")
@@ -106,46 +107,67 @@ def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
     _tile_scores(sch, chain.scores, epilogue, task, block, lanes)
     for producer in chain.between:
         _vectorize_rows(sch, producer, task, lanes)
+    _gather(sch, chain.scores, first.x, head, lanes)
+    _gather(sch, chain.mixed, second.w, head, lanes)
+
+
+def _gather(sch: Schedule, block: BlockRef, load: BufferLoad, head: LoopRef, lanes: int) -> None:
+    """Copy what a head reads of its keys or values together: rows a pitch apart would fall into a
+    few sets of the first-level cache, and every block of queries walks over them again."""
+    reads = list(dict.fromkeys(region.buffer for region in sch.block(block).reads))
+    copy = sch.cache_read(block, reads.index(load.buffer), "local")
+    sch.compute_at(copy, head)
+    vectorize_loop(sch, sch.get_loops(copy)[-1], lanes)
 
 
 def _query_block(facts: Contraction, lanes: int, target: Target) -> RegisterTile:
     """The register tile of the first product: keys by vectors of queries. Its vectors are a block
-    of queries, whose scores are to take no more than half of the first-level cache."""
+    of queries: at least two where there are, for keys and values are walked once a block, and
+    more while the scores of a block take no more than half of the first-level cache."""
     keys, queries = facts.extent(facts.rows[0]), facts.extent(facts.vector)
     vectors = None if queries is None else -(-queries // lanes)
     cache = target.caches[0].size if target.caches else 32 << 10
-    fitting = max(1, cache // 2 // ((keys or 1 << 10) * lanes * 4))
-    widths = range(1, min(_QUERY_VECTORS, fitting, vectors or _QUERY_VECTORS) + 1)
+    fitting = cache // 2 // ((keys or 1 << 10) * lanes * 4)
+    most = min(max(2, fitting), _QUERY_VECTORS, vectors or _QUERY_VECTORS)
+    widths = range(min(2, most), most + 1)
     return choose_tile(keys, vectors, target, widths=widths, max_rows=MATRIX_ROWS)
 
 
 def _tile_mixed(
     sch: Schedule, chain: Chain, facts: Contraction, block: RegisterTile, target: Target
-) -> LoopRef:
-    """Tile the second product around its epilogue; returns the loop over blocks of queries."""
+) -> tuple[LoopRef, LoopRef]:
+    """Tile the second product around its epilogue; returns the loop over heads, which is parallel,
+    and the one over blocks of queries: the same where there are too few heads for the cores."""
     loops = sch.get_loops(chain.mixed)
-    lanes = target.vector_lanes(max(32, facts.block.writes[0].buffer.dtype.bits))
-    columns = facts.extent(facts.vector)
-    lanes = lanes if columns is None else min(lanes, columns)
-    batch, rows, column = (
-        [loops[i] for i in facts.batch],
-        loops[facts.rows[0]],
-        loops[facts.vector],
+    rows, column, reduce = (
+        loops[at] for at in (facts.rows[0], facts.vector, facts.reduce[0])
     )
-    queries = block.vectors * target.vector_lanes(32)
-    vectors = None if columns is None else -(-columns // lanes)
-    tile = _mixed_tile(queries, vectors, target)
+    heads = [loops[at] for at in facts.batch]
+    lanes = target.vector_lanes(max(32, facts.block.writes[0].buffer.dtype.bits))
+    queries, columns = block.vectors * lanes, facts.extent(facts.vector)
+    lanes = lanes if columns is None else min(lanes, columns)
+    tile = _mixed_tile(queries, None if columns is None else -(-columns // lanes), target)
     blocks, walked, inner = sch.split(rows, [None, queries // tile.rows, tile.rows])
     outer, several, lane = sch.split(column, [None, tile.vectors, lanes])
-    reduce = loops[facts.reduce[0]]
-    sch.reorder(*batch, blocks, walked, outer, reduce, inner, several, lane)
-    task = sch.fuse(*batch, blocks) if batch else blocks
-    sch.parallel(task)
+    sch.reorder(*heads, blocks, walked, outer, reduce, inner, several, lane)
+    if _shares_evenly([extent_of(sch, head) for head in heads], target.cores):
+        head, task = sch.fuse(*heads) if len(heads) > 1 else heads[0], blocks
+    else:
+        head = task = sch.fuse(*heads, blocks) if heads else blocks
+    sch.parallel(head)
     sch.reverse_compute_at(chain.out, outer)
     sch.set_scope(chain.mixed, 0, "local")
     vectorize_epilogue(sch, chain.out, outer, target)
     _finish_tile(sch, chain.mixed, outer, reduce, [inner, several, lane])
-    return task
+    return head, task
+
+
+def _shares_evenly(heads: list[int | None], cores: int) -> bool:
+    """Whether heads alone keep the cores busy, all but an eighth of the time."""
+    if not heads or None in heads:
+        return False
+    count = math.prod(extent or 1 for extent in heads)
+    return -(-count // cores) * cores * 7 <= count * 8
 
 
 def _mixed_tile(queries: int, vectors: int | None, target: Target) -> RegisterTile:
