@@ -188,7 +188,8 @@ def _(
                 score = _masked(score, mask, mask_layout, {"N": n, "H": h, "S": s, "T": t})
             if causal:
                 hidden = const(float("-inf"), dtype)
-                score = select(t - s <= keys_count - length, score, hidden)
+                near = cast(t, "int32") <= cast(s + (keys_count - length), "int32")
+                score = select(near, score, hidden)
             return score
 
         kept = te.compute(scores.shape, keep, name="attention_masked")
@@ -271,9 +272,7 @@ attention.samples(
         scale=0.25,
         **dict.fromkeys(("q_layout", "k_layout", "v_layout", "out_layout"), "NSHD"),
     ),
-    case(
-        *(floats(1, 4, 33, 8), floats(1, 2, 33, 8), floats(1, 2, 33, 5)), scale=0.35, causal=True
-    ),
+    case(*(floats(1, 4, 33, 8), floats(1, 2, 33, 8), floats(1, 2, 33, 5)), scale=0.35, causal=True),
     case(floats(1, 2, 3, 4), floats(1, 2, 4, 9), floats(1, 2, 9, 4), scale=1.0, k_layout="NHDS"),
     case(
         *(floats(1, 1, 17, 24), floats(1, 1, 40, 24), floats(1, 1, 40, 24), bools(1, 1, 17, 1)),

@@ -94,7 +94,8 @@ def _lanes_are_rows(sch: Schedule, chain: Chain) -> bool:
 def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
     """Compute everything per block of queries."""
     first, second = contraction_of(sch.block(chain.scores)), contraction_of(sch.block(chain.mixed))
-    assert first is not None and second is not None, "find_chain has looked"
+    assert first is not None
+    assert second is not None
     lanes = target.vector_lanes(max(32, first.block.writes[0].buffer.dtype.bits))
     block = _query_block(first, lanes, target)
     epilogue = chain.masked or sch.cache_write(chain.scores, 0, "local")
@@ -139,9 +140,7 @@ def _tile_mixed(
     """Tile the second product around its epilogue; returns the loop over heads, which is parallel,
     and the one over blocks of queries: the same where there are too few heads for the cores."""
     loops = sch.get_loops(chain.mixed)
-    rows, column, reduce = (
-        loops[at] for at in (facts.rows[0], facts.vector, facts.reduce[0])
-    )
+    rows, column, reduce = (loops[at] for at in (facts.rows[0], facts.vector, facts.reduce[0]))
     heads = [loops[at] for at in facts.batch]
     lanes = target.vector_lanes(max(32, facts.block.writes[0].buffer.dtype.bits))
     queries, columns = block.vectors * lanes, facts.extent(facts.vector)
