@@ -29,6 +29,7 @@ from heddle.schedule.rules.epilogue import vectorize_epilogue
 from heddle.schedule.rules.machine import (
     MATRIX_ROWS,
     RegisterTile,
+    choose_matrix_tile,
     choose_tile,
     tile_cycles,
 )
@@ -203,8 +204,7 @@ class _Plan:
             return self._choose_blocked(row_loops, rows, extent_of(self.sch, col_loops[-1])), False
         panel = self._panel_vectors()
         if panel is not None:
-            tile = choose_tile(rows, panel, target, widths=[panel], max_rows=MATRIX_ROWS)
-            return tile, True
+            return choose_matrix_tile(rows, panel, self._depth(), target, widths=[panel]), True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
         tile = choose_tile(rows, count, target, depth=self._depth(), max_rows=MATRIX_ROWS)
         return tile, True
