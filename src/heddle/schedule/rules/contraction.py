@@ -31,6 +31,7 @@ from heddle.schedule.rules.machine import (
     RegisterTile,
     choose_matrix_tile,
     choose_tile,
+    shares_rows,
     tile_cycles,
 )
 from heddle.schedule.rules.rows import flatten_rows
@@ -128,10 +129,7 @@ class _Plan:
         return row_outer[-1] if row_outer else task
 
     def _rows_worth_sharing(self) -> bool:
-        """Whether each core should walk its own rows: when they are the larger operand, or fit in
-        the caches of the cores together only. All of `w` then goes by on every core."""
-        rows, half = self._bytes(self.facts.x), self._cache(1) // 2
-        return rows > self._bytes(self.facts.w) or half < rows <= half * self.target.cores
+        return shares_rows(self._bytes(self.facts.x), self._bytes(self.facts.w), self.target)
 
     def _should_pack(self, row_outer: list[LoopRef]) -> bool:
         """Whether `w` is walked in long strides, often enough that copying a panel of it together
@@ -204,6 +202,8 @@ class _Plan:
             return self._choose_blocked(row_loops, rows, extent_of(self.sch, col_loops[-1])), False
         panel = self._panel_vectors()
         if panel is not None:
+            if rows is not None and self._rows_worth_sharing():
+                rows = -(-rows // target.cores)
             return choose_matrix_tile(rows, panel, self._depth(), target, widths=[panel]), True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
         tile = choose_tile(rows, count, target, depth=self._depth(), max_rows=MATRIX_ROWS)
@@ -293,7 +293,8 @@ class _Plan:
                 chunks.append(loop)
                 wanted = math.ceil(wanted / (extent or wanted))
             else:
-                parts = min(d for d in range(wanted, extent + 1) if extent % d == 0)
+                even = min(d for d in range(wanted, extent + 1) if extent % d == 0)
+                parts = even if even < 2 * wanted else wanted  # a short last chunk does less harm
                 chunk, rest = sch.split(loop, [parts, None])
                 chunks.append(chunk)
                 walked.append(rest)

@@ -140,6 +140,14 @@ def _panel_bytes(target: Target) -> int:
     return (caches[min(1, len(caches) - 1)].size if caches else 1 << 18) * 3 // 8
 
 
+def shares_rows(rows_bytes: int, weight_bytes: int, target: Target) -> bool:
+    """Whether each core should walk its own rows of a product: when they are the larger operand, or
+    fit in the caches of the cores together only. All weights then go by on every core."""
+    caches = target.caches
+    half = (caches[min(1, len(caches) - 1)].size if caches else 32 << 10) // 2
+    return rows_bytes > weight_bytes or half < rows_bytes <= half * target.cores
+
+
 def panel_width(
     rows: int | None, columns: int | None, depth: int | None, target: Target, *, bits: int = 32
 ) -> int:
@@ -148,10 +156,14 @@ def panel_width(
 
     >>> from heddle.target import parse
     >>> panel_width(128, 768, 768, parse("llvm -mcpu=skylake-avx512"))
-    48
+    32
     """
     lanes = target.vector_lanes(bits)
     vectors = None if columns is None else -(-columns // lanes)
+    if rows is not None and columns is not None and depth is not None:
+        element = bits // 8
+        if shares_rows(rows * depth * element, depth * columns * element, target):
+            rows = -(-rows // target.cores)
     return choose_matrix_tile(rows, vectors, depth, target).vectors * lanes
 
 
