@@ -13,7 +13,7 @@ the heads of keys and values disappears.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -92,11 +92,15 @@ def attention_layout(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     made = rewriter.defining_call(call.args[0], "attention")
     if made is None:
         return None
-    layout = "".join(str(made.attrs["out_layout"])[axis] for axis in call.attrs["permutation"])  # type: ignore[union-attr]
+    layout = "".join(str(made.attrs["out_layout"])[axis] for axis in _permutation(call))
     if not layout.endswith("D"):
         return None
-    attrs = {name: value for name, value in made.attrs.items() if name != "absent"}
-    return op.attention(*made.args, **{**attrs, "out_layout": layout})
+    attrs: dict[str, Any] = {**made.attrs, "out_layout": layout}
+    return op.attention(*made.args, **attrs)
+
+
+def _permutation(call: Call) -> tuple[int, ...]:
+    return call.attrs["permutation"]  # type: ignore[return-value]
 
 
 def _plain_product(call: Call) -> bool:
@@ -187,7 +191,7 @@ def _operand(rewriter: Rewriter, value: GraphExpr, layout: str) -> _Operand:
         if not isinstance(call, Call):
             break
         if op_name(call) == "transpose":
-            letters = dict(zip(call.attrs["permutation"], layout, strict=True))  # type: ignore[arg-type]
+            letters = dict(zip(_permutation(call), layout, strict=True))
             value, layout = call.args[0], "".join(letters[axis] for axis in range(len(layout)))
             continue
         source = _unexpanded(rewriter, call, layout)

@@ -44,7 +44,7 @@ def _cycles(rows: int, vectors: int, target: Target) -> float:
 
 
 def _stream_cycles(rows: int, vectors: int, target: Target) -> float:
-    """Cycles of one reduction step that the second-level cache adds, from which its operands come."""
+    """Cycles that operands from the second-level cache add to one reduction step."""
     return (vectors * target.vector_bits // 8 + rows * 4) / _STREAM_BYTES
 
 
