@@ -15,6 +15,8 @@ from heddle.ir.expr import Var as Symbol
 from heddle.ir.walk import pre_order
 from heddle.passes.tir.lower import lower
 from heddle.schedule.rules import default_schedule
+from heddle.schedule.rules.attention import find_chain
+from heddle.schedule.schedule import Schedule
 from heddle.target import parse
 from heddle.tir.build import element_count
 from heddle.tir.nodes import Allocate, For, ForKind
@@ -68,12 +70,10 @@ def random_case(rng: np.random.Generator) -> tuple[list[np.ndarray], dict[str, o
     return arrays, {"scale": float(depth) ** -0.5, "causal": causal}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_random_shapes(target: str) -> None:
-    rng = np.random.default_rng(20)
+def check_cases(cases: list[tuple[list[np.ndarray], dict[str, object]]], target: str) -> None:
+    """One module of all cases, against the reference."""
     builder, feeds, expected, results = GraphBuilder(), {}, [], []
-    for number in range(6):
-        arrays, attrs = random_case(rng)
+    for number, (arrays, attrs) in enumerate(cases):
         mask = arrays[3] if len(arrays) > 3 else None
         params = []
         for position, array in enumerate(arrays):
@@ -87,6 +87,22 @@ def test_random_shapes(target: str) -> None:
     )
     for got, wanted, array in zip(executable(*feeds.values()), expected, results, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=3e-6, err_msg=str(array.type))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_random_shapes(target: str) -> None:
+    rng = np.random.default_rng(20)
+    check_cases([random_case(rng) for _ in range(6)], target)
+
+
+def test_sizes_of_one() -> None:
+    rng = np.random.default_rng(21)
+    cases = []
+    for rows, keys, depth, width in ((5, 1, 8, 8), (5, 7, 1, 8), (5, 7, 8, 1), (1, 7, 8, 8)):
+        shapes = ((1, rows, 2, depth), (1, keys, 2, depth), (1, keys, 2, width))
+        arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+        cases.append((arrays, {"scale": 0.5, "causal": False}))
+    check_cases(cases, "native")
 
 
 def test_a_row_that_is_hidden_as_a_whole_is_nan_and_nothing_else_is() -> None:
@@ -140,3 +156,20 @@ def test_scores_are_never_whole() -> None:
     sizes = [element_count(n.buffer.shape) for n in pre_order(func.body) if isinstance(n, Allocate)]
     assert sizes
     assert max(size or 0 for size in sizes) < length * length // 2
+
+
+def test_scores_that_are_wanted_too_are_no_chain() -> None:
+    q, k, v = (te.placeholder((1, 20, 2, 16), name=name) for name in "qkv")
+    attrs = op.attention.canonical_attrs([None] * 4, {"scale": 0.25, **LAYOUTS})
+    (out,) = op.attention.compute([q, k, v], attrs)
+    func = te.create_prim_func([q, k, v, out], name="attention")
+    assert find_chain(Schedule(func)) is not None
+    (weights,) = (b for b in func.body.alloc_buffers if b.name == "attention_weights")
+    wanted = func.replace(
+        params=(*func.params, weights),
+        body=func.body.replace(
+            alloc_buffers=tuple(b for b in func.body.alloc_buffers if b is not weights)
+        ),
+    )
+    assert find_chain(Schedule(wanted)) is None
+    assert default_schedule(wanted, parse("llvm -mcpu=haswell")).func is not wanted

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import (
     BlockKind,
@@ -67,6 +66,9 @@ def find_chain(sch: Schedule) -> Chain | None:
         return None
     if any(kind is not BlockKind.ELEMENTWISE for kind in (*kinds[:first], kinds[-1])):
         return None
+    written = [region.buffer for block in blocks[:-1] for region in sch.block(block).writes]
+    if any(buffer in sch.func.params for buffer in written):
+        return None  # the scores or weights are wanted too
     if sch.consumers(blocks[second]) != [blocks[-1]]:
         return None
     readers = sch.consumers(blocks[first])
@@ -101,7 +103,7 @@ def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
     epilogue = chain.masked or sch.cache_write(chain.scores, 0, "local")
     head, task = _tile_mixed(sch, chain, second, block, target)
     for producer in reversed((*chain.before, chain.scores, epilogue, *chain.between)):
-        sch.compute_at(producer, task)
+        sch.compute_at(producer, task, preserve_unit_loops=True)
         sch.set_scope(producer, 0, "local")
     for producer in chain.before:
         vectorize_loop(sch, sch.get_loops(producer)[-1], lanes)
@@ -199,7 +201,7 @@ def _tile_scores(
     lanes: int,
 ) -> None:
     """Register tiles of keys by queries, and what follows them from the registers."""
-    keys, queries, reduce = _inside(sch, scores, task)
+    *_, keys, queries, reduce = _inside(sch, scores, task)
     outer, inner = sch.split(keys, [None, block.rows])
     vectors, lane = sch.split(queries, [None, lanes])
     sch.reorder(outer, reduce, inner, vectors, lane)
@@ -234,6 +236,6 @@ def _vectorize_rows(sch: Schedule, block: BlockRef, task: LoopRef, lanes: int) -
         around = sch.get_loops(init)
         tiles.append(around[-2:])
     for several, last in tiles:
-        if as_int(sch.loop(several).extent) is not None and (extent_of(sch, several) or 9) <= 8:
+        if extent_of(sch, several) is not None:
             sch.unroll(several)
         sch.vectorize(last)
