@@ -19,7 +19,7 @@ from heddle.schedule.rules.attention import find_chain
 from heddle.schedule.schedule import Schedule
 from heddle.target import parse
 from heddle.tir.build import element_count
-from heddle.tir.nodes import Allocate, For, ForKind
+from heddle.tir.nodes import Allocate, BufferStore, For, ForKind, PrimFunc
 
 TARGETS = ["native", "llvm -mcpu=haswell", "llvm -mcpu=x86-64"]
 LAYOUTS = {"q_layout": "NSHD", "k_layout": "NSHD", "v_layout": "NSHD", "out_layout": "NSHD"}
@@ -141,21 +141,32 @@ def test_symbolic_lengths() -> None:
         np.testing.assert_allclose(executable(*arrays), wanted, rtol=0, atol=3e-6)
 
 
+def lowered(*, causal: bool) -> PrimFunc:
+    """The loops of attention of 256 tokens in 12 heads, for AVX-512."""
+    q, k, v = (te.placeholder((1, 256, 12, 64), name=name) for name in "qkv")
+    given = {"scale": 0.125, "causal": causal, **LAYOUTS}
+    (out,) = op.attention.compute([q, k, v], op.attention.canonical_attrs([None] * 4, given))
+    target = parse("llvm -mcpu=skylake-avx512")
+    func = te.create_prim_func([q, k, v, out], name="attention")
+    return lower(default_schedule(func, target).func, target)
+
+
 def test_scores_are_never_whole() -> None:
     """One parallel loop, and no allocation outside of it or as large as the scores of a head."""
-    length, heads = 256, 12
-    q, k, v = (te.placeholder((1, length, heads, 64), name=name) for name in "qkv")
-    attrs = op.attention.canonical_attrs([None] * 4, {"scale": 0.125, **LAYOUTS})
-    (out,) = op.attention.compute([q, k, v], attrs)
-    target = parse("llvm -mcpu=skylake-avx512")
-    func = lower(
-        default_schedule(te.create_prim_func([q, k, v, out], name="attention"), target).func, target
-    )
+    func = lowered(causal=False)
     assert isinstance(func.body, For)
     assert func.body.kind is ForKind.PARALLEL
     sizes = [element_count(n.buffer.shape) for n in pre_order(func.body) if isinstance(n, Allocate)]
     assert sizes
-    assert max(size or 0 for size in sizes) < length * length // 2
+    assert max(size or 0 for size in sizes) < 256 * 256 // 2
+
+
+def test_conditions_on_positions_fill_whole_vectors() -> None:
+    """Positions are compared in 32 bits: 64 would halve the lanes of everything beside them."""
+    stores = [n for n in pre_order(lowered(causal=True).body) if isinstance(n, BufferStore)]
+    masked = [n for n in stores if n.buffer.name == "attention_masked"]
+    assert masked
+    assert {n.value.dtype.lanes for n in masked} == {16}
 
 
 def test_scores_that_are_wanted_too_are_no_chain() -> None:

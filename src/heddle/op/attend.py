@@ -9,12 +9,13 @@ brings them here, and one kernel computes it without ever storing the scores in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from heddle import te
-from heddle.ir import TensorType
+from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, as_int, cast, const, select
 from heddle.op.common import (
     accumulator_dtype,
@@ -140,6 +141,32 @@ def _masked(score: Expr, mask: te.Tensor, layout: str, places: Mapping[str, Expr
     return score + cast(mask[index], score.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The attributes of one call, and the sizes of its axes: `sizes` of the queries, T of the keys
+    and E of the values."""
+
+    q_layout: str
+    k_layout: str
+    v_layout: str
+    mask_layout: str
+    sizes: Mapping[str, Expr]
+    group: int
+    dtype: DType
+
+    @property
+    def rows(self) -> tuple[Expr, ...]:
+        """One element per query: what maxima and sums are of."""
+        return tuple(self.sizes[axis] for axis in "NHS")
+
+    def shape(self, layout: str) -> tuple[Expr, ...]:
+        return tuple(self.sizes[axis] for axis in layout)
+
+    def kv_head(self, head: Expr) -> Expr:
+        """The head of keys and values that a head of the queries reads."""
+        return head if self.group == 1 else head // self.group
+
+
 @attention.rule("compute")
 def _(
     q: te.Tensor,
@@ -157,75 +184,96 @@ def _(
 ) -> te.Tensor:
     """Scores lie with the queries along the lanes, [keys, queries]: maxima and sums then run from
     vector to vector, and the second product broadcasts the weights as it reads them."""
-    dtype = accumulator_dtype(q.dtype)
     queries, keys = _sizes(q, q_layout, "q"), _sizes(k, k_layout, "k")
-    count, heads, length, depth = (queries[axis] for axis in _AXES)
-    keys_count, width = keys["S"], _sizes(v, v_layout, "v")["D"]
-    group = _group_size(heads, keys["H"])
+    width = _sizes(v, v_layout, "v")["D"]
+    plan = _Plan(
+        q_layout,
+        k_layout,
+        v_layout,
+        mask_layout,
+        {**queries, "T": keys["S"], "E": width},
+        _group_size(queries["H"], keys["H"]),
+        accumulator_dtype(q.dtype),
+    )
+    scores = _product(plan, q, k, scale)
+    if mask is not None or causal:
+        scores = _kept(plan, scores, mask, causal=causal)
+    weights, inverse = _softmax(plan, scores)
+    return _mix(plan, weights, inverse, v, out_layout.replace("D", "E"))
 
-    def shared(h: Expr) -> Expr:
-        return h if group == 1 else h // group
 
+def _product(plan: _Plan, q: te.Tensor, k: te.Tensor, scale: float) -> te.Tensor:
+    """scale * k q^T: [N, H, T, S]"""
     query = te.compute(
-        (count, heads, depth, length),
-        lambda n, h, d, s: wide(_at(q, q_layout, n, h, s, d)) * const(scale, dtype),
+        plan.shape("NHDS"),
+        lambda n, h, d, s: wide(_at(q, plan.q_layout, n, h, s, d)) * const(scale, plan.dtype),
         name="attention_query",
     )
-    r = te.reduce_axis(depth, "r")
-    scores = te.compute(
-        (count, heads, keys_count, length),
-        lambda n, h, t, s: te.sum(
-            wide(_at(k, k_layout, n, shared(h), t, r)) * query[n, h, r, s], axis=[r]
-        ),
-        name="attention_scores",
-    )
-    kept = scores
-    if mask is not None or causal:
+    r = te.reduce_axis(plan.sizes["D"], "r")
 
-        def keep(n: Expr, h: Expr, t: Expr, s: Expr) -> Expr:
-            score = scores[n, h, t, s]
-            if mask is not None:
-                score = _masked(score, mask, mask_layout, {"N": n, "H": h, "S": s, "T": t})
-            if causal:
-                hidden = const(float("-inf"), dtype)
-                near = cast(t, "int32") <= cast(s + (keys_count - length), "int32")
-                score = select(near, score, hidden)
-            return score
+    def body(n: Expr, h: Expr, t: Expr, s: Expr) -> Expr:
+        key = wide(_at(k, plan.k_layout, n, plan.kv_head(h), t, r))
+        return te.sum(key * query[n, h, r, s], axis=[r])
 
-        kept = te.compute(scores.shape, keep, name="attention_masked")
-    t_max, t_sum, t_mix = (te.reduce_axis(keys_count, "t") for _ in range(3))
-    rows = (count, heads, length)
+    return te.compute(plan.shape("NHTS"), body, name="attention_scores")
+
+
+def _kept(plan: _Plan, scores: te.Tensor, mask: te.Tensor | None, *, causal: bool) -> te.Tensor:
+    """The scores under the mask; -inf where nothing is to be seen."""
+    ahead = plan.sizes["T"] - plan.sizes["S"]
+
+    def body(n: Expr, h: Expr, t: Expr, s: Expr) -> Expr:
+        score = scores[n, h, t, s]
+        if mask is not None:
+            score = _masked(score, mask, plan.mask_layout, {"N": n, "H": h, "S": s, "T": t})
+        if causal:
+            # In 32 bits, so that a vector of conditions is as long as one of scores.
+            near = cast(t, "int32") <= cast(s + ahead, "int32")
+            score = select(near, score, const(float("-inf"), plan.dtype))
+        return score
+
+    return te.compute(scores.shape, body, name="attention_masked")
+
+
+def _softmax(plan: _Plan, scores: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
+    """exp(scores - maximum), and one over its sum for each query."""
+    t_max, t_sum = (te.reduce_axis(plan.sizes["T"], "t") for _ in range(2))
     largest = te.compute(
-        rows, lambda n, h, s: te.max(kept[n, h, t_max, s], axis=[t_max]), name="attention_max"
+        plan.rows, lambda n, h, s: te.max(scores[n, h, t_max, s], axis=[t_max]), "attention_max"
     )
     weights = te.compute(
-        kept.shape,
-        lambda n, h, t, s: intrin.exp(kept[n, h, t, s] - largest[n, h, s]),
+        scores.shape,
+        lambda n, h, t, s: intrin.exp(scores[n, h, t, s] - largest[n, h, s]),
         name="attention_weights",
     )
     total = te.compute(
-        rows, lambda n, h, s: te.sum(weights[n, h, t_sum, s], axis=[t_sum]), name="attention_sum"
+        plan.rows, lambda n, h, s: te.sum(weights[n, h, t_sum, s], axis=[t_sum]), "attention_sum"
     )
     inverse = te.compute(
-        rows, lambda n, h, s: const(1, dtype) / total[n, h, s], name="attention_inverse"
+        plan.rows, lambda n, h, s: const(1, plan.dtype) / total[n, h, s], "attention_inverse"
     )
-    order = [_AXES.index(axis) for axis in out_layout]
+    return weights, inverse
 
-    def places(i: Sequence[Expr]) -> list[Expr]:
-        return [i[order.index(axis)] for axis in range(len(_AXES))]
 
-    def mix(*i: Expr) -> Expr:
-        n, h, s, d = places(i)
-        value = wide(_at(v, v_layout, n, shared(h), t_mix.var, d))
-        return te.sum(weights[n, h, t_mix, s] * value, axis=[t_mix])
+def _mix(
+    plan: _Plan, weights: te.Tensor, inverse: te.Tensor, v: te.Tensor, layout: str
+) -> te.Tensor:
+    """The values by their weights, divided by the sums of these, in the layout of the result."""
+    t = te.reduce_axis(plan.sizes["T"], "t")
 
-    sizes = {**queries, "D": width}
-    shape = tuple(sizes[axis] for axis in out_layout)
-    mixed = te.compute(shape, mix, name="attention_mixed")
+    def row(i: Sequence[Expr]) -> tuple[Expr, Expr, Expr]:
+        n, h, s = (i[layout.index(axis)] for axis in "NHS")
+        return n, h, s
+
+    def body(*i: Expr) -> Expr:
+        n, h, s = row(i)
+        value = wide(_at(v, plan.v_layout, n, plan.kv_head(h), t.var, i[-1]))
+        return te.sum(weights[n, h, t, s] * value, axis=[t])
+
+    mixed = te.compute(plan.shape(layout), body, name="attention_mixed")
+    # The sums are read first, so that they are computed before the product they divide.
     return te.compute(
-        shape,
-        lambda *i: cast(inverse[tuple(places(i)[:3])] * mixed[i], q.dtype),
-        name="attention",
+        mixed.shape, lambda *i: cast(inverse[row(i)] * mixed[i], v.dtype), name="attention"
     )
 
 
