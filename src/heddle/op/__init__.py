@@ -8,6 +8,7 @@ See `heddle.op.registry`.
 from __future__ import annotations
 
 from heddle.op import (  # declare the operators
+    attend,
     binary,
     convolution,
     create,
@@ -29,6 +30,7 @@ from heddle.op.registry import Op, all_ops, get, operator
 from heddle.support import UserError
 
 _ = (
+    attend,
     binary,
     convolution,
     create,

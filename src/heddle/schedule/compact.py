@@ -93,7 +93,8 @@ def _by_box(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> 
     """The buffer as the box that one iteration of `site` writes; it must hold what is read."""
     written = needed_box(state, buffer, state.writers[buffer], site, "writes")
     needed = needed_box(state, buffer, state.readers[buffer], site, "reads")
-    if not all(_holds(w, n) for w, n in zip(written, needed, strict=True)):
+    parts = zip(written, needed, buffer.shape, strict=True)
+    if not all(_is_whole(w, dim) or _holds(w, n) for w, n, dim in parts):
         return None
     # (The first iteration of a rolling loop, which is below the site, fills the window.)
     writers = [writer for writer in state.writers[buffer] if not is_rolling(writer)]
@@ -189,6 +190,15 @@ def _holds(outer: Box1 | None, inner: Box1 | None) -> bool:
     distance = merged.low.plus(outer.low, -1)
     longer = affine(merged.extent).plus(affine(outer.extent), -1)
     return not (distance.terms or distance.constant or longer.terms or longer.constant)
+
+
+def _is_whole(box: Box1 | None, dim: Expr) -> bool:
+    """Whether a box is a whole dimension: beyond it nothing is read, whatever a guarded tile at
+    its end seems to reach."""
+    if box is None or box.low.terms or box.low.constant:
+        return False
+    size, limit = as_int(box.extent), as_int(dim)
+    return size is not None and size == limit
 
 
 def _sized(part: Box1 | None, dim: Expr, allowed: set[Var]) -> Box1:

@@ -94,18 +94,33 @@ def by_lane(w: VectorWriter, name: str, params: Sequence[str]) -> str:
 # -- exponentials --------------------------------------------------------------------------------
 
 
-def _scale(w: VectorWriter, value: str, exponent: str, integer: str) -> str:
+_EXP_LOWEST: Final = -103.9721
+"""Below it exp(x) rounds to zero."""
+
+
+def _has_scale(w: VectorWriter) -> bool:
+    """Whether one instruction multiplies by a power of two."""
+    module = w.b.module
+    return w.lanes == 16 and "avx512f" in module.features and module.vector_bits == 512
+
+
+def _scale(
+    w: VectorWriter, value: str, exponent: str, integer: str, keep: str | None = None
+) -> str:
     """`value * 2**exponent`, correct for results that are subnormal or overflow. `exponent` is a
-    whole number in [-151, 129]; `integer` is the same as an integer."""
-    features = w.b.module.features
-    if w.lanes == 16 and "avx512f" in features and w.b.module.vector_bits == 512:
+    whole number in [-151, 129]; `integer` is the same as an integer. Lanes without `keep` are zero
+    and compute nothing: an underflow costs more than a hundred cycles on many cores."""
+    if _has_scale(w):
         symbol = "@llvm.x86.avx512.mask.scalef.ps.512"
         w.b.module.declare(f"{w.kind} {symbol}({w.kind}, {w.kind}, {w.kind}, i16, i32)")
-        operands = f"{w.kind} {value}, {w.kind} {exponent}, {w.kind} {value}, i16 -1, i32 4"
+        mask = "-1" if keep is None else w.b.op(f"bitcast <16 x i1> {keep} to i16")
+        other = value if keep is None else w.const(0.0)
+        operands = f"{w.kind} {value}, {w.kind} {exponent}, {w.kind} {other}, i16 {mask}, i32 4"
         return w.b.op(f"call {w.kind} {symbol}({operands})")
     half = w.int_op("ashr", integer, 1)
     rest = w.b.op(f"sub {w.word} {integer}, {half}")
-    return w.mul(w.mul(value, w.power_of_two(half)), w.power_of_two(rest))
+    scaled = w.mul(w.mul(value, w.power_of_two(half)), w.power_of_two(rest))
+    return scaled if keep is None else w.select(keep, scaled, w.const(0.0))
 
 
 def _exp_parts(w: VectorWriter, x: str) -> tuple[str, str, str]:
@@ -121,9 +136,12 @@ def _exp_tail(w: VectorWriter, r: str) -> str:
 
 
 def _exp(w: VectorWriter, x: str) -> str:
-    x = w.clamp(x, -104.0, 89.0)
+    keep = w.compare("uge", x, w.const(_EXP_LOWEST))
+    if not _has_scale(w):
+        x = w.select(keep, x, w.const(0.0))
+    x = w.at_most(x, 89.0)
     n, integer, r = _exp_parts(w, x)
-    return _scale(w, w.add(_exp_tail(w, r), w.const(1.0)), n, integer)
+    return _scale(w, w.add(_exp_tail(w, r), w.const(1.0)), n, integer, keep)
 
 
 def _exp2(w: VectorWriter, x: str) -> str:

@@ -94,9 +94,13 @@ class VectorWriter:
 
     def clamp(self, x: str, low: float, high: float) -> str:
         """`x` within [low, high]; NaN stays NaN."""
-        low_text, high_text = self.const(low), self.const(high)
+        low_text = self.const(low)
         # `low > x ? low : x` is one maxps, whose second operand wins when one is NaN
-        x = self.select(self.compare("ogt", low_text, x), low_text, x)
+        return self.at_most(self.select(self.compare("ogt", low_text, x), low_text, x), high)
+
+    def at_most(self, x: str, high: float) -> str:
+        """The smaller of `x` and `high`; NaN stays NaN."""
+        high_text = self.const(high)
         return self.select(self.compare("olt", high_text, x), high_text, x)
 
     # -- integers of the same width --------------------------------------------------------------

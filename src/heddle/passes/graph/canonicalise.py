@@ -4,10 +4,10 @@
     y = conv(x, w)
     z = batch_norm(y, s, b, m, v)    ->      z = conv(x, w * s', b')
 
-Rules stand in tables by the operator at their root (`canonical_algebra`, `canonical_convolution`,
-`canonical_patterns`). A rule looks at one call, whose arguments it may trace back through the
-`Rewriter`, and gives the expression that takes its place, or None. What a rule gives is offered to
-the rules again, so a chain collapses in one walk from front to back.
+Rules stand in tables by the operator at their root (`canonical_algebra`, `canonical_attention`,
+`canonical_convolution`, `canonical_patterns`). A rule looks at one call, whose arguments it may
+trace back through the `Rewriter`, and gives the expression that takes its place, or None. What a
+rule gives is offered to the rules again, so a chain collapses in one walk from front to back.
 
 Values change by rounding only: constants are combined in float64 and rounded once. Nothing is
 computed in a lower precision than the model asks for.
@@ -19,14 +19,24 @@ from typing import Final
 
 from heddle.graph.nodes import Call, Function, GraphExpr, Tuple, TupleGetItem
 from heddle.ir.module import IRModule
-from heddle.passes.graph import canonical_algebra, canonical_convolution, canonical_patterns
+from heddle.passes.graph import (
+    canonical_algebra,
+    canonical_attention,
+    canonical_convolution,
+    canonical_patterns,
+)
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.rule_table import Rule
 
 MAX_ROUNDS: Final = 4
-_TABLES: Final = (canonical_patterns, canonical_convolution, canonical_algebra)
+_TABLES: Final = (
+    canonical_patterns,
+    canonical_attention,
+    canonical_convolution,
+    canonical_algebra,
+)
 RULES: Final[dict[str, list[Rule]]] = {}
 for _table in _TABLES:
     for _name, _rules in _table.RULES.by_op.items():

@@ -30,6 +30,7 @@ from heddle.ir.expr import (
     Ramp,
     Select,
     Sub,
+    Var,
     as_int,
     cast,
     floordiv,
@@ -145,12 +146,25 @@ def _apply(kind: type[BinaryExpr], a: Expr, b: Expr) -> Expr:
     return a + b if kind is Add else a - b if kind is Sub else a * b
 
 
+def narrows_index(found: Cast) -> bool:
+    """Whether a sum of loop variables becomes a narrower integer: a ramp then is one of that type,
+    for integers wrap around."""
+    if not found.dtype.is_int or not found.value.dtype.is_int or found.dtype.bits < 32:
+        return False
+    parts = post_order(found.value)
+    return all(isinstance(part, (Add, Sub, Mul, Var, IntImm)) for part in parts)
+
+
 def _cast(found: Cast) -> Expr:
     value, dtype = found.value, found.dtype
     lanes = value.dtype.lanes
     if lanes == dtype.lanes:
         return found
-    if isinstance(value, Ramp) and dtype.is_int and dtype.bits >= value.dtype.bits:
+    if (
+        isinstance(value, Ramp)
+        and dtype.is_int
+        and (dtype.bits >= 32 or dtype.bits >= value.dtype.bits)
+    ):
         return Ramp(cast(value.base, dtype), cast(value.stride, dtype), lanes)
     if isinstance(value, Broadcast):
         return Broadcast(cast(value.value, dtype), lanes)

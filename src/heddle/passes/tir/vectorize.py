@@ -31,6 +31,7 @@ from heddle.ir.expr import (
     BinaryExpr,
     Broadcast,
     Call,
+    Cast,
     Expr,
     Let,
     Max,
@@ -46,7 +47,7 @@ from heddle.ir.expr import (
 )
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import post_order, pre_order, rewrite, substitute, uses_var
-from heddle.passes.tir.ramps import broadcast, widen
+from heddle.passes.tir.ramps import broadcast, narrows_index, widen
 from heddle.support import InternalError
 from heddle.target import Target
 from heddle.tir.build import seq
@@ -317,6 +318,8 @@ def native_lanes(stmt: BufferStore, vector_bits: int) -> int:
             continue
         seen.add(value)
         bits = max(bits, 8 if value.dtype.is_bool else value.dtype.bits)
+        if isinstance(value, Cast) and narrows_index(value):
+            continue  # lanes count in the narrow type from the start
         if not isinstance(value, BufferLoad):
             stack.extend(child for child in value.children() if isinstance(child, Expr))
     return max(1, vector_bits // bits)

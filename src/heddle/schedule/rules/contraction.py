@@ -25,10 +25,13 @@ from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.elementwise import vectorize_loop
+from heddle.schedule.rules.epilogue import vectorize_epilogue
 from heddle.schedule.rules.machine import (
     MATRIX_ROWS,
     RegisterTile,
+    choose_matrix_tile,
     choose_tile,
+    shares_rows,
     tile_cycles,
 )
 from heddle.schedule.rules.rows import flatten_rows
@@ -71,7 +74,7 @@ def schedule_contraction(
     tile_loop = plan.tile()
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(block, 0, "local")
-    _vectorize_epilogue(sch, epilogue, tile_loop, target)
+    vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
     plan.unroll_taps()
@@ -126,10 +129,7 @@ class _Plan:
         return row_outer[-1] if row_outer else task
 
     def _rows_worth_sharing(self) -> bool:
-        """Whether each core should walk its own rows: when they are the larger operand, or fit in
-        the caches of the cores together only. All of `w` then goes by on every core."""
-        rows, half = self._bytes(self.facts.x), self._cache(1) // 2
-        return rows > self._bytes(self.facts.w) or half < rows <= half * self.target.cores
+        return shares_rows(self._bytes(self.facts.x), self._bytes(self.facts.w), self.target)
 
     def _should_pack(self, row_outer: list[LoopRef]) -> bool:
         """Whether `w` is walked in long strides, often enough that copying a panel of it together
@@ -202,8 +202,9 @@ class _Plan:
             return self._choose_blocked(row_loops, rows, extent_of(self.sch, col_loops[-1])), False
         panel = self._panel_vectors()
         if panel is not None:
-            tile = choose_tile(rows, panel, target, widths=[panel], max_rows=MATRIX_ROWS)
-            return tile, True
+            if rows is not None and self._rows_worth_sharing():
+                rows = -(-rows // target.cores)
+            return choose_matrix_tile(rows, panel, self._depth(), target, widths=[panel]), True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
         tile = choose_tile(rows, count, target, depth=self._depth(), max_rows=MATRIX_ROWS)
         return tile, True
@@ -292,7 +293,8 @@ class _Plan:
                 chunks.append(loop)
                 wanted = math.ceil(wanted / (extent or wanted))
             else:
-                parts = min(d for d in range(wanted, extent + 1) if extent % d == 0)
+                even = min(d for d in range(wanted, extent + 1) if extent % d == 0)
+                parts = even if even < 2 * wanted else wanted  # a short last chunk does less harm
                 chunk, rest = sch.split(loop, [parts, None])
                 chunks.append(chunk)
                 walked.append(rest)
@@ -336,22 +338,3 @@ class _Plan:
         for loop in outer:
             self.sch.unroll(loop)
         self.sch.vectorize(lanes)
-
-
-def _vectorize_epilogue(
-    sch: Schedule, epilogue: BlockRef, tile_loop: LoopRef, target: Target
-) -> None:
-    """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
-    loops = sch.get_loops(epilogue)
-    inner = loops[loops.index(tile_loop) + 1 :]
-    if not inner:
-        return
-    *outer, last = inner
-    lanes = target.vector_lanes(32)
-    extent = extent_of(sch, last)
-    if extent is not None and extent > lanes and extent % lanes == 0:
-        vectors, last = sch.split(last, [None, lanes])
-        outer.append(vectors)
-    for loop in outer:
-        sch.unroll(loop)
-    sch.vectorize(last)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from heddle.ir.expr import Call, Expr
 from heddle.ir.walk import post_order
 from heddle.schedule.rules.analysis import BlockKind, block_kind, contraction_of
+from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.elementwise import schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
@@ -20,6 +21,10 @@ _CHEAP_CALLS = frozenset({"if_then_else", "fabs", "floor", "ceil", "trunc", "rou
 def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     """A schedule of `func` for `target`, from analytic rules alone."""
     sch = Schedule(func)
+    chain = find_chain(sch)
+    if chain is not None:
+        schedule_chain(sch, chain, target)
+        return sch
     _inline_cheap(sch)
     for group in _groups(sch):
         _schedule_group(sch, group, target)
@@ -91,7 +96,7 @@ def _groups(sch: Schedule) -> list[list[BlockRef]]:
         kind = block_kind(sch.block(block))
         if kind is BlockKind.CONTRACTION:
             groups.append([block])
-        elif groups and _is_epilogue(sch, groups[-1], block):
+        elif groups and not pending and _is_epilogue(sch, groups[-1], block):
             groups[-1].append(block)
         else:
             pending.append(block)

@@ -9,12 +9,17 @@ accumulator only `fma_latency` cycles after the last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from heddle.target import Target
 
 _LOADS_PER_CYCLE = 2
+
+_STREAM_BYTES = 192
+"""Bytes from the second-level cache that delay a core by a cycle: it delivers a line of 64 in that
+time, and two thirds of the wait are hidden behind arithmetic."""
 
 _MOST_VECTORS = 8
 """Widest tile, in vectors."""
@@ -38,6 +43,11 @@ def _cycles(rows: int, vectors: int, target: Target) -> float:
     return max(issue, loads, float(target.fma_latency)) + 0.25
 
 
+def _stream_cycles(rows: int, vectors: int, target: Target) -> float:
+    """Cycles that operands from the second-level cache add to one reduction step."""
+    return (vectors * target.vector_bits // 8 + rows * 4) / _STREAM_BYTES
+
+
 def tile_cycles(row_count: int, vector_count: int, tile: RegisterTile, target: Target) -> float:
     """Cycles per reduction step over the whole output.
 
@@ -58,14 +68,16 @@ def choose_tile(
     widths: Iterable[int] = range(1, _MOST_VECTORS + 1),
     max_rows: int = 32,
     row_step: int = 1,
+    streamed: bool = False,
 ) -> RegisterTile:
     """The fastest tile for an output of `row_count` rows by `vector_count` vectors.
 
     None stands for a symbolic count, which is taken as large. `widths` are the numbers of vectors
     to choose from; rows are a multiple of `row_step`, at most `max_rows`. Accumulators, the loaded
     vectors and one broadcast must fit in the registers, and the vectors of `depth` reduction
-    steps, which every tile of rows walks again, in the second-level cache. Ties go to the larger
-    tile, which loads less.
+    steps, which every tile of rows walks again, in the second-level cache. With `streamed` they do
+    not fit in the first one, and what they cost on the way counts. Ties go to the larger tile,
+    which loads less.
     """
     rows_known = row_count or 1 << 10
     vectors_known = vector_count or 1 << 10
@@ -81,13 +93,44 @@ def choose_tile(
     ]
     if not tiles:
         return RegisterTile(1, min(widths))
-    return min(tiles, key=lambda tile: _rank(rows_known, vectors_known, tile, target))
+    return min(tiles, key=lambda tile: _rank(rows_known, vectors_known, tile, target, streamed))
 
 
-def _rank(rows: int, vectors: int, tile: RegisterTile, target: Target) -> float:
+def _rank(rows: int, vectors: int, tile: RegisterTile, target: Target, streamed: bool) -> float:
     accumulators = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / accumulators
-    return tile_cycles(rows, vectors, tile, target) * (1 + 0.02 * loads)
+    cycles = tile_cycles(rows, vectors, tile, target) * (1 + 0.02 * loads)
+    if streamed:
+        tiles = -(-rows // tile.rows) * -(-vectors // tile.vectors)
+        cycles += tiles * _stream_cycles(tile.rows, tile.vectors, target)
+    return cycles
+
+
+def choose_matrix_tile(
+    row_count: int | None,
+    vector_count: int | None,
+    depth: int | None,
+    target: Target,
+    *,
+    widths: Iterable[int] = range(1, _MOST_VECTORS + 1),
+) -> RegisterTile:
+    """`choose_tile` for a row-major operand times panels of `depth` steps.
+
+    Rows that are a multiple of 4 KiB apart fall into one set of the first-level cache; a tile may
+    take two thirds of its ways.
+    """
+    first = target.caches[0].size if target.caches else 32 << 10
+    apart = math.gcd((depth or 1) * 4, _WAY_BYTES)
+    fitting = first // _WAY_BYTES * 2 // 3 * _WAY_BYTES // apart
+    return choose_tile(
+        row_count,
+        vector_count,
+        target,
+        depth=depth,
+        widths=widths,
+        max_rows=max(1, min(MATRIX_ROWS, fitting)),
+        streamed=(row_count or MATRIX_ROWS) > 1,
+    )
 
 
 def _panel_bytes(target: Target) -> int:
@@ -95,6 +138,14 @@ def _panel_bytes(target: Target) -> int:
     the rows and the output pass through."""
     caches = target.caches
     return (caches[min(1, len(caches) - 1)].size if caches else 1 << 18) * 3 // 8
+
+
+def shares_rows(rows_bytes: int, weight_bytes: int, target: Target) -> bool:
+    """Whether each core should walk its own rows of a product: when they are the larger operand, or
+    fit in the caches of the cores together only. All weights then go by on every core."""
+    caches = target.caches
+    half = (caches[min(1, len(caches) - 1)].size if caches else 32 << 10) // 2
+    return rows_bytes > weight_bytes or half < rows_bytes <= half * target.cores
 
 
 def panel_width(
@@ -105,14 +156,19 @@ def panel_width(
 
     >>> from heddle.target import parse
     >>> panel_width(128, 768, 768, parse("llvm -mcpu=skylake-avx512"))
-    48
+    32
     """
     lanes = target.vector_lanes(bits)
     vectors = None if columns is None else -(-columns // lanes)
-    tile = choose_tile(rows, vectors, target, depth=depth, max_rows=MATRIX_ROWS)
-    return tile.vectors * lanes
+    if rows is not None and columns is not None and depth is not None:
+        element = bits // 8
+        if shares_rows(rows * depth * element, depth * columns * element, target):
+            rows = -(-rows // target.cores)
+    return choose_matrix_tile(rows, vectors, depth, target).vectors * lanes
 
 
 MATRIX_ROWS = 12
-"""Most rows of a row-major operand that one tile walks: with a power-of-two row pitch they fall
-into one set of the first-level cache, which has 8 to 12 ways."""
+"""Most rows of a row-major operand that one tile walks."""
+
+_WAY_BYTES = 4096
+"""Bytes of one way of a first-level cache: addresses this far apart share a set."""

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows a contraction inside its register tiles."""
+
+from __future__ import annotations
+
+from heddle.schedule.rules.analysis import extent_of
+from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
+from heddle.target import Target
+
+
+def vectorize_epilogue(
+    sch: Schedule, epilogue: BlockRef, tile_loop: LoopRef, target: Target
+) -> None:
+    """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
+    loops = sch.get_loops(epilogue)
+    inner = loops[loops.index(tile_loop) + 1 :]
+    if not inner:
+        return
+    *outer, last = inner
+    lanes = target.vector_lanes(32)
+    extent = extent_of(sch, last)
+    if extent is not None and extent > lanes and extent % lanes == 0:
+        vectors, last = sch.split(last, [None, lanes])
+        outer.append(vectors)
+    for loop in outer:
+        sch.unroll(loop)
+    sch.vectorize(last)
