@@ -67,11 +67,11 @@ def schedule_contraction(
     flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"
-    plan = _Plan(sch, block, facts, target)
+    plan = ContractionPlan(sch, block, facts, target)
     tile_loop = plan.tile()
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(block, 0, "local")
-    _vectorize_epilogue(sch, epilogue, tile_loop, target)
+    vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
     plan.unroll_taps()
@@ -81,13 +81,15 @@ def schedule_contraction(
 
 
 @dataclass
-class _Plan:
-    """The loops of one contraction while its schedule is made."""
+class ContractionPlan:
+    """The loops of one contraction while its schedule is made. `steps` are axes of a reduction that
+    stay inside the lanes: an instruction does them."""
 
     sch: Schedule
     block: BlockRef
     facts: Contraction
     target: Target
+    steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.loops = self.sch.get_loops(self.block)
@@ -118,7 +120,8 @@ class _Plan:
         # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
         columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
-        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
+        inner = [self.loops[i] for i in self.steps]
+        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops, *inner)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
@@ -138,6 +141,8 @@ class _Plan:
         dims = facts.w.buffer.static_shape
         if self._panel_vectors() is not None or dims is None or facts.x_has_vector:
             return False
+        if self.steps:
+            return False  # packed for an instruction
         pitch = dims[-1] * facts.w.buffer.dtype.nbytes
         depth = self._depth()
         tiles = math.prod(extent_of(self.sch, loop) or _PACK_AFTER_TILES for loop in row_outer)
@@ -237,7 +242,7 @@ class _Plan:
         w, var = self.facts.w, self.facts.block.iters[self.facts.vector].var
         if sum(uses_var(index, var) for index in w.indices) < 2:
             return None
-        width = as_int(w.buffer.shape[-1])
+        width = as_int(w.buffer.shape[-1 - len(self.steps)])
         return None if width is None or width % self.lanes else width // self.lanes
 
     def _split_columns(
@@ -338,7 +343,7 @@ class _Plan:
         self.sch.vectorize(lanes)
 
 
-def _vectorize_epilogue(
+def vectorize_epilogue(
     sch: Schedule, epilogue: BlockRef, tile_loop: LoopRef, target: Target
 ) -> None:
     """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
