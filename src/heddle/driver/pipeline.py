@@ -24,14 +24,15 @@ from heddle.ir.passes import Pass, Pipeline
 from heddle.passes.graph.assign_layouts import AssignLayouts
 from heddle.passes.graph.canonicalise import canonicalise
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
-from heddle.passes.graph.fold_constants import FoldConstants
+from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.fuse import fuse
 from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.integers import integers
 from heddle.passes.graph.lower import Lower
 from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
 from heddle.runtime.toolchain import link_shared
-from heddle.schedule.rules import default_schedule, panel_width
+from heddle.schedule.rules import default_schedule, dot_panel, panel_width
 from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
@@ -44,16 +45,22 @@ def graph_pipeline(target: Target) -> Pipeline:
     def panel(rows: int | None, columns: int, depth: int) -> int:
         return panel_width(rows, columns, depth, target)
 
-    layouts = AssignLayouts.of(target, panel_width=panel)
+    def low_precision_panel(
+        x: str, w: str, rows: int | None, columns: int | None, depth: int
+    ) -> int | None:
+        return dot_panel(x, w, rows, columns, depth, target)
+
+    layouts = AssignLayouts.of(target, panel_width=panel, dot_panel=low_precision_panel)
     common = "Compute every value once."
     return Pipeline(
         [
             Pass("normalise", normalise),
             Pass(
-                "fold_constants", FoldConstants(), "Evaluate calls whose arguments are constants."
+                "fold_constants", fold_constants, "Evaluate calls whose arguments are constants."
             ),
             Pass("canonicalise", canonicalise),
             Pass("eliminate_common_subexpressions", eliminate_common_subexpressions, common),
+            Pass("integers", integers),
             Pass("assign_layouts", layouts, "Block the channels of images, pack constant weights."),
             Pass("eliminate_dead_code", eliminate_dead_code),
             Pass("fuse", fuse, "Group operators into kernels."),

@@ -259,11 +259,9 @@ def _(
     data = to_plain(x, Layout("", (("N", 0), ("C", 0), ("H", 0), ("W", 0), ("C", 1))))
     ob, ib, kh, kw, steps, co, depth = w.shape
     weight = w.transpose(0, 5, 1, 4, 6, 2, 3).reshape(ob * co, ib * steps * depth, kh, kw)
-    window = Window.of([const(kh), const(kw)], strides, (0, 0, 0, 0), dilations)
-    edges = [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])]
-    around = np.pad(data, edges, constant_values=data.dtype.type(pad_value))
+    window = Window.of([const(kh), const(kw)], strides, pads, dilations)
     kind = np.float32 if x.dtype.kind == "f" else np.int32
-    result = reference_conv(around, weight, window, groups, kind)
+    result = reference_conv(data, weight, window, groups, kind, fill=pad_value)
     n, _c, h, v = result.shape
     return result.reshape(n, ob, co, h, v).transpose(0, 1, 3, 4, 2)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from heddle import te
 from heddle.ir import DType, TensorType
-from heddle.ir.expr import Expr, cast, const, maximum, minimum
+from heddle.ir.expr import Expr, cast
 from heddle.op.common import broadcast_load, broadcast_shapes
 from heddle.op.registry import operator
 from heddle.op.sample import case, floats, ints, values
@@ -25,19 +25,6 @@ def _result(x: TensorType, *others: TensorType | None) -> Any:
     if len(shape) != x.ndim:
         raise UserError("scale and zero point have more dimensions than `x`")
     return shape
-
-
-def saturate(value: Expr, dtype: DType) -> Expr:
-    """A float32 value that is an integer, cut to the range of `dtype` and converted.
-
-    Bounds that float32 holds are compared in float32, so that vector code needs no more than a
-    minimum, a maximum and a conversion; NaN becomes some value of the range.
-    """
-    if dtype.bits > 16:
-        return cast(value, dtype)
-    low, high = const(float(dtype.min_value), "float32"), const(float(dtype.max_value), "float32")
-    inside = minimum(maximum(value, low), high)
-    return cast(cast(inside, "int32"), dtype)
 
 
 def _check_dtype(dtype: DType) -> None:
@@ -92,7 +79,7 @@ def _rounded(value: Expr, zero: te.Tensor | None, i: tuple[Expr, ...], dtype: DT
     value = intrin.round(value)
     if zero is not None:
         value = value + cast(broadcast_load(zero, i), "float32")
-    return saturate(value, dtype)
+    return cast(value, dtype)  # saturates
 
 
 @quantize.rule("compute")
