@@ -20,6 +20,7 @@ from typing import Any, Final
 from heddle.codegen.llvm import arithmetic, memory
 from heddle.codegen.llvm.builder import FunctionBuilder, ModuleBuilder, is_literal, literal_int
 from heddle.codegen.llvm.expressions import ExpressionEmitter
+from heddle.codegen.llvm.tiles import ask_for_tiles, uses_tiles
 from heddle.codegen.llvm.types import memory_type, register_type
 from heddle.ir.dtype import HANDLE, DType
 from heddle.ir.expr import Var
@@ -99,6 +100,8 @@ def _emit_function(module: ModuleBuilder, func: PrimFunc, symbol: str) -> None:
         if var in symbols:
             b.ranges[name] = (0, None)
         params.append(f"{register_type(var.dtype)} {name}")
+    if uses_tiles(func):
+        emitter.leave_if_failed(ask_for_tiles(b))
     emitter.stmt(func.body)
     b.void("ret i32 0")
     attributes = function_attributes(module)

@@ -83,19 +83,24 @@ def schedule_contraction(
 @dataclass
 class ContractionPlan:
     """The loops of one contraction while its schedule is made. `steps` are axes of a reduction that
-    stay inside the lanes: an instruction does them."""
+    stay inside the lanes: an instruction does them. `chosen` is the register tile where the caller
+    knows it, its vectors, of `vector` lanes, along the vector axis."""
 
     sch: Schedule
     block: BlockRef
     facts: Contraction
     target: Target
     steps: tuple[int, ...] = ()
+    chosen: RegisterTile | None = None
+    vector: int | None = None
 
     def __post_init__(self) -> None:
         self.loops = self.sch.get_loops(self.block)
         self.lanes = self._lanes()
 
     def _lanes(self) -> int:
+        if self.vector is not None:
+            return self.vector
         bits = self.facts.block.writes[0].buffer.dtype.bits
         lanes = self.target.vector_lanes(max(bits, 32))
         extent = self.facts.extent(self.facts.vector)
@@ -108,7 +113,7 @@ class ContractionPlan:
         col_loops = [self.loops[i] for i in facts.cols]
         batch = [self.loops[i] for i in facts.batch]
         reduce = [self.loops[i] for i in facts.reduce]
-        row_loops = self._fuse_pointwise_rows(row_loops)
+        row_loops = self.fuse_pointwise_rows(row_loops)
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
         tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
@@ -163,7 +168,7 @@ class ContractionPlan:
         loops = sch.get_loops(copy)
         vectorize_loop(sch, loops[-1], self.lanes)
 
-    def _fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
+    def fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
         """Neighbouring row axes that `x` and the output index alike (a 1x1 convolution of stride
         one) are one long axis."""
         facts = self.facts
@@ -199,6 +204,8 @@ class ContractionPlan:
         """The register tile, and whether its vectors lie along the vector axis itself (else
         along the last column axis)."""
         facts, target = self.facts, self.target
+        if self.chosen is not None:
+            return self.chosen, True
         vector_extent = facts.extent(facts.vector)
         rows = extent_of(self.sch, row_loops[-1]) if row_loops else 1
         if facts.x_has_vector:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from heddle.ir.expr import as_int
-from heddle.schedule.rules.analysis import Contraction, contraction_of
+from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of
 from heddle.schedule.rules.contraction import ContractionPlan, vectorize_epilogue
 from heddle.schedule.rules.machine import panel_width
+from heddle.schedule.rules.tile_product import schedule_tile_product, tile_product_of
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.target import Target
 from heddle.tir import tensor_intrin
@@ -97,11 +98,24 @@ def dot_product_of(block: Block, target: Target) -> DotProduct | None:
     return DotProduct(dataclasses.replace(facts, reduce=others), intrin, step)
 
 
+def _row_steps(sch: Schedule, block: BlockRef, facts: Contraction, target: Target) -> int | None:
+    """Steps of the last row axis, after neighbours that are one long axis are fused."""
+    trial = Schedule(sch.func)
+    plan = ContractionPlan(trial, block, facts, target)
+    rows = plan.fuse_pointwise_rows([plan.loops[axis] for axis in facts.rows])
+    return extent_of(trial, rows[-1]) if rows else None
+
+
 def schedule_dot_product(
     sch: Schedule, block: BlockRef, epilogue: BlockRef, target: Target, dot: DotProduct
 ) -> None:
     """Tile `block`, let instructions do its lanes, keep its accumulators in registers, and compute
     `epilogue` from them."""
+    rows = _row_steps(sch, block, dot.facts, target)
+    tiles = tile_product_of(sch.block(block), dot.facts, dot.step, rows, target)
+    if tiles is not None:
+        schedule_tile_product(sch, block, epilogue, target, tiles)
+        return
     plan = ContractionPlan(sch, block, dot.facts, target, steps=(dot.step,))
     tile_loop = plan.tile()
     *tiled, lanes = plan.tile_loops
