@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from heddle.codegen import CompiledKernel, KernelCompiler, compile_text, host_ir
@@ -21,7 +22,7 @@ from heddle.driver.report import CompileReport, KernelCost
 from heddle.ir.expr import as_int
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Pass, Pipeline
-from heddle.passes.graph.assign_layouts import AssignLayouts
+from heddle.passes.graph.assign_layouts import AssignLayouts, DotLayouts
 from heddle.passes.graph.canonicalise import canonicalise
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import fold_constants
@@ -32,7 +33,7 @@ from heddle.passes.graph.lower import Lower
 from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
 from heddle.runtime.toolchain import link_shared
-from heddle.schedule.rules import default_schedule, dot_panel, panel_width
+from heddle.schedule.rules import default_schedule, dot_block, dot_panel, panel_width
 from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
@@ -45,12 +46,8 @@ def graph_pipeline(target: Target) -> Pipeline:
     def panel(rows: int | None, columns: int, depth: int) -> int:
         return panel_width(rows, columns, depth, target)
 
-    def low_precision_panel(
-        x: str, w: str, rows: int | None, columns: int | None, depth: int
-    ) -> int | None:
-        return dot_panel(x, w, rows, columns, depth, target)
-
-    layouts = AssignLayouts.of(target, panel_width=panel, dot_panel=low_precision_panel)
+    dots = DotLayouts(partial(dot_panel, target), partial(dot_block, target))
+    layouts = AssignLayouts.of(target, panel_width=panel, dots=dots)
     common = "Compute every value once."
     return Pipeline(
         [

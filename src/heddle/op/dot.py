@@ -150,7 +150,15 @@ def _(x: te.Tensor, w: te.Tensor, *, n: Dim) -> te.Tensor:
         right = w[(*lead, i[-1] // width, outer, i[-1] % width, inner)]
         return te.sum(cast(left, dtype) * cast(right, dtype), axis=[outer, inner])
 
-    return te.compute((*x.shape[:-1], as_expr(n)), body, name="matmul_dot")
+    # Whole panels, so that no instruction is cut short; what lies past column n is zero.
+    columns, panels = as_int(n), as_int(w.shape[-4])
+    known = columns is not None and panels is not None
+    full = w.shape[-4] * width if known else as_expr(n)
+    product = te.compute((*x.shape[:-1], full), body, name="matmul_dot")
+    if not known or as_int(full) == columns:
+        return product
+    shape = (*x.shape[:-1], as_expr(n))
+    return te.compute(shape, lambda *i: product[i], name="matmul_dot_columns")
 
 
 @matmul_dot.rule("numpy")

@@ -103,11 +103,12 @@ def _(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, *, dtype: DType
     return _saturated(x.astype(np.float32) / scale.astype(np.float32), zero, dtype)
 
 
-@operator("requantize", kind="broadcast", dtypes={"x": "int", "scale": "float", "zero": "int"})
+@operator("requantize", kind="broadcast", dtypes={"x": "number", "scale": "float", "zero": "int"})
 def requantize(
     x: TensorType, scale: TensorType, zero: TensorType | None = None, *, dtype: DType
 ) -> TensorType:
-    """round(x * scale) + zero, saturated to `dtype`: an accumulator as a quantised value."""
+    """round(x * scale) + zero, saturated to `dtype`: an accumulator as a quantised value, or a
+    number when `scale` is the inverse of the result's."""
     _check_dtype(dtype)
     _check_zero(zero, dtype)
     return TensorType(_result(x, scale, zero), dtype)

@@ -44,7 +44,23 @@ from heddle.passes.graph.anf import (
 from heddle.target import Target
 
 PanelWidth: TypeAlias = Callable[[int | None, int, int], int]
-DotPanel: TypeAlias = Callable[[str, str, int | None, int | None, int], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class DotLayouts:
+    """How a target wants operands of low precision.
+
+    panel: columns in a panel of a packed matrix, by the dtypes of the operands, and the rows,
+    columns and depth of the product; None when the target has no instruction for them. block: how
+    many of so many channels make a block, by the dtypes.
+    """
+
+    panel: Callable[[str, str, int | None, int | None, int], int | None]
+    block: Callable[[str, str, int], int]
+
+
+NO_DOTS: Final = DotLayouts(lambda *_: None, lambda *_: 1)
+
 
 FINITE_OPS: Final = frozenset(
     {
@@ -65,20 +81,19 @@ class AssignLayouts:
     """The pass.
 
     block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
-    (None when unknown), columns and depth of the product. dot_panel: the same for low precision,
-    by the dtypes of the operands also; None when the target has no instruction for them.
+    (None when unknown), columns and depth of the product. dots: the same for low precision.
     """
 
     block: int
     panel_width: PanelWidth
-    dot_panel: DotPanel = lambda *_: None
+    dots: DotLayouts = NO_DOTS
 
     @staticmethod
     def of(
         target: Target,
         *,
         panel_width: PanelWidth | None = None,
-        dot_panel: DotPanel | None = None,
+        dots: DotLayouts = NO_DOTS,
     ) -> AssignLayouts:
         """The pass for a target: blocks of one float32 vector, panels of four by default, and no
         instructions for low precision."""
@@ -87,7 +102,7 @@ class AssignLayouts:
         def four_vectors(rows: int | None, columns: int, depth: int) -> int:
             return 4 * lanes
 
-        return AssignLayouts(lanes, panel_width or four_vectors, dot_panel or (lambda *_: None))
+        return AssignLayouts(lanes, panel_width or four_vectors, dots)
 
     def __call__(self, module: IRModule) -> IRModule:
         """Give convolutions blocked layouts and matrix products packed weights."""
@@ -261,14 +276,16 @@ def _dot_convolution(
     assert inputs is not None
     assert outputs is not None
     dtypes = (kind.dtype.name, str(weight.data.dtype))
-    block, groups, depth = work.options.block, call.attrs["groups"], DOT_DEPTH.get(dtypes[0])
+    dots, groups, depth = work.options.dots, call.attrs["groups"], DOT_DEPTH.get(dtypes[0])
     assert isinstance(groups, int)
-    if depth is None or work.options.dot_panel(*dtypes, None, block, block) is None:
+    if depth is None or dots.panel(*dtypes, None, outputs, inputs) is None:
         return False
-    inner = block
-    if groups == 1 and inputs * 2 <= block and not work.is_blocked(x):
+    inner, block = (dots.block(*dtypes, size // groups) for size in (inputs, outputs))
+    if work.is_blocked(x):
+        inner = work.blocked[x].block  # type: ignore[index]
+    elif groups == 1 and inputs * 2 <= inner:
         inner = -(-inputs // depth) * depth
-    elif groups > 1 and ((inputs // groups) % block or (outputs // groups) % block):
+    if groups > 1 and ((inputs // groups) % inner or (outputs // groups) % block):
         return False
     packed = packing.pack_dot_convolution(weight.data, inner, block, depth)
     data = work.to_blocked(x, inner)
@@ -445,7 +462,7 @@ def _dot_product(work: _Assignment, binding: Binding, call: Call) -> bool:
     for dim in left.shape[:-1] if kind.ndim == 2 else left.shape[-2:-1]:
         size = as_int(dim)
         rows = None if rows is None or size is None else rows * size
-    width = work.options.dot_panel(left.dtype.name, kind.dtype.name, rows, columns, depth)
+    width = work.options.dots.panel(left.dtype.name, kind.dtype.name, rows, columns, depth)
     if width is None:
         return False
     options: dict[str, Any] = {"width": width, "depth": each, "transposed": transposed}

@@ -37,7 +37,7 @@ from heddle.passes.graph.integer_values import Quantised
 from heddle.passes.graph.rule_table import RuleTable
 
 RULES: Final = RuleTable()
-_QUANTISED_OPS: Final = frozenset({"quantize", "dequantize", "requantize", "conv", "matmul"})
+FINAL_RULES: Final = RuleTable()
 
 
 def integers(module: IRModule) -> IRModule:
@@ -45,7 +45,8 @@ def integers(module: IRModule) -> IRModule:
     if not any(_has_integers(function) for function in module.functions.values()):
         return module
     changed = rewrite_by_rules(module, {**integer_values.RULES.by_op, **RULES.by_op})
-    changed = eliminate_dead_code(FoldConstants()(eliminate_dead_code(changed)))
+    changed = rewrite_by_rules(eliminate_dead_code(changed), FINAL_RULES.by_op)
+    changed = eliminate_dead_code(FoldConstants()(changed))
     return eliminate_common_subexpressions(canonicalise(changed))
 
 
@@ -57,6 +58,24 @@ def _has_integers(function: Any) -> bool:
         if name in ("conv", "matmul") and binding.value.attrs.get("out_dtype") is not None:
             return True
     return False
+
+
+@FINAL_RULES.add("quantize")
+def by_inverse(rewriter: Rewriter, call: Call) -> GraphExpr | None:
+    """quantize(x, s)  ->  requantize(x, 1 / s): a division takes as long as the rest together
+
+    The quotient may differ by its last bit, so a value half way between two integers (to the
+    precision of float32) may become the other one.
+    """
+    scale, wanted = _constant(call.args[1]), tensor_type(call)
+    if scale is None or wanted is None or wanted.dtype.bits > 8:
+        return None
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = (1.0 / scale.astype(np.float64)).astype(np.float32)
+    if not np.isfinite(inverse).all():
+        return None
+    zero = call.args[2] if len(call.args) > 2 else None
+    return op.requantize(call.args[0], Constant(inverse), zero, dtype=wanted.dtype)
 
 
 # -- operands of products -------------------------------------------------------------------------

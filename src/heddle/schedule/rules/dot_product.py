@@ -18,14 +18,21 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
+from heddle.ir.dtype import DType
 from heddle.ir.expr import as_int
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of
 from heddle.schedule.rules.contraction import ContractionPlan, vectorize_epilogue
 from heddle.schedule.rules.machine import panel_width
-from heddle.schedule.rules.tile_product import schedule_tile_product, tile_product_of
+from heddle.schedule.rules.tile_product import (
+    has_tiles,
+    most_columns,
+    schedule_tile_product,
+    tile_product_of,
+)
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.target import Target
 from heddle.tir import tensor_intrin
+from heddle.tir.intrinsics_amx import STEPS, TILE_BYTES
 from heddle.tir.nodes import Block
 from heddle.tir.tensor_intrin import TensorIntrin
 
@@ -59,21 +66,31 @@ def dot_intrinsic(target: Target, x: str, w: str) -> TensorIntrin | None:
     return None
 
 
+def dot_block(target: Target, x: str, w: str, channels: int) -> int:
+    """Channels in a block of an image of `channels`, which is an operand of a product of dtypes
+    `x` and `w`: a row of a tile where `target` has tiles and the channels fill it."""
+    lanes = target.vector_lanes(32)
+    row = TILE_BYTES // DType.of(x).nbytes
+    return row if has_tiles(target, x, w) and channels % row == 0 else lanes
+
+
 def dot_panel(
-    x: str, w: str, rows: int | None, columns: int | None, depth: int, target: Target
+    target: Target, x: str, w: str, rows: int | None, columns: int | None, depth: int
 ) -> int | None:
     """Columns per panel of a matrix packed by `op.pack_dot` for a product of `rows` x `depth` by
     `depth` x `columns`; None when the target has no instruction for these dtypes.
 
     >>> from heddle.target import parse
-    >>> dot_panel("uint8", "int8", 128, 768, 768, parse("llvm -mcpu=cascadelake"))
+    >>> dot_panel(parse("llvm -mcpu=cascadelake"), "uint8", "int8", 128, 768, 768)
     48
-    >>> dot_panel("uint8", "int8", 128, 768, 768, parse("llvm -mcpu=x86-64"))
+    >>> dot_panel(parse("llvm -mcpu=x86-64"), "uint8", "int8", 128, 768, 768)
     """
     intrin = dot_intrinsic(target, x, w)
     if intrin is None:
         return None
     (_, _), (_, each) = intrin.nest.axes
+    if has_tiles(target, x, w) and rows != 1 and depth % (STEPS * each) == 0:
+        return most_columns(columns)
     return panel_width(rows, columns, -(-depth // each), target)
 
 

@@ -54,6 +54,12 @@ def has_tiles(target: Target, x: str, w: str) -> bool:
     return found is not None and target.has("amx-tile") and target.has(found[1])
 
 
+def most_columns(columns: int | None) -> int:
+    """Columns of a panel that tiles can walk side by side: as many as fill it, if known."""
+    widths = (4 * COLUMNS, 2 * COLUMNS, COLUMNS)
+    return next((n for n in widths if columns is None or columns % n == 0), COLUMNS)
+
+
 def tile_product_of(
     block: Block, facts: Contraction, step: int, rows: int | None, target: Target
 ) -> TileProduct | None:
