@@ -377,7 +377,7 @@ def _elementwise(work: _Assignment, binding: Binding, call: Call) -> bool:
         return False
     block = work.blocked[leaders[0]].block  # type: ignore[index]
     kind = tensor_type(call.args[0])
-    finite = op_name(call) in FINITE_OPS or (kind is not None and kind.dtype.is_int)
+    finite = op_name(call) in (*FINITE_OPS, "cast") or (kind is not None and kind.dtype.is_int)
     if channels % block and not finite:
         return False
     if any(work.blocked[item].channels != channels for item in leaders):  # type: ignore[index]
@@ -482,9 +482,12 @@ def _dot_product(work: _Assignment, binding: Binding, call: Call) -> bool:
 
 
 def _conversion(work: _Assignment, binding: Binding, call: Call) -> bool:
-    """Integers, which are finite in every dtype, are converted as they lie."""
-    kind = tensor_type(call.args[0])
-    return kind is not None and kind.dtype.is_int and _elementwise(work, binding, call)
+    """Numbers are converted as they lie: integers are finite in every dtype, and so are floats,
+    short of overflow, in another dtype of floats."""
+    before, after = tensor_type(call.args[0]), tensor_type(call)
+    if before is None or after is None or before.dtype.is_bool or after.dtype.is_bool:
+        return False
+    return (before.dtype.is_int or after.dtype.is_float) and _elementwise(work, binding, call)
 
 
 _HANDLERS: Final[dict[str, Callable[[_Assignment, Binding, Any], bool]]] = {
