@@ -2,6 +2,7 @@
 """Instructions on tile registers (AMX), which code names by number.
 
     tile_config(rows of each of 8)          ldtilecfg; every register then holds zeros
+    tile_release()                          tilerelease; threads are switched faster without tiles
     tile_zero(t)                            tilezero
     tile_load(t, address, pitch)            tileloadd: rows of 64 bytes, `pitch` bytes apart
     tile_store(t, address, pitch)           tilestored
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from heddle.codegen.llvm.builder import FunctionBuilder
     from heddle.codegen.llvm.expressions import ExpressionEmitter
 
-TILE_CALLS: Final = frozenset({"tile_config", "tile_zero", "tile_load", "tile_store", "tile_dot"})
+TILE_CALLS: Final = frozenset(
+    f"tile_{name}" for name in ("config", "release", "zero", "load", "store", "dot")
+)
 
 
 def uses_tiles(func: PrimFunc) -> bool:
@@ -42,6 +45,9 @@ def emit_tile_call(emitter: ExpressionEmitter, found: Call) -> str:
     if found.name == "tile_config":
         b.module.declare("void @llvm.x86.ldtilecfg(ptr)")
         b.void(f"call void @llvm.x86.ldtilecfg(ptr {_configuration(b, found.args)})")
+    elif found.name == "tile_release":
+        b.module.declare("void @llvm.x86.tilerelease()")
+        b.void("call void @llvm.x86.tilerelease()")
     elif found.name == "tile_zero":
         b.module.declare("void @llvm.x86.tilezero(i8 immarg)")
         b.void(f"call void @llvm.x86.tilezero({_register(found.args[0])})")

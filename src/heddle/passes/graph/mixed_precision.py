@@ -8,7 +8,7 @@
 The operands of matrix products and of two-dimensional convolutions are rounded to bfloat16 and
 their products added up in float32. A value that a product reads is rounded where it is made, and
 whatever else reads it reads the rounded one: between kernels there is one form of it, of half the
-size. Depthwise and transposed convolutions, norms, softmax, reductions, activations and sums are
+size. Convolutions of a few channels (of an image), depthwise and transposed convolutions, norms, softmax, reductions, activations and sums are
 computed in float32.
 """
 
@@ -28,7 +28,8 @@ from heddle.passes.graph.anf import tensor_type as type_of
 
 _HALF: Final = DType.of("bfloat16")
 _GROUP: Final = 16
-"""Channels of a group must be whole blocks for a grouped convolution to be a product."""
+"""Input channels from which on a convolution is a product. Those of a group, and the outputs of a
+group, must be a multiple."""
 
 
 def mixed_precision(module: IRModule) -> IRModule:
@@ -76,7 +77,8 @@ def _is_product(value: GraphExpr) -> bool:
     if len(shape_of(value)) != 4 or outputs is None or inputs is None:
         return False
     whole = inputs % _GROUP == 0 and outputs // groups % _GROUP == 0
-    return isinstance(value.args[1], Constant) and (groups == 1 or whole)
+    enough = inputs >= _GROUP and (groups == 1 or whole)
+    return isinstance(value.args[1], Constant) and enough
 
 
 class _Rounding:

@@ -39,14 +39,60 @@ from heddle.tir.nodes import (
 )
 
 _MOST_UNROLLED: Final = 16
+_RELEASE: Final = Evaluate(Call("tile_release", (), INT32))
 
 
 def assign_tile_registers(func: PrimFunc) -> PrimFunc:
     """`func` (flat) with each `tile_product` made of loads, products and stores of registers."""
     if not any(_is_product(found) for found in pre_order(func.body)):
         return func
-    changed: PrimFunc = func.replace(body=_place(func.body))
+    changed: PrimFunc = func.replace(body=_configured_once(_place(func.body)))
     return changed
+
+
+def _configured_once(body: Stmt) -> Stmt:
+    """`body` with one configuration per task where all are alike: it takes as long as dozens of
+    products."""
+    found = [n for n in pre_order(body) if isinstance(n, Call) and n.name == "tile_config"]
+    if len({structural_hash(call) for call in found}) > 1:
+        return body
+    configure = Evaluate(found[0])
+    without: Stmt = rewrite(body, {Seq: _without_configuration})
+
+    def in_task(loop: For) -> For:
+        if loop.kind is not ForKind.PARALLEL or not _works_on_tiles(loop.body):
+            return loop
+        if any(isinstance(n, For) and n.kind is ForKind.PARALLEL for n in pre_order(loop.body)):
+            return loop
+        return loop.replace(body=seq(configure, loop.body, _RELEASE))  # type: ignore[no-any-return]
+
+    inside: Stmt = rewrite(without, {For: in_task})
+    return seq(configure, inside, _RELEASE) if _works_outside_tasks(inside) else inside
+
+
+def _works_on_tiles(stmt: Stmt) -> bool:
+    return any(isinstance(n, Call) and n.name == "tile_dot" for n in pre_order(stmt))
+
+
+def _works_outside_tasks(stmt: Stmt) -> bool:
+    if isinstance(stmt, For) and stmt.kind is ForKind.PARALLEL:
+        return False
+    if isinstance(stmt, Evaluate):
+        return _works_on_tiles(stmt)
+    return any(_works_outside_tasks(n) for n in stmt.children() if isinstance(n, Stmt))
+
+
+def _without_configuration(stmt: Seq) -> Stmt:
+    kept = [
+        part
+        for part in stmt.stmts
+        if not (
+            isinstance(part, Evaluate)
+            and isinstance(part.value, Call)
+            and part.value.name == "tile_config"
+        )
+    ]
+    return stmt if len(kept) == len(stmt.stmts) else seq(*kept)
 
 
 def _is_product(node: object) -> bool:
@@ -122,11 +168,12 @@ class _Unsuitable(Exception):
 
 @dataclass
 class _Nest:
-    """The registers of one nest: accumulators, left operands and one right operand."""
+    """The registers of one nest: accumulators, then left operands, then right operands."""
 
     accumulators: dict[str, tuple[Expr, Expr, int]] = field(default_factory=dict)
     """Address, pitch and rows of the accumulators, by what they are."""
-    most_lefts: int = 1
+    lefts: set[str] = field(default_factory=set)
+    """The left operands, by what they are before loops move them."""
     rows: int = 0
     moved: set[Var] = field(default_factory=set)
     analyzer: Analyzer = field(default_factory=Analyzer)
@@ -167,6 +214,7 @@ class _Nest:
         if uses_var(address, self.moved):
             raise _Unsuitable
         self.accumulators.setdefault(_key(address), (address, pitch, rows))
+        self.lefts.add(_key(args[2]))
         if self.rows not in (0, rows):
             raise _Unsuitable
         self.rows = rows
@@ -188,7 +236,7 @@ class _Nest:
         """The nest with its accumulators in registers, loaded before (or zero) and stored after."""
         numbers = {key: number for number, key in enumerate(self.accumulators)}
         body = self.with_registers(body, numbers)
-        before, after = [self.config(len(numbers))], []
+        before, after = [self.config()], []
         for number, (address, pitch, _) in enumerate(self.accumulators.values()):
             register = const(number)
             if zeroed:
@@ -198,9 +246,15 @@ class _Nest:
             after.append(_tile("tile_store", register, address, pitch))
         return seq(*before, body, *after)
 
-    def config(self, accumulators: int) -> Stmt:
-        """Rows of each register: accumulators, left operands, and in the last the right one."""
-        rows = [self.rows] * (REGISTERS - 1) + [STEPS]
+    def first_right(self) -> int:
+        """The first register of a right operand: one at least, more where left operands are few, so
+        that one is loaded while another is used."""
+        return min(len(self.accumulators) + len(self.lefts), REGISTERS - 1)
+
+    def config(self) -> Stmt:
+        """Rows of each register."""
+        others = self.first_right()
+        rows = [self.rows] * others + [STEPS] * (REGISTERS - others)
         return _tile("tile_config", *(const(count) for count in rows))
 
     def with_registers(self, stmt: Stmt, numbers: dict[str, int]) -> Stmt:
@@ -224,13 +278,15 @@ class _Nest:
         registers while there are any."""
         made: list[Stmt] = []
         lefts: dict[str, int] = {}
-        free = list(range(len(numbers), REGISTERS - 1))
+        first = self.first_right()
+        free = list(range(len(numbers), first))
         rights: dict[str, list[Call]] = {}
         for call in run:
             rights.setdefault(_key(call.args[4]), []).append(call)
-        for group in rights.values():
+        for turn, group in enumerate(rights.values()):
             address, pitch = group[0].args[4:6]
-            made.append(_tile("tile_load", const(REGISTERS - 1), address, pitch))
+            right = const(first + turn % (REGISTERS - first))
+            made.append(_tile("tile_load", right, address, pitch))
             for call in group:
                 key = _key(call.args[2])
                 if key not in lefts:
@@ -240,7 +296,7 @@ class _Nest:
                     lefts[key] = free.pop(0)
                     made.append(_tile("tile_load", const(lefts[key]), *call.args[2:4]))
                 number = numbers[_key(call.args[6])]
-                operands = (const(number), const(lefts[key]), const(REGISTERS - 1))
+                operands = (const(number), const(lefts[key]), right)
                 made.append(_tile("tile_dot", call.args[0], *operands))
         return made
 

@@ -36,6 +36,10 @@ _RIGHT_COST: Final = 1.5
 """What a row of the right operand, which comes from the second-level cache, costs in loads."""
 
 
+_OVERLAP_LOST: Final = 0.25
+"""The share of loads that products do not hide."""
+
+
 @dataclass(frozen=True, slots=True)
 class TileProduct:
     """A contraction that tiles compute: `rows` of a tile, and how many tiles share operands."""
@@ -95,7 +99,8 @@ def _cycles(rows: int, row_tiles: int, columns: int) -> float:
     of its left operand."""
     products = rows * row_tiles * columns
     loads = rows * row_tiles + _RIGHT_COST * STEPS * columns
-    return max(float(products), loads / _LOADS_PER_CYCLE) / products
+    cycles = loads / _LOADS_PER_CYCLE
+    return (max(float(products), cycles) + _OVERLAP_LOST * cycles) / products
 
 
 def schedule_tile_product(
