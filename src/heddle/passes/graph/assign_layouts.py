@@ -134,6 +134,7 @@ class _Assignment(Rewriter):
         self.blocked: dict[Var, _Blocked] = {}
         self.plain: set[Var] = set(function.params)
         self.native: set[Var] = set()  # computed in blocked form
+        self.other_blocks: dict[tuple[Var, int], _Blocked] = {}
 
     def run(self) -> Function:
         """Rewrite every binding."""
@@ -181,6 +182,8 @@ class _Assignment(Rewriter):
             return found
         channels = as_int(shape_of(item)[1])
         assert channels is not None
+        if isinstance(item, Var) and found is not None and not found.padded:
+            return self._reblocked(item, found, block)
         value = self.to_plain(item)
         if isinstance(value, Constant):
             return _Blocked(Constant(packing.block_channels(value.data, block)), channels, block)
@@ -195,6 +198,16 @@ class _Assignment(Rewriter):
         if isinstance(item, Var):
             self.blocked.setdefault(item, made)
         return made
+
+    def _reblocked(self, item: Var, found: _Blocked, block: int) -> _Blocked:
+        """A value in blocks of another size."""
+        known = self.other_blocks.get((item, block))
+        if known is None:
+            source, target = f"NCHW{found.block}c", f"NCHW{block}c"
+            moved = op.layout_transform(found.value, source=source, target=target)
+            value = self.emit(moved, name=f"{item.name}_blocked")
+            known = self.other_blocks[item, block] = _Blocked(value, found.channels, block)
+        return known
 
     def bind_blocked(self, binding: Binding, value: GraphExpr, channels: int, block: int) -> bool:
         """Let the blocked `value` stand for what `binding` computes."""
@@ -281,9 +294,7 @@ def _dot_convolution(
     if depth is None or dots.panel(*dtypes, None, outputs, inputs) is None:
         return False
     inner, block = (dots.block(*dtypes, size // groups) for size in (inputs, outputs))
-    if work.is_blocked(x):
-        inner = work.blocked[x].block  # type: ignore[index]
-    elif groups == 1 and inputs * 2 <= inner:
+    if not work.is_blocked(x) and groups == 1 and inputs * 2 <= inner:
         inner = -(-inputs // depth) * depth
     if groups > 1 and ((inputs // groups) % inner or (outputs // groups) % block):
         return False

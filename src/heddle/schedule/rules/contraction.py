@@ -330,10 +330,10 @@ class ContractionPlan:
         loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
         if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
             loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
-        if len(loops) > 1:
+        if len(loops) > 1 or self.vector is not None:
             reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
             if facts.w.buffer in reads:
-                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2])
+                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2:][0])
 
     def unroll_taps(self) -> None:
         """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""

@@ -25,7 +25,7 @@ from heddle.schedule.rules.contraction import ContractionPlan, vectorize_epilogu
 from heddle.schedule.rules.machine import panel_width
 from heddle.schedule.rules.tile_product import (
     has_tiles,
-    most_columns,
+    panel_columns,
     schedule_tile_product,
     tile_product_of,
 )
@@ -90,7 +90,7 @@ def dot_panel(
         return None
     (_, _), (_, each) = intrin.nest.axes
     if has_tiles(target, x, w) and rows != 1 and depth % (STEPS * each) == 0:
-        return most_columns(columns)
+        return panel_columns(rows, columns)
     return panel_width(rows, columns, -(-depth // each), target)
 
 
@@ -115,12 +115,14 @@ def dot_product_of(block: Block, target: Target) -> DotProduct | None:
     return DotProduct(dataclasses.replace(facts, reduce=others), intrin, step)
 
 
-def _row_steps(sch: Schedule, block: BlockRef, facts: Contraction, target: Target) -> int | None:
-    """Steps of the last row axis, after neighbours that are one long axis are fused."""
+def _row_steps(
+    sch: Schedule, block: BlockRef, facts: Contraction, target: Target
+) -> list[int | None]:
+    """Steps of the row axes, after neighbours that are one long axis are fused."""
     trial = Schedule(sch.func)
     plan = ContractionPlan(trial, block, facts, target)
     rows = plan.fuse_pointwise_rows([plan.loops[axis] for axis in facts.rows])
-    return extent_of(trial, rows[-1]) if rows else None
+    return [extent_of(trial, loop) for loop in rows]
 
 
 def schedule_dot_product(
@@ -129,7 +131,7 @@ def schedule_dot_product(
     """Tile `block`, let instructions do its lanes, keep its accumulators in registers, and compute
     `epilogue` from them."""
     rows = _row_steps(sch, block, dot.facts, target)
-    tiles = tile_product_of(sch.block(block), dot.facts, dot.step, rows, target)
+    tiles = tile_product_of(dot.facts, dot.step, rows, target)
     if tiles is not None:
         schedule_tile_product(sch, block, epilogue, target, tiles)
         return

@@ -22,7 +22,6 @@ from heddle.schedule.rules.machine import RegisterTile
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.target import Target
 from heddle.tir.intrinsics_amx import COLUMNS, REGISTERS, STEPS, TILE_ROWS
-from heddle.tir.nodes import Block
 
 _KINDS: Final = {
     ("uint8", "int8"): ("x86.amx.u8s8", "amx-int8"),
@@ -32,7 +31,7 @@ _FEWEST_ROWS: Final = 4
 """With fewer rows than this in a tile, vector instructions are as fast."""
 
 _LOADS_PER_CYCLE: Final = 2
-_RIGHT_COST: Final = 1.5
+_RIGHT_COST: Final = 2.5
 """What a row of the right operand, which comes from the second-level cache, costs in loads."""
 
 
@@ -58,17 +57,21 @@ def has_tiles(target: Target, x: str, w: str) -> bool:
     return found is not None and target.has("amx-tile") and target.has(found[1])
 
 
-def most_columns(columns: int | None) -> int:
-    """Columns of a panel that tiles can walk side by side: as many as fill it, if known."""
-    widths = (4 * COLUMNS, 2 * COLUMNS, COLUMNS)
-    return next((n for n in widths if columns is None or columns % n == 0), COLUMNS)
+def panel_columns(rows: int | None, columns: int | None) -> int:
+    """Columns of a panel of a packed matrix: those of one block of tiles, so that a task reads its
+    panel as it lies."""
+    widths = [n for n in (1, 2, 4) if columns is None or columns % (n * COLUMNS) == 0]
+    shape = _block_shape(rows or 2 * TILE_ROWS, widths or [1])
+    return COLUMNS * (shape[2] if shape is not None else 1)
 
 
 def tile_product_of(
-    block: Block, facts: Contraction, step: int, rows: int | None, target: Target
+    facts: Contraction, step: int, row_steps: list[int | None], target: Target
 ) -> TileProduct | None:
     """How tiles compute a contraction of packed operands, whose axis `step` an instruction adds up
-    and whose last row axis has `rows` steps; None when they do not suit."""
+    and whose row axes have `row_steps`; None when they do not suit."""
+    rows = row_steps[-1] if row_steps else 1
+    lines = (row_steps[-2] if len(row_steps) > 1 else None) or 1
     dtypes = (facts.x.buffer.dtype.name, facts.w.buffer.dtype.name)
     vector = facts.extent(facts.vector)
     depth = facts.extent(facts.reduce[-1]) if facts.reduce else None
@@ -78,20 +81,30 @@ def tile_product_of(
     if width is None or width % COLUMNS or vector % COLUMNS or depth % STEPS:
         return None
     counts = [n for n in (1, 2, 4) if width % (n * COLUMNS) == 0 and vector % (n * COLUMNS) == 0]
+    shape = _block_shape(rows, counts, lines=lines)
+    if shape is None:
+        return None
+    size, row_tiles, columns = shape
+    intrin = f"{_KINDS[dtypes][0]}.{size}"
+    return TileProduct(facts, step, intrin, size, row_tiles, columns)
+
+
+def _block_shape(
+    rows: int, counts: list[int], *, lines: int = 1
+) -> tuple[int, int, int] | None:
+    """(rows of a tile, row tiles, column tiles) of the fastest block for so many rows; None when
+    they divide into no tiles. `counts` are the numbers of column tiles to choose from. Rows that
+    one tile holds (a line of a small image) may be taken with those of other `lines`."""
     shapes = [
         (size, row_tiles, columns)
         for size in range(_FEWEST_ROWS, TILE_ROWS + 1)
         if rows % size == 0
         for row_tiles in (1, 2, 3, 4)
-        if rows // size % row_tiles == 0
+        if (rows // size if size < rows else lines) % row_tiles == 0
         for columns in counts
         if row_tiles * columns + row_tiles + 1 <= REGISTERS
     ]
-    if not shapes:
-        return None
-    size, row_tiles, columns = min(shapes, key=lambda shape: (_cycles(*shape), -math.prod(shape)))
-    intrin = f"{_KINDS[dtypes][0]}.{size}"
-    return TileProduct(facts, step, intrin, size, row_tiles, columns)
+    return min(shapes, key=lambda shape: (_cycles(*shape), -math.prod(shape)), default=None)
 
 
 def _cycles(rows: int, row_tiles: int, columns: int) -> float:
@@ -123,8 +136,9 @@ def schedule_tile_product(
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(made, 0, "local")
     vectorize_epilogue(sch, epilogue, tile_loop, target)
-    first = outer_step if len(reduce) == 1 else reduce[0]
-    init = sch.decompose_reduction(made, first)
+    plan.block, plan.first_reduction = made, outer_step if len(reduce) == 1 else reduce[0]
+    init = sch.decompose_reduction(made, plan.first_reduction)
+    plan.prefetch_next_panel()
     for name in (made, init):
         loops = sch.get_loops(name)
         for loop in loops[loops.index(tile_loop) + 1 :]:
