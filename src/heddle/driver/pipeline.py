@@ -41,7 +41,6 @@ from heddle.support.version import VERSION
 from heddle.target import Target
 from heddle.tir.nodes import Block, PrimFunc
 
-
 PRECISIONS: Final = ("float32", "bf16")
 """What `precision` of `heddle.compile` may be."""
 
@@ -75,9 +74,7 @@ def graph_pipeline(target: Target, *, precision: str = "float32") -> Pipeline:
     return Pipeline(
         [
             Pass("normalise", normalise),
-            Pass(
-                "fold_constants", fold_constants, "Evaluate calls whose arguments are constants."
-            ),
+            Pass("fold_constants", fold_constants, "Evaluate calls whose arguments are constants."),
             Pass("canonicalise", canonicalise),
             Pass("eliminate_common_subexpressions", eliminate_common_subexpressions, common),
             Pass("integers", integers),

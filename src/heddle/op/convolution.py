@@ -126,7 +126,13 @@ def reference_conv(
     """Convolution by gathering all windows and one product per group."""
     kernel = w.shape[2:]
     columns = windows(
-        x, kernel, window.strides, window.pads, window.dilations, window_shape(x.shape, window), fill
+        x,
+        kernel,
+        window.strides,
+        window.pads,
+        window.dilations,
+        window_shape(x.shape, window),
+        fill,
     ).astype(dtype)
     rank = len(kernel)
     parts = []

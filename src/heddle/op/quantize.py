@@ -20,7 +20,8 @@ from heddle.op.sample import case, floats, ints, values
 from heddle.support import UserError
 from heddle.tir import intrin
 
-def _result(x: TensorType, *others: TensorType | None) -> Any:
+
+def _result(x: Any, *others: Any) -> tuple[Expr, ...]:
     shape = broadcast_shapes(x.shape, *(item.shape for item in others if item is not None))
     if len(shape) != x.ndim:
         raise UserError("scale and zero point have more dimensions than `x`")

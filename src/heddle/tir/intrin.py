@@ -115,7 +115,9 @@ _declare("reinterpret", 1, "any", "the same bits as another dtype", "given")
 _declare("address_of", 1, "any", "the address of an element, for C functions", "given")
 _declare("call_llvm_intrin", -1, "any", "an LLVM intrinsic: name, then its arguments", "given")
 
-_declare("tile_product", -1, "any", "a product of tiles added to memory; see intrinsics_amx", "given")
+_declare(
+    "tile_product", -1, "any", "a product of tiles added to memory; see intrinsics_amx", "given"
+)
 for _name in ("config", "release", "zero", "load", "store", "dot"):
     _declare(f"tile_{_name}", -1, "any", "an instruction on tile registers", "given")
 

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from heddle.ir.dtype import INT32
 from heddle.ir.expr import Call, Expr, StringImm, Var, as_expr
 from heddle.tir.build import decl_buffer, for_nest, load, store
-from heddle.tir.intrin import INT32, address_of
+from heddle.tir.intrin import address_of
 from heddle.tir.nodes import Buffer, Evaluate, PrimFunc
 from heddle.tir.tensor_intrin import register
 
@@ -62,9 +63,7 @@ def _declare(
     for buffer, pitch in zip(buffers, pitches, strict=True):
         args += [address_of(load(buffer, (0, 0))), pitch * buffer.dtype.nbytes]
     made = Evaluate(Call("tile_product", tuple(args), INT32))
-    register(
-        name, description, PrimFunc(tuple(buffers), made, {"name": name}), features={feature}
-    )
+    register(name, description, PrimFunc(tuple(buffers), made, {"name": name}), features={feature})
 
 
 for _rows in range(1, TILE_ROWS + 1):

@@ -149,9 +149,7 @@ def _pmaddwd_quads(old: Expr, a: Expr, b: Expr) -> Expr:
     return old
 
 
-declare_dot(
-    "x86.pmaddwd.quads.u8s8", 8, 4, ("uint8", "int8", "int32"), {"avx2"}, _pmaddwd_quads
-)
+declare_dot("x86.pmaddwd.quads.u8s8", 8, 4, ("uint8", "int8", "int32"), {"avx2"}, _pmaddwd_quads)
 
 # -- AVX-512 BF16 --------------------------------------------------------------------------------
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instructions on tile registers (AMX), which code names by number.
 
-    tile_config(rows of each of 8)          ldtilecfg; every register then holds zeros
-    tile_release()                          tilerelease; threads are switched faster without tiles
-    tile_zero(t)                            tilezero
-    tile_load(t, address, pitch)            tileloadd: rows of 64 bytes, `pitch` bytes apart
-    tile_store(t, address, pitch)           tilestored
-    tile_dot(instruction, c, a, b)          tdpbusd, tdpbf16ps: c = c + a * b
+tile_config(rows of each of 8)          ldtilecfg; every register then holds zeros
+tile_release()                          tilerelease; threads are switched faster without tiles
+tile_zero(t)                            tilezero
+tile_load(t, address, pitch)            tileloadd: rows of 64 bytes, `pitch` bytes apart
+tile_store(t, address, pitch)           tilestored
+tile_dot(instruction, c, a, b)          tdpbusd, tdpbf16ps: c = c + a * b
 """
 
 from __future__ import annotations

@@ -279,9 +279,7 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
     return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
 
 
-def _dot_convolution(
-    work: _Assignment, binding: Binding, call: Call, weight: Constant
-) -> bool:
+def _dot_convolution(work: _Assignment, binding: Binding, call: Call, weight: Constant) -> bool:
     """A convolution of low precision, where the target has an instruction for it."""
     x, kind = call.args[0], tensor_type(call.args[0])
     inputs, outputs = _image_channels(x), _image_channels(call)

@@ -21,7 +21,17 @@ from heddle.ir.types import TensorType, TupleType
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name
 
 REARRANGING: Final = frozenset(
-    {"reshape", "transpose", "layout_transform", "pack_panels", "pad", "cast", "concat", "dequantize", "pack_dot"}
+    {
+        "reshape",
+        "transpose",
+        "layout_transform",
+        "pack_panels",
+        "pad",
+        "cast",
+        "concat",
+        "dequantize",
+        "pack_dot",
+    }
 )
 """Operators that may be folded at any size: they move data, and grow it by padding at most."""
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules for quantised values on their way from one operator to the next.
 
-    f(dequantize(q, s, z))             ->  dequantize(f(q), s, z)       f moves data, or takes maxima
-    quantize(dequantize(q, s, z), s, z)  ->  q
-    quantize(dequantize(acc, s), sy, zy)  ->  requantize(acc, s / sy, zy)
-    quantize(relu(x), s, z)            ->  maximum(quantize(x, s, z), z)
+f(dequantize(q, s, z))             ->  dequantize(f(q), s, z)       f moves data, or takes maxima
+quantize(dequantize(q, s, z), s, z)  ->  q
+quantize(dequantize(acc, s), sy, zy)  ->  requantize(acc, s / sy, zy)
+quantize(relu(x), s, z)            ->  maximum(quantize(x, s, z), z)
 """
 
 from __future__ import annotations
@@ -283,7 +283,10 @@ def quantised_bound(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     for limit, name in ((low, "maximum"), (high, "minimum")):
         if limit is None or math.isinf(limit):
             continue
-        arrays = [np.float32(limit).reshape(()), *(_data(part).reshape(()) for part in call.args[1:])]
+        arrays = [
+            np.float32(limit).reshape(()),
+            *(_data(part).reshape(()) for part in call.args[1:]),
+        ]
         bound = op.get("quantize").evaluate(arrays, {"dtype": wanted.dtype})
         edge = wanted.dtype.min_value if name == "maximum" else wanted.dtype.max_value
         if int(bound) != edge:  # type: ignore[arg-type]

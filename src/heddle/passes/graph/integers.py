@@ -182,7 +182,9 @@ def convolution(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     if shift.any():
         total = rewriter.emit(op.add(total, _int32(shift.reshape(shape))), name="accumulator")
     if not scaled:
-        return total if bias is None else op.add(total, op.reshape(bias, shape=_static(shape, bias)))
+        return (
+            total if bias is None else op.add(total, op.reshape(bias, shape=_static(shape, bias)))
+        )
     assert scale is not None
     result = op.dequantize(total, Constant(scale.reshape(shape)))
     if bias is None:
@@ -216,7 +218,7 @@ def _integer_bias(rewriter: Rewriter, bias: GraphExpr, scale: np.ndarray | None)
     if scale is None:
         return None if data is None or data.dtype.kind not in "iu" else data.astype(np.int64)
     found = rewriter.defining_call(bias, "dequantize", single_use=False)
-    if found is None or len(found.args) > 2 and np.any(_constant(found.args[2]) != 0):
+    if found is None or (len(found.args) > 2 and np.any(_constant(found.args[2]) != 0)):
         return None
     data, own = _constant(found.args[0]), _constant(found.args[1])
     if data is None or own is None or not np.allclose(own.reshape(-1), scale, rtol=1e-5, atol=0):
@@ -276,9 +278,7 @@ def _product_with_weights(
     return op.dequantize(total, _emit(rewriter, op.mul(a.scale_value(), factors)))
 
 
-def _minus(
-    rewriter: Rewriter, total: GraphExpr, zero: GraphExpr, sums: GraphExpr
-) -> GraphExpr:
+def _minus(rewriter: Rewriter, total: GraphExpr, zero: GraphExpr, sums: GraphExpr) -> GraphExpr:
     """total - zero * sums"""
     if scalar_value(zero) == 0:
         return total

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from heddle.arith import Analyzer
+from heddle.ir.dtype import INT32
 from heddle.ir.expr import Call, Expr, StringImm, Var, as_int, const
 from heddle.ir.structural import structural_hash
 from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.support import InternalError, UserError
 from heddle.tir.build import element_count, seq
-from heddle.tir.intrin import INT32
 from heddle.tir.intrinsics_amx import COLUMNS, REGISTERS, STEPS
 from heddle.tir.nodes import (
     Buffer,
@@ -183,7 +183,7 @@ class _Nest:
         if isinstance(stmt, For):
             extent, low = as_int(stmt.extent), as_int(stmt.min)
             copied = extent is not None and low is not None and extent <= _MOST_UNROLLED
-            if stmt.kind is ForKind.UNROLLED and copied or extent == 1 and low is not None:
+            if (stmt.kind is ForKind.UNROLLED and copied) or (extent == 1 and low is not None):
                 assert extent is not None and low is not None
                 steps = range(low, low + extent)
                 return self.sequence([(stmt.body, {**values, stmt.var: const(n)}) for n in steps])
@@ -340,4 +340,3 @@ def _buffer_of(address: Expr) -> Buffer:
     if not isinstance(place, BufferLoad):
         raise InternalError("the address of no element")
     return place.buffer
-

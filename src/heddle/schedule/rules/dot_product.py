@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default schedule of products of low precision: the tile of a contraction, made of the target's
-dot product instructions.
+"""The default schedule of products of low precision: the tile of a contraction, made of dot
+product instructions of the target.
 
 Operands packed for such an instruction (`op.conv2d_dot`, `op.matmul_dot`) are contractions whose
 innermost reduction axis is the one that the instruction adds up. The loops are those of

@@ -89,9 +89,7 @@ def tile_product_of(
     return TileProduct(facts, step, intrin, size, row_tiles, columns)
 
 
-def _block_shape(
-    rows: int, counts: list[int], *, lines: int = 1
-) -> tuple[int, int, int] | None:
+def _block_shape(rows: int, counts: list[int], *, lines: int = 1) -> tuple[int, int, int] | None:
     """(rows of a tile, row tiles, column tiles) of the fastest block for so many rows; None when
     they divide into no tiles. `counts` are the numbers of column tiles to choose from. Rows that
     one tile holds (a line of a small image) may be taken with those of other `lines`."""
