@@ -63,7 +63,7 @@ def _(x: te.Tensor, scale: te.Tensor, zero: te.Tensor | None) -> te.Tensor:
 @dequantize.rule("numpy")
 def _(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
     wide = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
-    return wide.astype(np.float32) * scale.astype(np.float32)  # type: ignore[no-any-return]
+    return wide.astype(np.float32) * scale.astype(np.float32)
 
 
 @operator("quantize", kind="broadcast", dtypes={"x": "float", "scale": "float", "zero": "int"})

@@ -14,8 +14,8 @@ quantised values by one multiplication in float32 and rounding to even, as ONNX 
 Left operands of products become unsigned and right operands signed, as processors multiply them:
 the same numbers with a zero point 128 further on.
 
-What is not recognised stays as it is: float32 between `dequantize` and `quantize`, which fusion puts
-into the kernels around.
+What is not recognised stays as it is: float32 between `dequantize` and `quantize`, which fusion
+puts into the kernels around.
 """
 
 from __future__ import annotations

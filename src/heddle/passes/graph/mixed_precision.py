@@ -8,8 +8,8 @@
 The operands of matrix products and of two-dimensional convolutions are rounded to bfloat16 and
 their products added up in float32. A value that a product reads is rounded where it is made, and
 whatever else reads it reads the rounded one: between kernels there is one form of it, of half the
-size. Convolutions of a few channels (of an image), depthwise and transposed convolutions, norms, softmax, reductions, activations and sums are
-computed in float32.
+size. Convolutions of a few channels (of an image), depthwise and transposed convolutions, norms,
+softmax, reductions, activations and sums are computed in float32.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ class _Nest:
             extent, low = as_int(stmt.extent), as_int(stmt.min)
             copied = extent is not None and low is not None and extent <= _MOST_UNROLLED
             if (stmt.kind is ForKind.UNROLLED and copied) or (extent == 1 and low is not None):
-                assert extent is not None and low is not None
+                assert extent is not None
+                assert low is not None
                 steps = range(low, low + extent)
                 return self.sequence([(stmt.body, {**values, stmt.var: const(n)}) for n in steps])
             self.moved.add(stmt.var)
