@@ -44,6 +44,7 @@ def _axis(node: Node, x: GraphExpr) -> int:
     return normal_axis(axis, rank(x)) if rank(x) > 1 else 0
 
 
+@converts("DequantizeLinear", domain="com.microsoft")
 @converts("DequantizeLinear")
 def _dequantize(node: Node) -> Any:
     x, scale = node.tensor(0), node.tensor(1)
@@ -57,6 +58,7 @@ def _dequantize(node: Node) -> Any:
     return node.op.dequantize(x, factor, point)
 
 
+@converts("QuantizeLinear", domain="com.microsoft")
 @converts("QuantizeLinear")
 def _quantize(node: Node) -> Any:
     x, scale = node.tensor(0), node.tensor(1)
