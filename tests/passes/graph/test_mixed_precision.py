@@ -40,7 +40,8 @@ def test_products_alone_are_rounded() -> None:
     assert ops_of(after).count("cast") == 4
     values = draw(module)
     error = np.abs(interpret(after, values) - interpret(module, values)).max()
-    assert 0 < error < 4 * ROUNDING
+    # Logits of about 30 are off by 30 * 2^-8, and no probability by more than its logit.
+    assert 0 < error < 30 * ROUNDING
 
 
 def test_few_channels_and_depthwise_stay_float32() -> None:

@@ -111,7 +111,8 @@ def _gemm(node: Node) -> Any:
         (size,) = shape(scale)
         return node.reshape(value, (size, 1) if transposed else (1, size))
 
-    weights = node.op.dequantize(node.tensor(3), along_columns(scale), along_columns(node.tensor(5)))
+    factors = along_columns(scale), along_columns(node.tensor(5))
+    weights = node.op.dequantize(node.tensor(3), *factors)
     result = node.op.matmul(
         _dequantized(node, 0), weights, transpose_a=node.attr.flag("transA"), transpose_b=transposed
     )
