@@ -42,6 +42,8 @@ _CANDIDATES: Final = (
 )
 """Instructions that take one vector of accumulators at a time, the best first."""
 
+_OPERANDS: Final = frozenset({("uint8", "int8"), ("bfloat16", "bfloat16")})
+
 
 @dataclass(frozen=True, slots=True)
 class DotProduct:
@@ -55,6 +57,8 @@ class DotProduct:
 def dot_intrinsic(target: Target, x: str, w: str) -> TensorIntrin | None:
     """The instruction of `target` for products of dtypes `x` and `w`, packed as `op.pack_dot`
     packs them, whose lanes fill a vector register. None when it has none."""
+    if (x, w) not in _OPERANDS:
+        return None
     for name in _CANDIDATES:
         found = tensor_intrin.get(name)
         left, right, _ = found.description.params
