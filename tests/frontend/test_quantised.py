@@ -60,7 +60,6 @@ class Builder:
 
 def onnxruntime(model: onnx.ModelProto, **values: np.ndarray) -> np.ndarray:
     options = ort.SessionOptions()
-    # Without its own fusions each operator does what its definition says.
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
