@@ -166,3 +166,46 @@ def test_bfloat16_survives_files(tmp_path: Path) -> None:
     assert found["a/b:0"].dtype == values.dtype
     np.testing.assert_array_equal(found["a/b:0"], values)
     np.testing.assert_array_equal(found["file"], values[0])
+
+
+def _bfloat16() -> None:
+    from heddle.target import native
+
+    if not native().has("avx512bf16"):
+        pytest.skip("this processor has no bfloat16 products")
+
+
+def test_precision(heddle_command: Run, model: Path, tmp_path: Path) -> None:
+    _bfloat16()
+    out = tmp_path / "half.so"
+    result = heddle_command("compile", model, "-o", out, "--precision", "bf16")
+    assert result.exit_code == 0, result.stderr
+    x = np.random.default_rng(4).standard_normal((3, 8)).astype(np.float32)
+    error = np.abs(heddle.load(out)(x).numpy() - expected(x)).max()
+    assert 1e-5 < error < 8 * 2.0**-8 * np.abs(x).max()
+    wrong = heddle_command("compile", model, "-o", out, "--precision", "int4")
+    assert wrong.exit_code == 1
+    assert 'precision "int4": expected one of "float32", "bf16"' in wrong.stderr
+
+
+def test_compare_layers(heddle_command: Run, model: Path) -> None:
+    _bfloat16()
+    arguments = ("compare", model, "--against", "float32", "--precision", "bf16")
+    result = heddle_command(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "product" in result.stdout
+    assert "none beyond 1e-01; worst: " in result.stdout
+    data = json.loads(heddle_command(*arguments, "--json", "--quiet").stdout)
+    assert [row["operator"] for row in data["layers"]] == ["matmul", "relu"]
+    assert all(30 < row["sqnr_db"] < 70 for row in data["layers"])
+    assert data["first"] is None
+    strict = heddle_command(*arguments, "--tolerance", "1e-6")
+    assert strict.exit_code == 1
+    assert "first beyond 1e-06: product" in strict.stdout
+
+
+def test_compare_with_the_model_that_was_quantised(heddle_command: Run, model: Path) -> None:
+    arguments = ("compare", model, "--against", "float32", "--reference", model, "--json", "-q")
+    data = json.loads(heddle_command(*arguments).stdout)
+    assert all(row["sqnr_db"] is None for row in data["layers"])
+    assert heddle_command("compare", model, "--reference", model).exit_code == 2

@@ -27,6 +27,12 @@ Source = Annotated[Path, typer.Argument(help="A model (.onnx).")]
 TargetName = Annotated[
     str, typer.Option("--target", help='What to compile for; see "heddle targets".')
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="float32, or bf16: products in bfloat16, everything else in float32."
+    ),
+]
 ShapeList = Annotated[
     list[str] | None,
     typer.Option("--shape", help="Shape of an input, as in image=1,3,224,224. Repeatable."),
@@ -69,6 +75,7 @@ def _compile(
         typer.Option("-o", "--output", help="The library to write; MODEL.so by default."),
     ] = None,
     target: TargetName = "native",
+    precision: Precision = "float32",
     num_threads: Annotated[
         int | None, typer.Option("--num-threads", min=1, help="Cores to schedule for.")
     ] = None,
@@ -100,6 +107,7 @@ def _compile(
             output=output,
             header=header,
             target=target,
+            precision=precision,
             shapes=parse_shapes(shape or ()),
             num_threads=num_threads,
             name=name,
@@ -121,6 +129,7 @@ def _run(
     ] = None,
     dim: DimList = None,
     target: TargetName = "native",
+    precision: Precision = "float32",
     shape: ShapeList = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -140,6 +149,7 @@ def _run(
             seed=random,
             sizes=parse_dims(dim or ()),
             target=target,
+            precision=precision,
             shapes=parse_shapes(shape or ()),
             threads=threads,
         )
@@ -159,6 +169,7 @@ def _bench(
         bool, typer.Option("--no-peak", help="Do not measure what the machine can do.")
     ] = False,
     target: TargetName = "native",
+    precision: Precision = "float32",
     shape: ShapeList = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -177,6 +188,7 @@ def _bench(
             seed=random,
             sizes=parse_dims(dim or ()),
             target=target,
+            precision=precision,
             shapes=parse_shapes(shape or ()),
             threads=threads,
             rounds=rounds,
@@ -204,6 +216,7 @@ def _inspect(
         typer.Option("--html", help="Write a page of one kernel: its stages, code, roofline."),
     ] = None,
     target: TargetName = "native",
+    precision: Precision = "float32",
     shape: ShapeList = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -218,6 +231,7 @@ def _inspect(
             model,
             console,
             target=target,
+            precision=precision,
             shapes=parse_shapes(shape or ()),
             after=after,
             kernel=kernel,
@@ -233,39 +247,64 @@ def _compare(
     model: Source,
     against: Annotated[
         str,
-        typer.Option("--against", help="onnxruntime, or interpreter: numpy, operator by operator."),
+        typer.Option(
+            "--against",
+            help="onnxruntime; interpreter: numpy, operator by operator; float32: layer by layer.",
+        ),
     ] = "onnxruntime",
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="With --against float32: the model that was quantised."),
+    ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="Of the largest value of an output.")
-    ] = 1e-4,
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=0,
+            help="Of the largest value of an output; 1e-4 by default, 0.1 with --against float32.",
+        ),
+    ] = None,
     inputs: InputList = None,
     random: Annotated[
         int, typer.Option("--random", min=0, help="Seed of the inputs that no file gives.")
     ] = 0,
     dim: DimList = None,
     target: TargetName = "native",
+    precision: Precision = "float32",
     shape: ShapeList = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Compare the values of a model with those of another implementation."""
-    if against not in ("onnxruntime", "interpreter"):
-        raise typer.BadParameter(f"--against {against}: expected onnxruntime or interpreter")
+    if against not in ("onnxruntime", "interpreter", "float32"):
+        raise typer.BadParameter(
+            f"--against {against}: expected onnxruntime, interpreter or float32"
+        )
+    if reference is not None and against != "float32":
+        raise typer.BadParameter("--reference goes with --against float32")
     console = Console(quiet, as_json)
     with ending(console):
-        from heddle.cli.compare import run_compare
+        from heddle.cli.compare import run_compare, run_compare_layers
         from heddle.cli.values import parse_dims, parse_shapes
 
+        common = {
+            "inputs": inputs or (),
+            "seed": random,
+            "sizes": parse_dims(dim or ()),
+            "target": target,
+            "precision": precision,
+            "shapes": parse_shapes(shape or ()),
+        }
+        if against == "float32":
+            limit = 0.1 if tolerance is None else tolerance
+            run_compare_layers(model, console, reference=reference, tolerance=limit, **common)
+            return
         run_compare(
             model,
             console,
             against="interpreter" if against == "interpreter" else "onnxruntime",
-            tolerance=tolerance,
-            inputs=inputs or (),
-            seed=random,
-            sizes=parse_dims(dim or ()),
-            target=target,
-            shapes=parse_shapes(shape or ()),
+            tolerance=1e-4 if tolerance is None else tolerance,
+            **common,
         )
 
 

@@ -29,6 +29,7 @@ def run_bench(
     seed: int,
     sizes: Mapping[str, int],
     target: str,
+    precision: str,
     shapes: Shapes,
     threads: int | None,
     rounds: int,
@@ -36,7 +37,9 @@ def run_bench(
     peak: bool,
 ) -> None:
     """Time the calls of a model and print the figures."""
-    executable = open_model(model, console, target=target, shapes=shapes, threads=threads)
+    executable = open_model(
+        model, console, target=target, precision=precision, shapes=shapes, threads=threads
+    )
     values = gather_inputs(executable, inputs, seed, sizes)
     console.note(f"measuring {rounds} rounds ...")
     times = measure(executable, values, rounds)

@@ -28,12 +28,13 @@ def run_compare(
     seed: int,
     sizes: Mapping[str, int],
     target: str,
+    precision: str,
     shapes: Shapes,
 ) -> None:
     """Print how far each output is from the reference; exit with 1 beyond the tolerance."""
     if is_library(model):
         raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
-    executable, _ = compile_model(model, console, target=target, shapes=shapes)
+    executable, _ = compile_model(model, console, target=target, precision=precision, shapes=shapes)
     values = gather_inputs(executable, inputs, seed, sizes)
     found = executable(**values)
     tensors = found if isinstance(found, tuple) else (found,)
@@ -51,6 +52,59 @@ def run_compare(
     console.result(_text(data), data)
     if worst > tolerance:
         raise typer.Exit(USER_ERROR)
+
+
+def run_compare_layers(
+    model: Path,
+    console: Console,
+    *,
+    reference: Path | None,
+    tolerance: float,
+    inputs: Sequence[str],
+    seed: int,
+    sizes: Mapping[str, int],
+    target: str,
+    precision: str,
+    shapes: Shapes,
+) -> None:
+    """Print how far each layer is from its float32 form, the first beyond the tolerance and the
+    worst; exit with 1 when an output is beyond it."""
+    if is_library(model):
+        raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
+    from heddle.driver.accuracy import layer_accuracy
+
+    executable, _ = compile_model(model, console, target=target, precision=precision, shapes=shapes)
+    values = gather_inputs(executable, inputs, seed, sizes)
+    console.note("running every layer in both precisions ...")
+    rows = layer_accuracy(
+        model, values, target=target, precision=precision, shapes=shapes, reference=reference
+    )
+    outputs = {info.name for info in executable.outputs}
+    beyond = [row for row in rows if row.max_error > tolerance]
+    worst = min(rows, key=lambda row: row.sqnr_db)
+    data = {
+        "against": "float32",
+        "tolerance": tolerance,
+        "ok": not any(row.name in outputs for row in beyond),
+        "first": beyond[0].name if beyond else None,
+        "worst": worst.name,
+        "layers": [row.as_dict() for row in rows],
+    }
+    console.result(_layers_text(data), data)
+    if not data["ok"]:
+        raise typer.Exit(USER_ERROR)
+
+
+def _layers_text(data: Mapping[str, Any]) -> str:
+    rows = [["layer", "operator", "shape", "largest", "mean", "SQNR"]]
+    for row in data["layers"]:
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        errors = [f"{row[key]:.1e}" for key in ("max_error", "mean_error")]
+        ratio = "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+        rows.append([row["name"], row["operator"], shape, *errors, ratio])
+    limit = f"{data['tolerance']:.0e}"
+    first = f"first beyond {limit}: {data['first']}" if data["first"] else f"none beyond {limit}"
+    return f"{table(rows, right=(3, 4, 5))}\n{first}; worst: {data['worst']}"
 
 
 def _onnxruntime(model: Path, values: Arrays) -> list[np.ndarray]:

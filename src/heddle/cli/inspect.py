@@ -29,6 +29,7 @@ def run_inspect(
     console: Console,
     *,
     target: str,
+    precision: str,
     shapes: Shapes,
     after: str | None,
     kernel: str | None,
@@ -45,7 +46,7 @@ def run_inspect(
     if html is not None and (schedule or assembly or listing):
         raise UserError("--html writes every stage of a kernel: it goes with --kernel alone")
     device = parse(target)
-    pipeline = graph_pipeline(device)
+    pipeline = graph_pipeline(device, precision=precision)
     if after is not None and after != _IMPORT:
         pipeline.index(after)  # a wrong name is told before the import
     with console.progress() as progress:

@@ -35,6 +35,7 @@ def compile_model(
     *,
     target: str,
     shapes: Shapes,
+    precision: str = "float32",
     num_threads: int | None = None,
     name: str | None = None,
     cache: bool = True,
@@ -51,6 +52,7 @@ def compile_model(
             name=name,
             shapes=shapes or None,
             num_threads=num_threads,
+            precision=precision,
             cache=cache,
             report=report,
         )
@@ -58,16 +60,31 @@ def compile_model(
 
 
 def open_model(
-    path: Path, console: Console, *, target: str, shapes: Shapes, threads: int | None
+    path: Path,
+    console: Console,
+    *,
+    target: str,
+    shapes: Shapes,
+    threads: int | None,
+    precision: str = "float32",
 ) -> Executable:
     """A compiled library, or a model that is compiled first, set to `threads` threads."""
     if is_library(path):
         if shapes:
             raise UserError("--shape is for models that are compiled; this is a compiled library")
+        if precision != "float32":
+            raise UserError(
+                "--precision is for models that are compiled; this is a compiled library"
+            )
         executable = load(path)
     else:
         executable, _ = compile_model(
-            path, console, target=target, shapes=shapes, num_threads=threads
+            path,
+            console,
+            target=target,
+            precision=precision,
+            shapes=shapes,
+            num_threads=threads,
         )
     if threads is not None:
         executable.set_num_threads(threads)
@@ -96,6 +113,7 @@ def run_compile(
     output: Path | None,
     header: Path | None,
     target: str,
+    precision: str,
     shapes: Shapes,
     num_threads: int | None,
     name: str | None,
@@ -112,6 +130,7 @@ def run_compile(
         model,
         console,
         target=target,
+        precision=precision,
         shapes=shapes,
         num_threads=num_threads,
         name=name,
@@ -200,11 +219,14 @@ def run_model(
     seed: int | None,
     sizes: Mapping[str, int],
     target: str,
+    precision: str,
     shapes: Shapes,
     threads: int | None,
 ) -> None:
     """Run a model once; write its outputs, and tell what they look like."""
-    executable = open_model(model, console, target=target, shapes=shapes, threads=threads)
+    executable = open_model(
+        model, console, target=target, precision=precision, shapes=shapes, threads=threads
+    )
     values = gather_inputs(executable, inputs, seed, sizes)
     results = executable(**values)
     tensors = results if isinstance(results, tuple) else (results,)

@@ -21,8 +21,9 @@ SERVICES: Final = (
     "hd_get_error",
     "hd_alloc",
     "hd_free",
+    "hd_use_tiles",
 )
-_OBJECTS: Final = ("arena", "error", "profile", "threadpool")
+_OBJECTS: Final = ("arena", "error", "profile", "threadpool", "tiles")
 
 
 def _table() -> str:

@@ -93,6 +93,9 @@ __attribute__((format(printf, 1, 2)))
 #endif
 void hd_set_error(const char *format, ...);
 
+/* Asks the operating system for tile registers (AMX). Returns 0, or nonzero after hd_set_error. */
+int32_t hd_use_tiles(void);
+
 /* Aligned memory (64 bytes or more; huge pages advised for 2 MiB and more). hd_alloc returns NULL
  * and sets the error when there is no memory; hd_free accepts NULL. */
 void *hd_alloc(int64_t size, int64_t alignment);

@@ -39,6 +39,7 @@ def compile(
     name: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     num_threads: int | None = None,
+    precision: str = "float32",
     cache: bool = True,
     report: CompileReport | None = None,
     passes: Sequence[Insertion] = (),
@@ -51,6 +52,9 @@ def compile(
     name: the name of the model, and the prefix of its C functions; the file's name by default.
     shapes: dimensions of inputs by name, where the file leaves them open or they should differ.
     num_threads: the number of cores to schedule for; the cores of the target by default.
+    precision: "float32", or "bf16": operands of matrix products and convolutions are rounded to
+        bfloat16, products are added up in float32 and all else is float32. What a quantised model
+        says of integers holds with either.
     cache: whether to look for, and keep, the result in the cache directory.
     report: filled with what the compilation did.
     passes: of your own, as in [("after", "canonicalise", my_pass)]: a function from `IRModule` to
@@ -67,21 +71,22 @@ def compile(
     """
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
+    graph = graph_pipeline(device, precision=precision)
     if not cache or passes or validate is not None:
-        run = with_passes(graph_pipeline(device), passes).run
+        run = with_passes(graph, passes).run
         watch = _validators(validate)
         code = _generate(
-            model, device, name, shapes, report, use_cache=cache, run=run, instruments=watch
+            model, device, name, shapes, report, run, use_cache=cache, instruments=watch
         )
         return _keep_temporarily(code, device, report)
     with report.stage("look in the cache"):
-        key = _key(model, device, name, shapes)
+        key = _key(model, device, name, shapes, precision)
         store = ModelCache(cache_directory())
         found = store.find(key)
     if found is not None:
         report.from_cache = True
         return found
-    code = _generate(model, device, name, shapes, report)
+    code = _generate(model, device, name, shapes, report, graph.run)
     try:
         with store.writing(key) as directory, report.stage("link"):
             emit(*code, device, directory)
@@ -97,14 +102,15 @@ def optimize(
     *,
     stop_after: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
+    precision: str = "float32",
     instruments: Sequence[Instrument] = (),
     passes: Sequence[Insertion] = (),
     validate: str | ValueValidator | None = None,
 ) -> IRModule:
-    """The module of a model after the pipeline, or after its pass `stop_after`. `passes` and
-    `validate` are as in `compile`."""
+    """The module of a model after the pipeline, or after its pass `stop_after`. `precision`,
+    `passes` and `validate` are as in `compile`."""
     device = _device(target, None)
-    pipeline = with_passes(graph_pipeline(device), passes)
+    pipeline = with_passes(graph_pipeline(device, precision=precision), passes)
     if stop_after is not None:
         pipeline.index(stop_after)  # a wrong name is told before the import
     module = import_model(model, shapes=shapes)
@@ -151,8 +157,8 @@ def _device(target: str | Target, num_threads: int | None) -> Target:
     return device.with_cores(num_threads)
 
 
-def _key(model: Model, device: Target, name: str | None, shapes: Any) -> str:
-    options = (target_key(device), name, sorted((shapes or {}).items()))
+def _key(model: Model, device: Target, name: str | None, shapes: Any, precision: str) -> str:
+    options = (target_key(device), name, sorted((shapes or {}).items()), precision)
     if isinstance(model, IRModule):
         return content_key(structural_hash(model), *options)
     if isinstance(model, (str, os.PathLike)):
@@ -186,16 +192,15 @@ def _generate(
     name: str | None,
     shapes: Any,
     report: CompileReport,
+    run: Callable[..., IRModule],
     *,
     use_cache: bool = True,
-    run: Callable[..., IRModule] | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> GeneratedCode:
     """What `emit` writes: the module, its memory plan and its kernels."""
     with report.stage("import"):
         module = import_model(model, name=name, shapes=shapes)
     with report.stage("graph"):
-        run = graph_pipeline(device).run if run is None else run
         timer = Timer(report.passes)
         module = run(module, instruments=[timer, *instruments])
     with report.stage("kernels"):

@@ -14,46 +14,71 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from heddle.codegen import CompiledKernel, KernelCompiler, compile_text, host_ir
 from heddle.driver.report import CompileReport, KernelCost
 from heddle.ir.expr import as_int
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Pass, Pipeline
-from heddle.passes.graph.assign_layouts import AssignLayouts
+from heddle.passes.graph.assign_layouts import AssignLayouts, DotLayouts
 from heddle.passes.graph.canonicalise import canonicalise
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
-from heddle.passes.graph.fold_constants import FoldConstants
+from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.fuse import fuse
 from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.integers import integers
 from heddle.passes.graph.lower import Lower
+from heddle.passes.graph.mixed_precision import mixed_precision
 from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
 from heddle.runtime.toolchain import link_shared
-from heddle.schedule.rules import default_schedule, panel_width
+from heddle.schedule.rules import default_schedule, dot_block, dot_panel, panel_width
 from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
 from heddle.tir.nodes import Block, PrimFunc
 
+PRECISIONS: Final = ("float32", "bf16")
+"""What `precision` of `heddle.compile` may be."""
 
-def graph_pipeline(target: Target) -> Pipeline:
-    """The passes from an imported module to a module of scheduled loop functions."""
+
+def check_precision(precision: str, target: Target) -> None:
+    """Raise `UserError` when there is no such precision, or `target` has no instructions for it."""
+    if precision not in PRECISIONS:
+        known = ", ".join(f'"{name}"' for name in PRECISIONS)
+        raise UserError(f'precision "{precision}": expected one of {known}')
+    if precision == "bf16" and dot_panel(target, "bfloat16", "bfloat16", None, 64, 64) is None:
+        raise UserError(
+            f'precision "bf16": the target `{target}` has no bfloat16 products (avx512bf16); by '
+            "conversions they would be slower than float32, so compile for float32"
+        )
+
+
+def graph_pipeline(target: Target, *, precision: str = "float32") -> Pipeline:
+    """The passes from an imported module to a module of scheduled loop functions.
+
+    precision: "float32" computes what the model says; "bf16" rounds the operands of products.
+    """
+    check_precision(precision, target)
 
     def panel(rows: int | None, columns: int, depth: int) -> int:
         return panel_width(rows, columns, depth, target)
 
-    layouts = AssignLayouts.of(target, panel_width=panel)
+    dots = DotLayouts(partial(dot_panel, target), partial(dot_block, target))
+    layouts = AssignLayouts.of(target, panel_width=panel, dots=dots)
     common = "Compute every value once."
+    rounding = [Pass("mixed_precision", mixed_precision)] if precision == "bf16" else []
     return Pipeline(
         [
             Pass("normalise", normalise),
-            Pass(
-                "fold_constants", FoldConstants(), "Evaluate calls whose arguments are constants."
-            ),
+            Pass("fold_constants", fold_constants, "Evaluate calls whose arguments are constants."),
             Pass("canonicalise", canonicalise),
             Pass("eliminate_common_subexpressions", eliminate_common_subexpressions, common),
+            Pass("integers", integers),
+            *rounding,
             Pass("assign_layouts", layouts, "Block the channels of images, pack constant weights."),
             Pass("eliminate_dead_code", eliminate_dead_code),
             Pass("fuse", fuse, "Group operators into kernels."),

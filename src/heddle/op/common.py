@@ -99,6 +99,12 @@ def require_same_dtype(first: TensorType, *others: TensorType | None) -> None:
             )
 
 
+def require_product_dtypes(a: TensorType, b: TensorType, out_dtype: DType | None) -> None:
+    """`UserError` unless `a` and `b` have one dtype, or are integers added up in `out_dtype`."""
+    if out_dtype is None or not (a.dtype.is_int and b.dtype.is_int):
+        require_same_dtype(a, b)
+
+
 # -- broadcasting ----------------------------------------------------------------------------
 
 
@@ -195,6 +201,7 @@ __all__ = [
     "plain_dims",
     "product",
     "require_ndim",
+    "require_product_dtypes",
     "require_same_dtype",
     "require_shape",
     "same_dim",

@@ -15,6 +15,7 @@ from heddle.op.common import (
     accumulator_dtype,
     cast_tensor,
     require_ndim,
+    require_product_dtypes,
     require_same_dtype,
     require_shape,
     same_dim,
@@ -62,14 +63,16 @@ def conv(
     dilations: Ints | None = None,
     groups: int = 1,
     out_dtype: DType | None = None,
+    pad_value: int = 0,
 ) -> TensorType:
     """Convolution (correlation) of x[N, C, *spatial] with w[O, C / groups, *kernel], plus bias[O]:
-    [N, O, *positions]. `pads` lists all begins, then all ends; padding is zero. Half precision
-    accumulates in float32; `out_dtype` is the dtype to accumulate and return."""
+    [N, O, *positions]. `pads` lists all begins, then all ends; around the image lies `pad_value`.
+    Half precision accumulates in float32; `out_dtype` is the dtype to accumulate and return, and
+    with it integers may differ in dtype."""
     assert strides is not None
     assert pads is not None
     assert dilations is not None
-    require_same_dtype(x, w)
+    require_product_dtypes(x, w, out_dtype)
     check_channels(x, w, groups)
     if bias is not None:
         require_shape(bias, "bias", [w.shape[0]])
@@ -94,10 +97,11 @@ def _(
     dilations: Ints,
     groups: int,
     out_dtype: DType | None,
+    pad_value: int,
 ) -> te.Tensor:
     dtype = out_dtype or accumulator_dtype(x.dtype)
     window = Window.of(w.shape[2:], strides, pads, dilations)
-    padded = pad_tensor(x, window.pads, const(0, x.dtype), first=2)
+    padded = pad_tensor(x, window.pads, const(pad_value, x.dtype), first=2)
     rank = x.ndim - 2
     taps = [te.reduce_axis(w.shape[2 + axis], f"k{axis}") for axis in range(rank)]
     in_group, out_group = w.shape[1], w.shape[0] // groups
@@ -117,12 +121,18 @@ def _(
 
 
 def reference_conv(
-    x: np.ndarray, w: np.ndarray, window: Window, groups: int, dtype: Any
+    x: np.ndarray, w: np.ndarray, window: Window, groups: int, dtype: Any, *, fill: int = 0
 ) -> np.ndarray:
     """Convolution by gathering all windows and one product per group."""
     kernel = w.shape[2:]
     columns = windows(
-        x, kernel, window.strides, window.pads, window.dilations, window_shape(x.shape, window), 0
+        x,
+        kernel,
+        window.strides,
+        window.pads,
+        window.dilations,
+        window_shape(x.shape, window),
+        fill,
     ).astype(dtype)
     rank = len(kernel)
     parts = []
@@ -151,9 +161,11 @@ def _(
     dilations: Ints,
     groups: int,
     out_dtype: DType | None,
+    pad_value: int,
 ) -> np.ndarray:
     window = Window.of([const(k) for k in w.shape[2:]], strides, pads, dilations)
-    result = reference_conv(x, w, window, groups, out_dtype.numpy if out_dtype else x.dtype)
+    dtype = out_dtype.numpy if out_dtype else x.dtype
+    result = reference_conv(x, w, window, groups, dtype, fill=pad_value)
     return result if bias is None else result + per_channel(bias, x.ndim)
 
 
@@ -167,6 +179,13 @@ conv.samples(
     case(floats(1, 2, 3, 3, 3), floats(2, 2, 2, 2, 2)),
     case(floats(1, 2, 4, 4, dtype="float16"), floats(2, 2, 3, 3, dtype="float16")),
     case(ints(1, 2, 4, 4, dtype="int8"), ints(2, 2, 3, 3, dtype="int8"), out_dtype="int32"),
+    case(
+        ints(1, 2, 4, 4, high=255, dtype="uint8"),
+        ints(2, 2, 3, 3, low=-128, dtype="int8"),
+        out_dtype="int32",
+        pads=(1, 1, 1, 1),
+        pad_value=200,
+    ),
 )
 
 

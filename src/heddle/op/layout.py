@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from heddle import te
-from heddle.ir import TensorType
+from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, all_of, as_int, cast, const, if_then_else
 from heddle.op.attribute import Dims, Ints
 from heddle.op.common import (
@@ -25,7 +25,7 @@ from heddle.op.common import (
     cast_tensor,
     ceil_div,
     require_ndim,
-    require_same_dtype,
+    require_product_dtypes,
     require_shape,
     same_dim,
     show_dim,
@@ -44,7 +44,7 @@ from heddle.op.pooling import (
     window_reduce,
 )
 from heddle.op.registry import Op, operator
-from heddle.op.sample import case, floats
+from heddle.op.sample import case, floats, ints
 from heddle.op.window import Window, canonical_window, pad_tensor
 from heddle.support import UserError
 from heddle.te import identity_element
@@ -222,7 +222,7 @@ def _is_depthwise(x: Any, w: Any) -> bool:
     return as_int(w.shape[4]) == 1 and as_int(x.shape[4]) != 1
 
 
-@operator("conv2d_nchwc", kind="contraction", dtypes="float")
+@operator("conv2d_nchwc", kind="contraction", dtypes="number")
 def conv2d_nchwc(
     x: TensorType,
     w: TensorType,
@@ -232,6 +232,8 @@ def conv2d_nchwc(
     pads: Ints | None = None,
     dilations: Ints | None = None,
     groups: int = 1,
+    out_dtype: DType | None = None,
+    pad_value: int = 0,
 ) -> TensorType:
     """`conv` on x[N, Cb, H, W, ci] with w[Ob, Ib, KH, KW, ci, co] and bias[Ob, co]: a result
     [N, Ob, H', W', co]. With groups, Ib is the number of input blocks in a group. Depthwise is
@@ -239,7 +241,7 @@ def conv2d_nchwc(
     assert strides is not None
     assert pads is not None
     assert dilations is not None
-    require_same_dtype(x, w)
+    require_product_dtypes(x, w, out_dtype)
     require_ndim(x, "x", 5, 5)
     require_ndim(w, "w", 6, 6)
     if _is_depthwise(x, w):
@@ -258,7 +260,7 @@ def conv2d_nchwc(
         require_shape(bias, "bias", [w.shape[0], w.shape[5]])
     window = Window.of(w.shape[2:4], strides, pads, dilations)
     spatial = window.output(x.shape[2:4])
-    return TensorType((x.shape[0], w.shape[0], *spatial, w.shape[5]), x.dtype)
+    return TensorType((x.shape[0], w.shape[0], *spatial, w.shape[5]), out_dtype or x.dtype)
 
 
 @conv2d_nchwc.rule("normalise")
@@ -276,10 +278,12 @@ def _(
     pads: Ints,
     dilations: Ints,
     groups: int,
+    out_dtype: DType | None,
+    pad_value: int,
 ) -> te.Tensor:
-    dtype = accumulator_dtype(x.dtype)
+    dtype = out_dtype or accumulator_dtype(x.dtype)
     window = Window.of(w.shape[2:4], strides, pads, dilations)
-    padded = pad_tensor(x, window.pads, const(0, x.dtype), first=2)
+    padded = pad_tensor(x, window.pads, const(pad_value, x.dtype), first=2)
     kh, kw = te.reduce_axis(w.shape[2], "kh"), te.reduce_axis(w.shape[3], "kw")
     icb, ici = te.reduce_axis(w.shape[1], "icb"), te.reduce_axis(w.shape[4], "ici")
     depthwise = _is_depthwise(x, w)
@@ -305,7 +309,7 @@ def _(
             lambda n, ob, h, v, oc: product[n, ob, h, v, oc] + cast(bias[ob, oc], dtype),
             name="conv2d_nchwc_bias",
         )
-    return cast_tensor(result, x.dtype)
+    return cast_tensor(result, out_dtype or x.dtype)
 
 
 @conv2d_nchwc.rule("numpy")
@@ -318,6 +322,8 @@ def _(
     pads: Ints,
     dilations: Ints,
     groups: int,
+    out_dtype: DType | None,
+    pad_value: int,
 ) -> np.ndarray:
     depthwise = w.shape[4] == 1 and x.shape[4] != 1
     data = to_plain(x, Layout("", (("N", 0), ("C", 0), ("H", 0), ("W", 0), ("C", 1))))
@@ -325,7 +331,8 @@ def _(
     weight = to_plain(w, plain)
     window = Window.of([const(k) for k in w.shape[2:4]], strides, pads, dilations)
     lanes = data.shape[1] if depthwise else groups
-    result = reference_conv(data, weight, window, lanes, x.dtype)
+    dtype = out_dtype.numpy if out_dtype else x.dtype
+    result = reference_conv(data, weight, window, lanes, dtype, fill=pad_value)
     if bias is not None:
         result = result + bias.reshape(1, -1, 1, 1)
     n, _c, h, v = result.shape
@@ -337,6 +344,14 @@ conv2d_nchwc.samples(
     case(floats(1, 1, 5, 4, 3), floats(2, 1, 3, 2, 3, 4), floats(2, 4), strides=(2, 2)),
     case(floats(1, 2, 4, 4, 4), floats(2, 1, 3, 3, 1, 4), floats(2, 4), groups=8),
     case(floats(1, 4, 4, 4, 2), floats(2, 2, 2, 2, 2, 4), groups=2, dilations=(2, 1)),
+    case(
+        ints(1, 2, 4, 4, 4, high=255, dtype="uint8"),
+        ints(2, 1, 3, 3, 1, 4, low=-128, high=127, dtype="int8"),
+        pads=(1, 1, 1, 1),
+        groups=8,
+        out_dtype="int32",
+        pad_value=9,
+    ),
 )
 
 

@@ -19,6 +19,7 @@ from heddle.op.common import (
     cast_tensor,
     ceil_div,
     require_ndim,
+    require_product_dtypes,
     require_same_dtype,
     same_dim,
     show_dim,
@@ -40,8 +41,8 @@ def matmul(
     """Matrix product of the last two axes; leading axes broadcast, a vector is a row on the left
     and a column on the right (as numpy.matmul). `transpose_*` swaps the last two axes first.
     Half precision accumulates in float32; `out_dtype` is the dtype to accumulate and return
-    (int32 for int8)."""
-    require_same_dtype(a, b)
+    (int32 for int8), and with it integers may differ in dtype."""
+    require_product_dtypes(a, b, out_dtype)
     require_ndim(a, "a", 1)
     require_ndim(b, "b", 1)
     rows, depth = _matrix_dims(a.shape, transposed=transpose_a, left=True)
@@ -121,6 +122,7 @@ matmul.samples(
     case(floats(2, 4, 3), floats(2, 5, 4), transpose_a=True, transpose_b=True),
     case(floats(3, 4, dtype="float16"), floats(4, 5, dtype="float16")),
     case(ints(3, 4, low=-100, high=100, dtype="int8"), ints(4, 2, dtype="int8"), out_dtype="int32"),
+    case(ints(3, 4, high=255, dtype="uint8"), ints(4, 2, low=-9, dtype="int8"), out_dtype="int32"),
 )
 
 

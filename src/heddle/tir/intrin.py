@@ -115,6 +115,12 @@ _declare("reinterpret", 1, "any", "the same bits as another dtype", "given")
 _declare("address_of", 1, "any", "the address of an element, for C functions", "given")
 _declare("call_llvm_intrin", -1, "any", "an LLVM intrinsic: name, then its arguments", "given")
 
+_declare(
+    "tile_product", -1, "any", "a product of tiles added to memory; see intrinsics_amx", "given"
+)
+for _name in ("config", "release", "zero", "load", "store", "dot"):
+    _declare(f"tile_{_name}", -1, "any", "an instruction on tile registers", "given")
+
 LLVM_REFERENCES: dict[str, Callable[..., object]] = {}
 """What LLVM intrinsics compute, on numpy vectors: for the interpreter."""
 
@@ -176,4 +182,4 @@ def llvm_reference(name: str) -> Callable[[Callable[..., object]], Callable[...,
 
 def is_pure(call: Call) -> bool:
     """Whether a call can be moved, repeated or dropped."""
-    return call.name not in ("call_extern", "prefetch")
+    return call.name not in ("call_extern", "prefetch") and not call.name.startswith("tile_")

@@ -7,6 +7,7 @@
 | `x86.vpdpbusd.256` | 8 x 4: uint8 x int8, added to int32 | avx512vnni and avx512vl |
 | `x86.avxvnni.256` | 8 x 4: uint8 x int8, added to int32 | avxvnni |
 | `x86.pmaddwd.u8s8` | 8 x 2: uint8 x int8, added to int32, exact | avx2 |
+| `x86.pmaddwd.quads.u8s8` | 8 x 4: uint8 x int8, added to int32, exact | avx2 |
 | `x86.pmaddwd.s8s8` | 8 x 2: int8 x int8, added to int32, exact | avx2 |
 | `x86.dpbf16ps.512` | 16 x 2: bfloat16 x bfloat16, added to float32 | avx512bf16 |
 | `pack4.int8`, `pack4.uint8` | 16 x 4: four rows of bytes become groups of four | nothing |
@@ -31,11 +32,13 @@ from heddle.ir.dtype import DType
 from heddle.ir.expr import Broadcast, Expr, Ramp, Var, const
 from heddle.tir.build import decl_buffer, for_nest, load, seq, store
 from heddle.tir.intrin import (
+    bitwise_and,
     bitwise_or,
     call_llvm_intrin,
     llvm_reference,
     reinterpret,
     shift_left,
+    shift_right,
 )
 from heddle.tir.nodes import Buffer, PrimFunc
 from heddle.tir.tensor_intrin import dot_description, register
@@ -131,6 +134,22 @@ def _pmaddwd_step(old: Expr, a: Expr, b: Expr) -> Expr:
 
 declare_dot("x86.pmaddwd.u8s8", 8, 2, ("uint8", "int8", "int32"), {"avx2"}, _pmaddwd_step)
 declare_dot("x86.pmaddwd.s8s8", 8, 2, ("int8", "int8", "int32"), {"avx2"}, _pmaddwd_step)
+
+
+def _pmaddwd_quads(old: Expr, a: Expr, b: Expr) -> Expr:
+    """Bytes 0 and 2 of each word as one pair of 16-bit numbers, bytes 1 and 3 as another."""
+    x, w = broadcast_bits(a, 8, "uint16x16"), reinterpret(b, "int16x16")
+    eight = Broadcast(const(8, "int16"), 16)
+    low = bitwise_and(x, Broadcast(const(255, "uint16"), 16))
+    high = shift_right(x, Broadcast(const(8, "uint16"), 16))
+    pairs = ((low, shift_right(shift_left(w, eight), eight)), (high, shift_right(w, eight)))
+    for left, right in pairs:
+        words = reinterpret(left, "int16x16")
+        old = old + call_llvm_intrin(_PMADDWD, words, right, dtype="int32x8")
+    return old
+
+
+declare_dot("x86.pmaddwd.quads.u8s8", 8, 4, ("uint8", "int8", "int32"), {"avx2"}, _pmaddwd_quads)
 
 # -- AVX-512 BF16 --------------------------------------------------------------------------------
 

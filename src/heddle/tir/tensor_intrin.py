@@ -116,6 +116,7 @@ def _shipped() -> None:
     """
     mine = dict(_REGISTRY)
     importlib.import_module("heddle.tir.intrinsics_x86")
+    importlib.import_module("heddle.tir.intrinsics_amx")
     importlib.import_module("heddle.tir.intrinsics_arm")
     _REGISTRY.update(mine)
 

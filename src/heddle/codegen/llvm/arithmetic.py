@@ -12,7 +12,13 @@ from typing import Final
 
 from heddle.codegen.llvm import half
 from heddle.codegen.llvm.builder import FunctionBuilder, literal_int
-from heddle.codegen.llvm.types import mangle, register_type, splat_literal, vector
+from heddle.codegen.llvm.types import (
+    float_literal,
+    mangle,
+    register_type,
+    splat_literal,
+    vector,
+)
 from heddle.ir.dtype import DType
 from heddle.support import InternalError
 
@@ -178,6 +184,8 @@ def convert(b: FunctionBuilder, value: str, source: DType, dtype: DType) -> str:
         return b.op(f"{word} {old} {value}, {zero(source)}")
     if dtype.is_float:
         return _to_float(b, value, source, dtype)
+    if source.is_float and dtype.lanes > 1 and source.bits <= 32 and _fits_int32(dtype):
+        return _clamped_to_int(b, value, dtype)
     if source.is_float:
         word = "fptosi" if dtype.kind == "int" else "fptoui"
         symbol = f"@llvm.{word}.sat.{mangle(new)}.{mangle(old)}"
@@ -188,6 +196,37 @@ def convert(b: FunctionBuilder, value: str, source: DType, dtype: DType) -> str:
     if source.bits > dtype.bits and not source.is_bool:
         return b.op(f"trunc {old} {value} to {new}")
     return _extended(b, value, source, old, new)
+
+
+def _fits_int32(dtype: DType) -> bool:
+    return dtype.bits < 32 or (dtype.bits == 32 and dtype.kind == "int")
+
+
+def _clamped_to_int(b: FunctionBuilder, value: str, dtype: DType) -> str:
+    """float32 lanes rounded towards zero and saturated, NaN being 0. LLVM takes its own operation
+    for this apart, lane by lane."""
+    lanes = dtype.lanes
+    kind, word, truth = vector("float", lanes), vector("i32", lanes), vector("i1", lanes)
+
+    def number(of: float) -> str:
+        return splat_literal("float", float_literal(of, DType.of("float32")), lanes)
+
+    # The largest float32 below 2**31 stands in for what int32 holds at most.
+    low, high = float(dtype.min_value), min(float(dtype.max_value), 2147483520.0)
+    above = b.op(f"fcmp ogt {kind} {value}, {number(low)}")
+    inside = b.op(f"select {truth} {above}, {kind} {value}, {kind} {number(low)}")
+    below = b.op(f"fcmp olt {kind} {inside}, {number(high)}")
+    inside = b.op(f"select {truth} {below}, {kind} {inside}, {kind} {number(high)}")
+    result = b.op(f"fptosi {kind} {inside} to {word}")
+    if dtype.bits == 32:
+        beyond = b.op(f"fcmp oge {kind} {value}, {number(2147483648.0)}")
+        most = splat_literal("i32", "2147483647", lanes)
+        result = b.op(f"select {truth} {beyond}, {word} {most}, {word} {result}")
+    if low < 0:
+        odd = b.op(f"fcmp uno {kind} {value}, {value}")
+        nothing = splat_literal("i32", "0", lanes)
+        result = b.op(f"select {truth} {odd}, {word} {nothing}, {word} {result}")
+    return result if dtype.bits == 32 else b.op(f"trunc {word} {result} to {register_type(dtype)}")
 
 
 def _extended(b: FunctionBuilder, value: str, source: DType, old: str, new: str) -> str:

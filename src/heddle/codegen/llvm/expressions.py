@@ -10,6 +10,7 @@ from typing import Any, Final
 from heddle.codegen.llvm import arithmetic, memory
 from heddle.codegen.llvm.builder import FunctionBuilder
 from heddle.codegen.llvm.intrinsics import INTRINSIC_EMITTERS
+from heddle.codegen.llvm.tiles import TILE_CALLS, emit_tile_call
 from heddle.codegen.llvm.types import (
     argument_type,
     extension,
@@ -193,6 +194,8 @@ class ExpressionEmitter:
             return self.call_llvm_intrin(found)
         if found.name == "address_of":
             return self.address_of(found)
+        if found.name in TILE_CALLS:
+            return emit_tile_call(self, found)
         if found.name == "reinterpret":
             return arithmetic.from_memory(self.b, self.bits(found), found.dtype)
         operands = []

@@ -20,9 +20,10 @@ from typing import Any, Final
 from heddle.codegen.llvm import arithmetic, memory
 from heddle.codegen.llvm.builder import FunctionBuilder, ModuleBuilder, is_literal, literal_int
 from heddle.codegen.llvm.expressions import ExpressionEmitter
+from heddle.codegen.llvm.tiles import ask_for_tiles, uses_tiles
 from heddle.codegen.llvm.types import memory_type, register_type
 from heddle.ir.dtype import HANDLE, DType
-from heddle.ir.expr import Var
+from heddle.ir.expr import Cast, Var
 from heddle.ir.walk import pre_order
 from heddle.passes.tir.flatten import SYMBOLS
 from heddle.support import InternalError
@@ -99,6 +100,8 @@ def _emit_function(module: ModuleBuilder, func: PrimFunc, symbol: str) -> None:
         if var in symbols:
             b.ranges[name] = (0, None)
         params.append(f"{register_type(var.dtype)} {name}")
+    if uses_tiles(func):
+        emitter.leave_if_failed(ask_for_tiles(b))
     emitter.stmt(func.body)
     b.void("ret i32 0")
     attributes = function_attributes(module)
@@ -118,6 +121,17 @@ def _noalias(func: PrimFunc) -> str:
 
 def _clean(name: str) -> str:
     return "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
+
+
+def _is_narrowed(stmt: BufferStore) -> bool:
+    """Whether a store of several lanes of bytes or 16-bit integers may store what is wider."""
+    dtype = stmt.buffer.dtype
+    if not dtype.is_int or dtype.bits >= 32 or _lanes(stmt) == 1:
+        return False
+    return any(
+        isinstance(found, Cast) and found.value.dtype.bits > dtype.bits
+        for found in pre_order(stmt.value)
+    )
 
 
 class KernelEmitter:
@@ -152,7 +166,17 @@ class KernelEmitter:
         if expressions.mask is not None and self._is_inside(place, stmt.buffer):
             memory.blend(self.b, place, value, expressions.mask)
         else:
+            if expressions.mask is not None and _is_narrowed(stmt):
+                value = self._through_memory(value, stmt.buffer.dtype.with_lanes(_lanes(stmt)))
             memory.store(self.b, place, value, expressions.mask)
+
+    def _through_memory(self, value: str, dtype: DType) -> str:
+        """`value` out of sight of LLVM 22, which makes of a truncation and a masked store that
+        writes one lane a store of the wide lane: three or one bytes too many."""
+        kind = memory_type(dtype)
+        place = self.b.alloca(f"{kind}, align 64", "narrowed")
+        self.b.void(f"store volatile {kind} {value}, ptr {place}, align 64")
+        return self.b.instr(f"load volatile {kind}, ptr {place}, align 64")
 
     def _is_inside(self, place: memory.Place, buffer: Buffer) -> bool:
         """Whether all lanes of a vector lie in a stack buffer, the masked ones too."""

@@ -166,7 +166,8 @@ class Rewriter:
 
     `emit(value)` binds a value and returns its variable. `definition(atom)` is the value that a
     variable of the new function is bound to. `uses(var)` is how often the function had used the
-    variable that `var` stands for: a rule that swallows a definition asks for one use.
+    variable that `var` stands for: a rule that swallows a definition asks for one use. `notes` is
+    for the rules of a pass: what they know of values of the new function.
     """
 
     def __init__(self, function: Function, simplifier: Simplifier | None = None) -> None:
@@ -176,6 +177,7 @@ class Rewriter:
         self.counts = use_counts(function)
         self._definitions: dict[Var, GraphExpr] = {}
         self._values: dict[Var, GraphExpr] = {}
+        self.notes: dict[GraphExpr, GraphExpr] = {}
 
     def emit(self, value: GraphExpr, *, like: Var | None = None, name: str = "") -> GraphExpr:
         """Bind `value` and return its variable (atoms are returned as they are).

@@ -22,12 +22,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from heddle import op
-from heddle.graph.dims import same_dim
+from heddle.graph.dims import same_dim, same_shape
 from heddle.graph.nodes import Binding, Call, Constant, Function, GraphExpr, Var
 from heddle.ir.expr import Expr, as_int
 from heddle.ir.module import IRModule
 from heddle.ir.types import TensorType
+from heddle.op.dot import DOT_DEPTH
 from heddle.passes.graph import packing
 from heddle.passes.graph.anf import (
     Rewriter,
@@ -42,14 +45,33 @@ from heddle.target import Target
 
 PanelWidth: TypeAlias = Callable[[int | None, int, int], int]
 
+
+@dataclass(frozen=True, slots=True)
+class DotLayouts:
+    """How a target wants operands of low precision.
+
+    panel: columns in a panel of a packed matrix, by the dtypes of the operands, and the rows,
+    columns and depth of the product; None when the target has no instruction for them. block: how
+    many of so many channels make a block, by the dtypes.
+    """
+
+    panel: Callable[[str, str, int | None, int | None, int], int | None]
+    block: Callable[[str, str, int], int]
+
+
+NO_DOTS: Final = DotLayouts(lambda *_: None, lambda *_: 1)
+
+
 FINITE_OPS: Final = frozenset(
     {
         *("relu", "clip", "sigmoid", "silu", "hard_swish", "hard_sigmoid", "leaky_relu", "tanh"),
         *("gelu", "identity", "add", "sub", "mul", "minimum", "maximum", "abs", "negative", "erf"),
+        *("quantize", "dequantize", "requantize"),
     }
 )
 """Elementwise operators that give finite values for finite arguments (short of overflow)."""
 
+_IMAGES: Final = frozenset({"float32", "bfloat16", "int8", "uint8", "int32"})
 _POOLS: Final = {"max_pool": "max_pool2d_nchwc", "avg_pool": "avg_pool2d_nchwc"}
 _SPATIAL: Final = (2, 3)
 
@@ -59,21 +81,28 @@ class AssignLayouts:
     """The pass.
 
     block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
-    (None when unknown), columns and depth of the product.
+    (None when unknown), columns and depth of the product. dots: the same for low precision.
     """
 
     block: int
     panel_width: PanelWidth
+    dots: DotLayouts = NO_DOTS
 
     @staticmethod
-    def of(target: Target, *, panel_width: PanelWidth | None = None) -> AssignLayouts:
-        """The pass for a target: blocks of one float32 vector, panels of four by default."""
+    def of(
+        target: Target,
+        *,
+        panel_width: PanelWidth | None = None,
+        dots: DotLayouts = NO_DOTS,
+    ) -> AssignLayouts:
+        """The pass for a target: blocks of one float32 vector, panels of four by default, and no
+        instructions for low precision."""
         lanes = target.vector_lanes(32)
 
         def four_vectors(rows: int | None, columns: int, depth: int) -> int:
             return 4 * lanes
 
-        return AssignLayouts(lanes, panel_width or four_vectors)
+        return AssignLayouts(lanes, panel_width or four_vectors, dots)
 
     def __call__(self, module: IRModule) -> IRModule:
         """Give convolutions blocked layouts and matrix products packed weights."""
@@ -105,6 +134,7 @@ class _Assignment(Rewriter):
         self.blocked: dict[Var, _Blocked] = {}
         self.plain: set[Var] = set(function.params)
         self.native: set[Var] = set()  # computed in blocked form
+        self.other_blocks: dict[tuple[Var, int], _Blocked] = {}
 
     def run(self) -> Function:
         """Rewrite every binding."""
@@ -152,6 +182,8 @@ class _Assignment(Rewriter):
             return found
         channels = as_int(shape_of(item)[1])
         assert channels is not None
+        if isinstance(item, Var) and found is not None and not found.padded:
+            return self._reblocked(item, found, block)
         value = self.to_plain(item)
         if isinstance(value, Constant):
             return _Blocked(Constant(packing.block_channels(value.data, block)), channels, block)
@@ -166,6 +198,16 @@ class _Assignment(Rewriter):
         if isinstance(item, Var):
             self.blocked.setdefault(item, made)
         return made
+
+    def _reblocked(self, item: Var, found: _Blocked, block: int) -> _Blocked:
+        """A value in blocks of another size."""
+        known = self.other_blocks.get((item, block))
+        if known is None:
+            source, target = f"NCHW{found.block}c", f"NCHW{block}c"
+            moved = op.layout_transform(found.value, source=source, target=target)
+            value = self.emit(moved, name=f"{item.name}_blocked")
+            known = self.other_blocks[item, block] = _Blocked(value, found.channels, block)
+        return known
 
     def bind_blocked(self, binding: Binding, value: GraphExpr, channels: int, block: int) -> bool:
         """Let the blocked `value` stand for what `binding` computes."""
@@ -189,9 +231,9 @@ def _is_pixel(dims: tuple[Expr, ...]) -> bool:
 
 
 def _image_channels(value: GraphExpr) -> int | None:
-    """The number of channels of a float32 [N, C, H, W] value, or None."""
+    """The number of channels of a [N, C, H, W] value in a dtype that has kernels, or None."""
     kind = tensor_type(value)
-    if kind is None or kind.ndim != 4 or kind.dtype.name != "float32":
+    if kind is None or kind.ndim != 4 or kind.dtype.name not in _IMAGES:
         return None
     return as_int(kind.shape[1])
 
@@ -206,7 +248,7 @@ def _plain_attrs(call: Call, *drop: str) -> dict[str, Any]:
 def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
     x, weight, bias = call.args[0], call.args[1], call.args[2] if len(call.args) > 2 else None
     inputs, outputs = _image_channels(x), _image_channels(call)
-    if inputs is None or outputs is None or call.attrs.get("out_dtype") is not None:
+    if inputs is None or outputs is None or tensor_type(x).dtype.name == "int32":  # type: ignore[union-attr]
         return False
     if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
         return False
@@ -214,7 +256,9 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
         return False
     block, groups = work.options.block, call.attrs["groups"]
     assert isinstance(groups, int)
-    attrs = _plain_attrs(call, "out_dtype")
+    attrs = _plain_attrs(call)
+    if bias is None and groups != inputs and _dot_convolution(work, binding, call, weight):
+        return True
     if groups == 1:
         # A few input channels (an image) make a block of their own: no work on padding.
         inner = inputs if inputs * 2 <= block and not work.is_blocked(x) else block
@@ -233,6 +277,29 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
     if bias is not None:
         args.append(Constant(packing.pack_bias(bias.data, block)))
     return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
+
+
+def _dot_convolution(work: _Assignment, binding: Binding, call: Call, weight: Constant) -> bool:
+    """A convolution of low precision, where the target has an instruction for it."""
+    x, kind = call.args[0], tensor_type(call.args[0])
+    inputs, outputs = _image_channels(x), _image_channels(call)
+    assert kind is not None
+    assert inputs is not None
+    assert outputs is not None
+    dtypes = (kind.dtype.name, str(weight.data.dtype))
+    dots, groups, depth = work.options.dots, call.attrs["groups"], DOT_DEPTH.get(dtypes[0])
+    assert isinstance(groups, int)
+    if depth is None or dots.panel(*dtypes, None, outputs, inputs) is None:
+        return False
+    inner, block = (dots.block(*dtypes, size // groups) for size in (inputs, outputs))
+    if not work.is_blocked(x) and groups == 1 and inputs * 2 <= inner:
+        inner = -(-inputs // depth) * depth
+    if groups > 1 and ((inputs // groups) % inner or (outputs // groups) % block):
+        return False
+    packed = packing.pack_dot_convolution(weight.data, inner, block, depth)
+    data = work.to_blocked(x, inner)
+    value = op.conv2d_dot(data.value, Constant(packed), **_plain_attrs(call, "out_dtype"))
+    return work.bind_blocked(binding, value, outputs, block)
 
 
 def _transposed_convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
@@ -318,7 +385,9 @@ def _elementwise(work: _Assignment, binding: Binding, call: Call) -> bool:
     if channels is None or not leaders:
         return False
     block = work.blocked[leaders[0]].block  # type: ignore[index]
-    if channels % block and op_name(call) not in FINITE_OPS:
+    kind = tensor_type(call.args[0])
+    finite = op_name(call) in (*FINITE_OPS, "cast") or (kind is not None and kind.dtype.is_int)
+    if channels % block and not finite:
         return False
     if any(work.blocked[item].channels != channels for item in leaders):  # type: ignore[index]
         return False
@@ -361,9 +430,11 @@ def _operand(
 def _matrix_product(work: _Assignment, binding: Binding, call: Call) -> bool:
     x, weight = call.args
     kind = tensor_type(x)
+    if call.attrs.get("out_dtype") is not None:
+        return _dot_product(work, binding, call)
     if not isinstance(weight, Constant) or weight.data.ndim != 2 or kind is None or kind.ndim < 2:
         return False
-    if call.attrs.get("transpose_a") or call.attrs.get("out_dtype") is not None:
+    if call.attrs.get("transpose_a"):
         return False
     if weight.data.dtype.kind != "f":
         return False
@@ -382,6 +453,52 @@ def _matrix_product(work: _Assignment, binding: Binding, call: Call) -> bool:
     return True
 
 
+def _dot_product(work: _Assignment, binding: Binding, call: Call) -> bool:
+    """A matrix product of low precision, where the target has an instruction for it: the right
+    operand is packed, now if it is constant, else at run time."""
+    x, right = call.args
+    left, kind = tensor_type(x), tensor_type(right)
+    if left is None or kind is None or left.ndim < 2 or call.attrs.get("transpose_a"):
+        return False
+    if kind.ndim != 2 and not same_shape(left.shape[:-2], kind.shape[:-2]):
+        return False
+    transposed = bool(call.attrs.get("transpose_b"))
+    columns, depth = (as_int(dim) for dim in kind.shape[-2:][:: 1 if transposed else -1])
+    each = DOT_DEPTH.get(left.dtype.name)
+    if each is None or columns is None or depth is None:
+        return False
+    rows: int | None = 1
+    for dim in left.shape[:-1] if kind.ndim == 2 else left.shape[-2:-1]:
+        size = as_int(dim)
+        rows = None if rows is None or size is None else rows * size
+    width = work.options.dots.panel(left.dtype.name, kind.dtype.name, rows, columns, depth)
+    if width is None:
+        return False
+    options: dict[str, Any] = {"width": width, "depth": each, "transposed": transposed}
+    data = work.to_plain(x)
+    if depth % each:
+        after = tuple(-depth % each if at == left.ndim - 1 else 0 for at in range(left.ndim))
+        data = work.emit(op.pad(data, pads=(*(0,) * left.ndim, *after)), name="padded")
+    packed = op.pack_dot(work.to_plain(right), **options)
+    if isinstance(right, Constant):
+        value: GraphExpr = Constant(np.asarray(packed.callee.evaluate([right.data], packed.attrs)))
+    else:
+        value = work.emit(packed, name="packed")
+    product = op.matmul_dot(data, value, n=columns).replace(span=call.span)
+    work.alias_new(binding.var, work.emit(product, like=binding.var))
+    work.plain.add(binding.var)
+    return True
+
+
+def _conversion(work: _Assignment, binding: Binding, call: Call) -> bool:
+    """Numbers are converted as they lie: integers are finite in every dtype, and so are floats,
+    short of overflow, in another dtype of floats."""
+    before, after = tensor_type(call.args[0]), tensor_type(call)
+    if before is None or after is None or before.dtype.is_bool or after.dtype.is_bool:
+        return False
+    return (before.dtype.is_int or after.dtype.is_float) and _elementwise(work, binding, call)
+
+
 _HANDLERS: Final[dict[str, Callable[[_Assignment, Binding, Any], bool]]] = {
     "conv": _convolution,
     "conv_transpose": _transposed_convolution,
@@ -389,6 +506,7 @@ _HANDLERS: Final[dict[str, Callable[[_Assignment, Binding, Any], bool]]] = {
     "avg_pool": _pool,
     "concat": _concat,
     "matmul": _matrix_product,
+    "cast": _conversion,
     **dict.fromkeys(("mean", "sum", "max", "min"), _spatial_reduction),
     **{
         name: _elementwise

@@ -15,7 +15,8 @@ computed in a lower precision than the model asks for.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 from heddle.graph.nodes import Call, Function, GraphExpr, Tuple, TupleGetItem
 from heddle.ir.module import IRModule
@@ -29,6 +30,8 @@ from heddle.passes.graph.anf import Rewriter, map_functions, op_name
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.rule_table import Rule
+
+Rules: TypeAlias = Mapping[str, Sequence[Rule]]
 
 MAX_ROUNDS: Final = 4
 _TABLES: Final = (
@@ -57,7 +60,19 @@ def canonicalise(module: IRModule) -> IRModule:
 
 def canonicalise_function(function: Function) -> Function:
     """One walk over one function."""
-    rewriter = Rewriter(function, _simplify)
+    return _rewrite(function, RULES)
+
+
+def rewrite_by_rules(module: IRModule, rules: Rules) -> IRModule:
+    """One walk over the functions of a module with other rules."""
+    return map_functions(module, lambda function: _rewrite(function, rules))
+
+
+def _rewrite(function: Function, rules: Rules) -> Function:
+    def simplify(rewriter: Rewriter, value: GraphExpr) -> GraphExpr:
+        return _simplify(rewriter, value, rules)
+
+    rewriter = Rewriter(function, simplify)
     for binding in function.bindings:
         value = rewriter.resolve(binding.value)
         simplified = rewriter.simplify(value)
@@ -69,7 +84,7 @@ def canonicalise_function(function: Function) -> Function:
     return rewriter.finish()
 
 
-def _simplify(rewriter: Rewriter, value: GraphExpr) -> GraphExpr:
+def _simplify(rewriter: Rewriter, value: GraphExpr, rules: Rules) -> GraphExpr:
     """`value` after all rules that apply."""
     while True:
         if isinstance(value, TupleGetItem) and isinstance(value.value, Tuple):
@@ -81,14 +96,14 @@ def _simplify(rewriter: Rewriter, value: GraphExpr) -> GraphExpr:
         folded = fold_constants.fold(value)
         if folded is not None:
             return folded
-        new = _apply_rule(rewriter, value)
+        new = _apply_rule(rewriter, value, rules)
         if new is None:
             return value
         value = new
 
 
-def _apply_rule(rewriter: Rewriter, call: Call) -> GraphExpr | None:
-    for rule in RULES.get(op_name(call), ()):
+def _apply_rule(rewriter: Rewriter, call: Call, rules: Rules) -> GraphExpr | None:
+    for rule in rules.get(op_name(call), ()):
         new = rule.function(rewriter, call)
         if new is not None and new is not call:
             rule.hits += 1

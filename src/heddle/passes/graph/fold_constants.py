@@ -21,7 +21,17 @@ from heddle.ir.types import TensorType, TupleType
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name
 
 REARRANGING: Final = frozenset(
-    {"reshape", "transpose", "layout_transform", "pack_panels", "pad", "cast", "concat"}
+    {
+        "reshape",
+        "transpose",
+        "layout_transform",
+        "pack_panels",
+        "pad",
+        "cast",
+        "concat",
+        "dequantize",
+        "pack_dot",
+    }
 )
 """Operators that may be folded at any size: they move data, and grow it by padding at most."""
 
@@ -29,9 +39,10 @@ REARRANGING: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class FoldConstants:
     """The pass. A result of more than `max_bytes` bytes is made only if it is no more than twice
-    the size of the arguments."""
+    the size of the arguments. Operators of `kept` are left alone."""
 
     max_bytes: int = 1 << 16
+    kept: frozenset[str] = frozenset()
 
     def __call__(self, module: IRModule) -> IRModule:
         """Evaluate calls whose arguments are all constants."""
@@ -63,7 +74,7 @@ class FoldConstants:
     def _may_fold(self, call: Call) -> bool:
         if not all(isinstance(item, Constant) for item in call.args):
             return False
-        if not call.callee.has_rule("numpy"):
+        if not call.callee.has_rule("numpy") or op_name(call) in self.kept:
             return False
         types = call.type.fields if isinstance(call.type, TupleType) else (call.type,)
         total = 0
@@ -75,4 +86,7 @@ class FoldConstants:
         return total <= self.max_bytes or total <= 2 * given or op_name(call) in REARRANGING
 
 
-fold_constants: Final = FoldConstants()
+QUANTISED: Final = frozenset({"dequantize"})
+"""What stays in sight until quantised weights have met their integer operators."""
+
+fold_constants: Final = FoldConstants(kept=QUANTISED)

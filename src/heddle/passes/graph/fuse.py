@@ -51,6 +51,9 @@ REPEATING_OPS: Final = frozenset(
 )
 """Data movement that may read an element several times."""
 
+CONVERSIONS: Final = frozenset({"dequantize", "cast"})
+"""Elementwise operators whose argument may well be narrower than their result."""
+
 _RANK: Final = {
     "elementwise": 0,
     "broadcast": 0,
@@ -214,15 +217,36 @@ class _Grouping:
             if end == self.count:
                 return
             path = self._between(last, end)
-            shape = self._shape(anchor).shape
-            for node in path:
-                if self.rank[node] != _ELEMENTWISE or self._group_rank(node) >= _REDUCTION:
-                    return
-                if not same_shape(self._shape(node).shape, shape):
-                    return
+            if not self._may_follow(anchor, path):
+                return
+            if self._widens(end) and not self._goes_on(anchor, end):
+                return  # what reads the result had better read the narrow form
             if not self._merge([anchor, *path]):
                 return
             last = end
+
+    def _may_follow(self, anchor: int, path: list[int]) -> bool:
+        """Whether the steps are elementwise work of the anchor's shape that is in no kernel yet."""
+        shape = self._shape(anchor).shape
+        return all(
+            self.rank[node] == _ELEMENTWISE
+            and self._group_rank(node) < _REDUCTION
+            and same_shape(self._shape(node).shape, shape)
+            for node in path
+        )
+
+    def _goes_on(self, anchor: int, node: int) -> bool:
+        end = self.post_dominator[node]
+        return end != self.count and self._may_follow(anchor, self._between(node, end))
+
+    def _widens(self, node: int) -> bool:
+        """Whether a binding converts to a dtype of more bits."""
+        value = self.bindings[node].value
+        if op_name(value) not in CONVERSIONS:
+            return False
+        assert isinstance(value, Call)
+        before, after = tensor_type(value.args[0]), tensor_type(value)
+        return before is not None and after is not None and before.dtype.bits < after.dtype.bits
 
     def _join_consumer(self, node: int) -> None:
         """Join elementwise work or data movement to what consumes it."""
@@ -232,7 +256,9 @@ class _Grouping:
         if self._group_rank(node) >= _REDUCTION:
             return
         path = self._between(node, end)
-        if self.rank[end] == _REDUCTION:
+        if self._is_operand_of_epilogue(node, path):
+            legal = True
+        elif self.rank[end] == _REDUCTION:
             legal = self._may_feed_reduction(node, path, end)
         else:
             legal = all(
@@ -241,6 +267,17 @@ class _Grouping:
             ) and self._keeps_size(node, path)
         if legal and self._views_allowed(node, path):
             self._merge([node, *path])
+
+    def _is_operand_of_epilogue(self, node: int, path: list[int]) -> bool:
+        """Whether a conversion is read by elementwise work of its shape only, which follows a
+        contraction: the kernel then reads what is converted."""
+        if op_name(self.bindings[node].value) not in CONVERSIONS:
+            return False
+        shape = self._shape(node).shape
+        return all(
+            self.rank[step] == _ELEMENTWISE and same_shape(self._shape(step).shape, shape)
+            for step in path
+        )
 
     def _may_feed_reduction(self, node: int, path: list[int], end: int) -> bool:
         source = self.bindings[end].value

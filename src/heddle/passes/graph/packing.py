@@ -30,6 +30,13 @@ def pack_convolution(weight: np.ndarray, inner: int, outer: int) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
+def pack_dot_convolution(weight: np.ndarray, inner: int, outer: int, depth: int) -> np.ndarray:
+    """[O, I, KH, KW] -> [O / outer, I / inner, KH, KW, inner / depth, outer, depth]"""
+    packed = pack_convolution(weight, inner, outer)
+    split = packed.reshape(*packed.shape[:4], inner // depth, depth, outer)
+    return np.ascontiguousarray(split.swapaxes(-1, -2))
+
+
 def pack_depthwise(weight: np.ndarray, block: int) -> np.ndarray:
     """[C, 1, KH, KW] -> [C / block, 1, KH, KW, 1, block]"""
     full = _padded(weight, 0, block)

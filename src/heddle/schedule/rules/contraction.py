@@ -70,7 +70,7 @@ def schedule_contraction(
     flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"
-    plan = _Plan(sch, block, facts, target)
+    plan = ContractionPlan(sch, block, facts, target)
     tile_loop = plan.tile()
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(block, 0, "local")
@@ -84,19 +84,26 @@ def schedule_contraction(
 
 
 @dataclass
-class _Plan:
-    """The loops of one contraction while its schedule is made."""
+class ContractionPlan:
+    """The loops of one contraction while its schedule is made. `steps` are axes of a reduction that
+    stay inside the lanes: an instruction does them. `chosen` is the register tile where the caller
+    knows it, its vectors, of `vector` lanes, along the vector axis."""
 
     sch: Schedule
     block: BlockRef
     facts: Contraction
     target: Target
+    steps: tuple[int, ...] = ()
+    chosen: RegisterTile | None = None
+    vector: int | None = None
 
     def __post_init__(self) -> None:
         self.loops = self.sch.get_loops(self.block)
         self.lanes = self._lanes()
 
     def _lanes(self) -> int:
+        if self.vector is not None:
+            return self.vector
         bits = self.facts.block.writes[0].buffer.dtype.bits
         lanes = self.target.vector_lanes(max(bits, 32))
         extent = self.facts.extent(self.facts.vector)
@@ -109,7 +116,7 @@ class _Plan:
         col_loops = [self.loops[i] for i in facts.cols]
         batch = [self.loops[i] for i in facts.batch]
         reduce = [self.loops[i] for i in facts.reduce]
-        row_loops = self._fuse_pointwise_rows(row_loops)
+        row_loops = self.fuse_pointwise_rows(row_loops)
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
         tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
@@ -121,7 +128,8 @@ class _Plan:
         # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
         columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
-        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops)
+        inner = [self.loops[i] for i in self.steps]
+        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops, *inner)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
@@ -138,6 +146,8 @@ class _Plan:
         dims = facts.w.buffer.static_shape
         if self._panel_vectors() is not None or dims is None or facts.x_has_vector:
             return False
+        if self.steps:
+            return False  # packed for an instruction
         pitch = dims[-1] * facts.w.buffer.dtype.nbytes
         depth = self._depth()
         tiles = math.prod(extent_of(self.sch, loop) or _PACK_AFTER_TILES for loop in row_outer)
@@ -158,7 +168,7 @@ class _Plan:
         loops = sch.get_loops(copy)
         vectorize_loop(sch, loops[-1], self.lanes)
 
-    def _fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
+    def fuse_pointwise_rows(self, row_loops: list[LoopRef]) -> list[LoopRef]:
         """Neighbouring row axes that `x` and the output index alike (a 1x1 convolution of stride
         one) are one long axis."""
         facts = self.facts
@@ -194,6 +204,8 @@ class _Plan:
         """The register tile, and whether its vectors lie along the vector axis itself (else
         along the last column axis)."""
         facts, target = self.facts, self.target
+        if self.chosen is not None:
+            return self.chosen, True
         vector_extent = facts.extent(facts.vector)
         rows = extent_of(self.sch, row_loops[-1]) if row_loops else 1
         if facts.x_has_vector:
@@ -238,7 +250,7 @@ class _Plan:
         w, var = self.facts.w, self.facts.block.iters[self.facts.vector].var
         if sum(uses_var(index, var) for index in w.indices) < 2:
             return None
-        width = as_int(w.buffer.shape[-1])
+        width = as_int(w.buffer.shape[-1 - len(self.steps)])
         return None if width is None or width % self.lanes else width // self.lanes
 
     def _split_columns(
@@ -320,10 +332,10 @@ class _Plan:
         loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
         if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
             loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
-        if len(loops) > 1:
+        if len(loops) > 1 or self.vector is not None:
             reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
             if facts.w.buffer in reads:
-                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2])
+                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2:][0])
 
     def unroll_taps(self) -> None:
         """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""

@@ -8,6 +8,7 @@ from heddle.ir.walk import post_order
 from heddle.schedule.rules.analysis import BlockKind, block_kind, contraction_of
 from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
+from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
 from heddle.schedule.rules.elementwise import schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
 from heddle.schedule.schedule import BlockRef, Schedule
@@ -128,7 +129,11 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
     kinds = [block_kind(sch.block(block)) for block in group]
     if kinds[0] is BlockKind.CONTRACTION:
         epilogue = group[1] if len(group) > 1 else sch.cache_write(group[0], 0, "local")
-        schedule_contraction(sch, group[0], epilogue, target)
+        dot = dot_product_of(sch.block(group[0]), target)
+        if dot is not None:
+            schedule_dot_product(sch, group[0], epilogue, target, dot)
+        else:
+            schedule_contraction(sch, group[0], epilogue, target)
         return
     if BlockKind.OPAQUE in kinds:
         return

@@ -44,21 +44,21 @@ def _axis(node: Node, x: GraphExpr) -> int:
     return normal_axis(axis, rank(x)) if rank(x) > 1 else 0
 
 
+@converts("DequantizeLinear", domain="com.microsoft")
 @converts("DequantizeLinear")
 def _dequantize(node: Node) -> Any:
     x, scale = node.tensor(0), node.tensor(1)
     axis, block = _axis(node, x), node.attr.int("block_size", 0)
     number = node.attr.int("output_dtype", 0)
     result = dtype_of(number, "the result") if number else dtype(scale)
-    wide = "int32" if dtype(x).bits < 32 else dtype(x)
-    value = node.cast(x, wide)
-    if node.has(2):
-        point = node.cast(_aligned(node, node.tensor(2), x, axis, block), wide)
-        value = node.op.sub(value, point)
-    factor = _aligned(node, scale, x, axis, block)
-    return node.op.mul(node.cast(value, result), node.cast(factor, result))
+    if not dtype(x).is_int:
+        raise Unsupported(f"quantised values of dtype {dtype(x)}")
+    point = _aligned(node, node.tensor(2), x, axis, block) if node.has(2) else None
+    factor = node.cast(_aligned(node, scale, x, axis, block), result)
+    return node.op.dequantize(x, factor, point)
 
 
+@converts("QuantizeLinear", domain="com.microsoft")
 @converts("QuantizeLinear")
 def _quantize(node: Node) -> Any:
     x, scale = node.tensor(0), node.tensor(1)
@@ -74,15 +74,7 @@ def _quantize(node: Node) -> Any:
     kind = dtype(scale) if dtype(scale).is_float and dtype(x).is_float else "float32"
     factor = node.cast(_aligned(node, scale, x, axis, block), kind)
     shift = None if point is None else _aligned(node, point, x, axis, block)
-    return quantized(node, node.op.div(node.cast(x, kind), factor), shift, target)
-
-
-def quantized(node: Node, value: GraphExpr, point: GraphExpr | None, target: DType) -> GraphExpr:
-    """round(value) + point, saturated to `target`."""
-    value = node.op.round(node.cast(value, "float32"))
-    if point is not None:
-        value = node.op.add(value, node.cast(point, "float32"))
-    return node.cast(value, target)
+    return node.op.quantize(node.cast(x, kind), factor, shift, dtype=target)
 
 
 @converts("DynamicQuantizeLinear")
@@ -93,7 +85,7 @@ def _dynamic_quantize(node: Node) -> Any:
     scale = node.op.div(node.op.sub(high, low), 255.0)
     shift = node.op.round(node.op.clip(node.op.div(node.op.negative(low), scale), min=0, max=255))
     point = node.cast(shift, "uint8")
-    return quantized(node, node.op.div(x, scale), point, DType.of("uint8")), scale, point
+    return node.op.quantize(x, scale, point, dtype="uint8"), scale, point
 
 
 @converts("ConvInteger")
@@ -134,8 +126,7 @@ def _qlinear_conv(node: Node) -> Any:
         scale = node.reshape(scale, (*shape(scale), *(1,) * (rank(x) - 2)))
     elif rank(scale) == 1:
         scale = node.reshape(scale, ())
-    value = node.op.mul(node.cast(total, "float32"), node.cast(scale, "float32"))
-    return quantized(node, value, node.reshape(y_point, ()), dtype(y_point))
+    return _requantized(node, total, scale, node.reshape(y_point, ()))
 
 
 @converts("QLinearMatMul")
@@ -152,5 +143,9 @@ def _qlinear_matmul(node: Node) -> Any:
         left = node.reshape(left, (*shape(left), 1))
     factor = node.op.mul(left, node.cast(b_scale, "float32"))
     factor = node.op.div(factor, node.cast(y_scale, "float32"))
-    value = node.op.mul(node.cast(total, "float32"), factor)
-    return quantized(node, value, y_point, dtype(y_point))
+    return _requantized(node, total, factor, y_point)
+
+
+def _requantized(node: Node, total: GraphExpr, scale: GraphExpr, point: GraphExpr) -> GraphExpr:
+    factor = node.cast(scale, "float32")
+    return node.op.requantize(total, factor, point, dtype=dtype(point))  # type: ignore[no-any-return]
