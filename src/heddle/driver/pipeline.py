@@ -13,6 +13,7 @@ link        runtime.toolchain      objects and the C runtime become one library
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from heddle.passes.graph.canonicalise import canonicalise
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.fuse import fuse
-from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.host_plan import HostPlan, KernelCall
 from heddle.passes.graph.integers import integers
 from heddle.passes.graph.lower import Lower
 from heddle.passes.graph.mixed_precision import mixed_precision
@@ -39,7 +40,7 @@ from heddle.schedule.rules import default_schedule, dot_block, dot_panel, panel_
 from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
-from heddle.tir.nodes import Block, PrimFunc
+from heddle.tir.nodes import Block, Buffer, PrimFunc
 
 PRECISIONS: Final = ("float32", "bf16")
 """What `precision` of `heddle.compile` may be."""
@@ -163,7 +164,8 @@ def _metadata(module: IRModule, plan: HostPlan, target: Target) -> dict[str, obj
     for call in plan.calls:
         attrs = module[call.kernel].attrs  # type: ignore[attr-defined]
         costs = {key: as_int(attrs.get(key, 0)) or 0 for key in ("flops", "bytes")}
-        kernels.append({"name": call.kernel, "label": call.label, **costs})
+        about = {"name": call.kernel, "label": call.label, **costs}
+        kernels.append(about | _operands(module[call.kernel], call))
     return {
         "heddle": VERSION,
         "target": str(target),
@@ -171,3 +173,16 @@ def _metadata(module: IRModule, plan: HostPlan, target: Target) -> dict[str, obj
         "arena": plan.report.arena,
         "live_peak": plan.report.live_peak,
     }
+
+
+def _operands(kernel: object, call: KernelCall) -> dict[str, object]:
+    """What a call reads and writes: the shapes of all operands, the bytes that are constants."""
+    if not isinstance(kernel, PrimFunc):
+        return {}
+    buffers = [param for param in kernel.params if isinstance(param, Buffer)]
+    constants = [
+        buffer for buffer, place in zip(buffers, call.args, strict=True) if place.kind == "constant"
+    ]
+    sizes = [math.prod(as_int(dim) or 0 for dim in b.shape) * b.dtype.nbytes for b in constants]
+    shapes = [f"{b.dtype}({', '.join(map(str, b.shape))})" for b in buffers]
+    return {"constant_bytes": sum(sizes), "operands": shapes}
