@@ -111,10 +111,8 @@ def table(lines: Sequence[Line], total_ms: float, top: int, *, operands: bool) -
     """The `top` most wasteful kernels, then all others in one line, then the whole."""
     rest = lines[top:]
     name = max([24, *(len(line.name) for line in lines[:top])])
-    text = [
-        f"{'kernel':{name}} {'count':>5} {'ms':>8} {'GFLOP/s':>8} {'peak':>6} {'GB/s':>7} "
-        f"{'bw':>6} {'ideal':>8} {'loss':>8}  bound"
-    ]
+    head = f"{'kernel':{name}} {'count':>5} {'ms':>8} {'GFLOP/s':>8} {'peak':>6} {'GB/s':>7} "
+    text = [f"{head}{'bw':>6} {'ideal':>8} {'loss':>8}  bound"]
     for line in lines[:top]:
         text.append(
             f"{line.name:{name}} {line.count:5g} {line.ms:8.3f} {line.gflops:8.1f} "
