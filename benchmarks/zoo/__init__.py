@@ -79,6 +79,6 @@ def inputs(name: str, seed: int = 0, *, small: bool = False) -> dict[str, np.nda
     return {value.name: value.sample(rng) for value in values}
 
 
-def outputs(name: str) -> tuple[str, ...]:
+def outputs(name: str, *, small: bool = False) -> tuple[str, ...]:
     """The names of the outputs of network `name`."""
-    return _model(name).full.outputs
+    return _variant(name, small).outputs

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MobileNetV2 (Sandler et al., 2018) and EfficientNet-B0 (Tan and Le, 2019)."""
+"""MobileNetV2 (Sandler et al., 2018), MobileNetV3 (Howard et al., 2019) and EfficientNet-B0 (Tan
+and Le, 2019)."""
 
 from __future__ import annotations
 
@@ -27,6 +28,25 @@ EFFICIENTNET_B0 = (
     (6, 320, 1, 1, 3),
 )
 
+# (kernel, hidden channels, channels, squeeze-excite, hard-swish, stride)
+MOBILENETV3_LARGE = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+
 
 def _channels(count: int, width: float) -> int:
     return max(8, int(count * width + 4) // 8 * 8)
@@ -49,14 +69,21 @@ def _conv(
 class SqueezeExcite(nn.Module):
     """Channel attention: the input times a gate computed from its global average."""
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        *,
+        activation: nn.Module | None = None,
+        gate: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, squeezed, 1),
-            nn.SiLU(),
+            activation or nn.SiLU(),
             nn.Conv2d(squeezed, channels, 1),
-            nn.Sigmoid(),
+            gate or nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,3 +180,60 @@ def efficientnet_b0(
         head=head,
         classes=classes,
     )
+
+
+class _BottleneckV3(nn.Module):
+    """An inverted residual with its own hidden width, and the attention before the projection."""
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        kernel: int,
+        stride: int,
+        squeeze: bool,
+        activation: nn.Module,
+    ) -> None:
+        super().__init__()
+        layers = [_conv(inputs, hidden, activation)] if hidden != inputs else []
+        layers.append(
+            _conv(hidden, hidden, activation, kernel=kernel, stride=stride, groups=hidden)
+        )
+        if squeeze:
+            small = _channels(hidden, 0.25)
+            gate = nn.Hardsigmoid()
+            layers.append(SqueezeExcite(hidden, small, activation=nn.ReLU(), gate=gate))
+        layers.append(_conv(hidden, outputs, None))
+        self.body = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+def mobilenetv3_large(
+    *, width: float = 1.0, layers: slice = slice(None), head: int = 1280, classes: int = 1000
+) -> nn.Module:
+    """MobileNetV3-Large; (1, 3, 224, 224) to (1, classes) logits. `layers` picks rows of the
+    table."""
+    channels = _channels(16, width)
+    body: list[nn.Module] = [_conv(3, channels, nn.Hardswish(), kernel=3, stride=2)]
+    for kernel, hidden, outputs, squeeze, hard, stride in MOBILENETV3_LARGE[layers]:
+        body.append(
+            _BottleneckV3(
+                channels,
+                _channels(hidden, width),
+                _channels(outputs, width),
+                kernel=kernel,
+                stride=stride,
+                squeeze=squeeze,
+                activation=nn.Hardswish() if hard else nn.ReLU(),
+            )
+        )
+        channels = _channels(outputs, width)
+    last = 6 * channels
+    body += [_conv(channels, last, nn.Hardswish()), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    classifier = [nn.Linear(last, head), nn.Hardswish(), nn.Linear(head, classes)]
+    return nn.Sequential(*body, *classifier)

@@ -77,6 +77,20 @@ def _text(length: int, vocabulary: int, *, padding: int, types: bool = False) ->
     return (_tokens(length, vocabulary), _mask(length, padding), *((segment,) if types else ()))
 
 
+def _features(*shape: int) -> tuple[Input, ...]:
+    return (Input("features", shape),)
+
+
+def _decoding(
+    vocabulary: int, *, layers: int, heads: int, size: int, past: int, options: Mapping[str, Any]
+) -> Variant:
+    """One token after `past` others, whose keys and values (two inputs a layer) are known."""
+    parts = [f"{index}.{part}" for index in range(layers) for part in ("key", "value")]
+    cache = tuple(Input(f"past.{part}", (1, heads, past, size)) for part in parts)
+    outputs = ("logits", *(f"present.{part}" for part in parts))
+    return Variant((_tokens(1, vocabulary), *cache), outputs, options)
+
+
 def _image_model(
     name: str,
     module: str,
@@ -210,16 +224,175 @@ _MODELS = (
             },
         ),
     ),
+    *(
+        Model(
+            name,
+            "mlp",
+            "mlp",
+            "script",
+            Variant(_features(batch, 784), ("probabilities",), {}),
+            Variant(
+                _features(min(batch, 4), 16), ("probabilities",), {"sizes": (16, 24, 20, 12, 10)}
+            ),
+        )
+        for name, batch in (("mlp", 32), ("mlp_b1", 1), ("mlp_b128", 128))
+    ),
+    _image_model(
+        "resnext50",
+        "resnet",
+        "resnet",
+        options={"blocks": (3, 4, 6, 3), "bottleneck": True, "groups": 32, "group_width": 4},
+        small={
+            "blocks": (1, 2, 1, 1),
+            "bottleneck": True,
+            "width": 16,
+            "groups": 4,
+            "group_width": 32,
+            "classes": 10,
+        },
+    ),
+    _image_model(
+        "densenet121",
+        "densenet",
+        "densenet",
+        options={},
+        small={"blocks": (2, 3, 2), "growth": 6, "classes": 10},
+    ),
+    _image_model(
+        "inception_v3",
+        "inception",
+        "inception_v3",
+        options={},
+        small={"width": 0.125, "repeats": 1, "classes": 10},
+        size=299,
+        small_size=75,
+    ),
+    _image_model(
+        "mobilenetv3_l",
+        "mobilenet",
+        "mobilenetv3_large",
+        options={},
+        small={"width": 0.25, "layers": slice(0, 15, 2), "head": 64, "classes": 10},
+    ),
+    _image_model(
+        "shufflenetv2",
+        "shufflenet",
+        "shufflenetv2",
+        options={},
+        small={"stages": ((20, 2), (36, 2)), "head": 64, "classes": 10},
+    ),
+    _image_model(
+        "convnext_t",
+        "convnext",
+        "convnext",
+        options={},
+        small={"blocks": (1, 2, 1), "width": 12, "classes": 10},
+        exporter="graph",
+    ),
+    _image_model(
+        "swin_t",
+        "transformer",
+        "swin",
+        options={},
+        small={
+            "width": 16,
+            "layers": (2, 2),
+            "heads": (2, 4),
+            "image": 32,
+            "window": 4,
+            "classes": 10,
+        },
+        exporter="graph",
+    ),
     Model(
-        "mlp",
-        "mlp",
-        "mlp",
+        "yolo_s",
+        "yolo",
+        "yolo",
         "script",
-        Variant((Input("features", (32, 784)),), ("probabilities",), {}),
+        Variant(_image(320), ("boxes8", "boxes16", "boxes32"), {}),
+        Variant(_image(64), ("boxes8", "boxes16", "boxes32"), {"width": 4, "predictions": 18}),
+    ),
+    Model(
+        "t5_encoder",
+        "transformer",
+        "t5_encoder",
+        "graph",
+        Variant(_text(128, 32128, padding=28), ("last_hidden_state",), {}),
         Variant(
-            (Input("features", (4, 16)),),
-            ("probabilities",),
-            {"sizes": (16, 24, 20, 12, 10)},
+            _text(16, 50, padding=3),
+            ("last_hidden_state",),
+            {"vocabulary": 50, "width": 32, "layers": 2, "heads": 4, "hidden": 64},
+        ),
+    ),
+    Model(
+        "gpt2_decode",
+        "transformer",
+        "gpt2_decode",
+        "graph",
+        _decoding(50257, layers=12, heads=12, size=64, past=128, options={}),
+        _decoding(
+            50,
+            layers=2,
+            heads=4,
+            size=8,
+            past=12,
+            options={"vocabulary": 50, "width": 32, "layers": 2, "heads": 4, "positions": 32},
+        ),
+    ),
+    Model(
+        "llama_decode",
+        "llama",
+        "llama",
+        "graph",
+        _decoding(8192, layers=4, heads=4, size=64, past=128, options={"length": 1, "past": 128}),
+        _decoding(
+            50,
+            layers=2,
+            heads=2,
+            size=8,
+            past=12,
+            options={
+                "vocabulary": 50,
+                "width": 32,
+                "layers": 2,
+                "heads": 4,
+                "kv_heads": 2,
+                "hidden": 64,
+                "length": 1,
+                "past": 12,
+            },
+        ),
+    ),
+    Model(
+        "lstm",
+        "recurrent",
+        "lstm",
+        "script",
+        Variant(_features(1, 64, 512), ("logits",), {}),
+        Variant(_features(1, 7, 12), ("logits",), {"inputs": 12, "hidden": 20, "classes": 5}),
+    ),
+    Model(
+        "wav2vec_encoder",
+        "audio",
+        "wav2vec_encoder",
+        "script",
+        Variant((Input("samples", (1, 1, 16000)),), ("frames",), {}),
+        Variant(
+            (Input("samples", (1, 1, 400)),),
+            ("frames",),
+            {"layers": ((10, 5), (3, 2), (2, 2)), "width": 20},
+        ),
+    ),
+    Model(
+        "tcn",
+        "audio",
+        "tcn",
+        "script",
+        Variant(_features(1, 80, 1000), ("logits",), {}),
+        Variant(
+            _features(1, 12, 50),
+            ("logits",),
+            {"inputs": 12, "width": 20, "levels": 3, "classes": 5},
         ),
     ),
 )

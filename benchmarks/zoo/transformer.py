@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT, DistilBERT, ViT and GPT-2 as the transformers package has them, made from a config alone.
+"""BERT, DistilBERT, T5, ViT, Swin and GPT-2 of the transformers package, made from a config alone.
 
 Attention is the `eager` form: products, a mask and a softmax, as exported files have it.
 """
@@ -12,8 +12,13 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
+    SwinConfig,
+    SwinForImageClassification,
+    T5Config,
+    T5EncoderModel,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -110,6 +115,11 @@ def gpt2(
     positions: int = 1024,
 ) -> nn.Module:
     """GPT-2 reading a whole prompt: logits at every position, no cache."""
+    model = _gpt2(vocabulary, width, layers, heads, positions)
+    return _Fields(model, ("input_ids",), ("logits",), use_cache=False)
+
+
+def _gpt2(vocabulary: int, width: int, layers: int, heads: int, positions: int) -> nn.Module:
     config = GPT2Config(
         vocab_size=vocabulary,
         n_embd=width,
@@ -120,4 +130,77 @@ def gpt2(
         bos_token_id=0,
         eos_token_id=0,
     )
-    return _Fields(GPT2LMHeadModel(config), ("input_ids",), ("logits",), use_cache=False)
+    return GPT2LMHeadModel(config)
+
+
+class _Decoder(nn.Module):
+    """One step of a causal model: token ids, then the keys and values of all tokens before (two
+    inputs a layer); the result is the logits and the keys and values of all tokens."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(zip(past[::2], past[1::2], strict=True)):
+            cache.update(key, value, layer)
+        result = self.model(input_ids, cache, use_cache=True)
+        present = [item for layer in cache.layers for item in (layer.keys, layer.values)]
+        return (result.logits, *present)
+
+
+def gpt2_decode(
+    *,
+    vocabulary: int = 50257,
+    width: int = 768,
+    layers: int = 12,
+    heads: int = 12,
+    positions: int = 1024,
+) -> nn.Module:
+    """GPT-2 generating: the next token after those whose keys and values are given."""
+    return _Decoder(_gpt2(vocabulary, width, layers, heads, positions))
+
+
+def t5_encoder(
+    *,
+    vocabulary: int = 32128,
+    width: int = 512,
+    layers: int = 6,
+    heads: int = 8,
+    hidden: int = 2048,
+) -> nn.Module:
+    """The encoder of T5-small by default: RMS norms, a bias by relative position."""
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        use_cache=False,
+        attn_implementation="eager",
+    )
+    return _Fields(T5EncoderModel(config), ("input_ids", "attention_mask"), ("last_hidden_state",))
+
+
+def swin(
+    *,
+    width: int = 96,
+    layers: tuple[int, ...] = (2, 2, 6, 2),
+    heads: tuple[int, ...] = (3, 6, 12, 24),
+    image: int = 224,
+    window: int = 7,
+    classes: int = 1000,
+) -> nn.Module:
+    """Swin-T by default: attention in shifted windows, a bias by relative position."""
+    config = SwinConfig(
+        image_size=image,
+        embed_dim=width,
+        depths=list(layers),
+        num_heads=list(heads),
+        window_size=window,
+        num_labels=classes,
+        attn_implementation="eager",
+    )
+    return _Fields(SwinForImageClassification(config), ("pixel_values",), ("logits",))

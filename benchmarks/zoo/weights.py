@@ -28,11 +28,11 @@ def _initialise(module: nn.Module, generator: torch.Generator) -> None:
             _normal(parameter, 0.1, generator)
         elif isinstance(module, nn.ConvTranspose2d):
             _normal(parameter, math.sqrt(1.0 / parameter.shape[0]), generator)
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d):
             _normal(parameter, math.sqrt(2.0 / parameter[0].numel()), generator)
         elif kind == "Conv1D":  # transformers' name for a linear layer with (in, out) weights
             _normal(parameter, math.sqrt(1.0 / parameter.shape[0]), generator)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear | nn.RNNBase):
             _normal(parameter, math.sqrt(1.0 / parameter.shape[1]), generator)
         else:  # position embeddings, class tokens
             _normal(parameter, 0.1, generator)
