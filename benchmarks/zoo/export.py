@@ -39,14 +39,6 @@ def build_module(model: Model, *, small: bool = False) -> tuple[nn.Module, tuple
     return randomise(module, inputs, seed=zlib.crc32(model.name.encode())), inputs
 
 
-def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Floating-point operations of products and convolutions in one call, an FMA counted as two."""
-    plain = torch.backends.mkldnn.flags(enabled=False)  # oneDNN's LSTM is one call, not counted
-    with plain, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return int(counter.get_total_flops())
-
-
 @contextlib.contextmanager
 def _quiet() -> object:
     """Exporters print progress and warn about themselves: neither is news to the user."""
@@ -58,6 +50,14 @@ def _quiet() -> object:
             yield
         finally:
             logging.disable(before)
+
+
+def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Floating-point operations of products and convolutions in one call, an FMA counted as two."""
+    with _quiet(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.backends.mkldnn.flags(enabled=False):  # its LSTM is one call: not counted
+            module(*inputs)
+    return int(counter.get_total_flops())
 
 
 def _write(
