@@ -7,6 +7,7 @@ where that can be asked for, sessions are made for latency, and all get the same
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,10 +45,11 @@ def as_arrays(result: Any) -> Arrays:
 
 
 def load_heddle(name: str, *, threads: int, small: bool) -> Loaded:
-    """Heddle; the thread count comes from HEDDLE_NUM_THREADS, which the runner sets."""
+    """Heddle; the runner sets HEDDLE_NUM_THREADS and, for another target, HEDDLE_BENCH_TARGET."""
     import heddle
 
-    executable = heddle.compile(str(zoo.onnx_path(name, small=small)))
+    target = os.environ.get("HEDDLE_BENCH_TARGET", "native")
+    executable = heddle.compile(str(zoo.onnx_path(name, small=small)), target)
     return Loaded(lambda values: executable(**values), fetch=as_arrays)
 
 
@@ -100,6 +102,8 @@ def _load_torch(name: str, *, threads: int, small: bool, compiled: bool) -> Load
         import torch._inductor.config as inductor
 
         inductor.freezing = True  # weights are constants: folded, packed
+        if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
+            inductor.cpp.simdlen = 256
         module = torch.compile(module)
 
     def call(values: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 """Heddle against its peers on the networks of the zoo.
 
     python -m benchmarks.run --models resnet50,bert_base --engines heddle,ort --threads 2
+    python -m benchmarks.run --target "llvm -mcpu=haswell"
 
 Each engine has a process of its own for each network; all of a network's engines are measured in
 turns (rounds), so that a slow minute of the machine hits all of them. Every engine's outputs are
@@ -32,6 +33,15 @@ from benchmarks.worker import EngineError, Worker
 
 REFERENCE = "ort"
 ENGINE_NAMES = ("heddle", "ort", "openvino", "inductor", "torch")
+PEERS = ("ort", "openvino", "inductor")
+"""Among these the fastest is the best peer: they compile, or at least optimise, the network."""
+NARROW_PEERS = ("inductor", "torch")
+"""Those that can be kept from 512-bit vectors."""
+NARROW = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+}
 TOLERANCE = 1e-4
 SETTLE = 0.03  # seconds between turns: the last engine's threads stop spinning
 
@@ -49,6 +59,8 @@ class Row:
     peak_mb: float = math.nan
     error: float = math.nan
     ratio: float = math.nan
+    best_ratio: float = math.nan
+    tokens: int = 0
     failure: str = ""
 
     @property
@@ -62,6 +74,17 @@ class Row:
         """Distance from the slowest to the fastest round's median, relative to the median."""
         medians = [statistics.median(turn) for turn in self.rounds_ms]
         return (max(medians) - min(medians)) / self.median_ms if medians else math.nan
+
+    @property
+    def wrong(self) -> bool:
+        """Whether values are too far from the reference's."""
+        return self.error > TOLERANCE
+
+    def ratio_to(self, other: Row) -> float:
+        """The median over the rounds of the ratio of this engine's time to another's."""
+        pairs = list(zip(self.rounds_ms, other.rounds_ms, strict=False))
+        ratios = [statistics.median(a) / statistics.median(b) for a, b in pairs]
+        return statistics.median(ratios) if ratios else math.nan
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -90,6 +113,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=2, help="threads of each engine; default 2")
     add("--rounds", type=int, default=5, help="turns of each engine; default 5")
     add("--seconds", type=float, default=0.4, help="least time of one turn; default 0.4")
+    add(
+        "--target", default="native", help="what Heddle compiles for; peers are kept to its vectors"
+    )
     add("--small", action="store_true", help="the networks' small variants")
     add("--warm-cache", action="store_true", help="keep Heddle's cache; default: compile cold")
     add("--json", type=Path, metavar="FILE", help="write everything measured")
@@ -110,11 +136,17 @@ class Session:
     def __init__(self, model: str, options: argparse.Namespace, cache: str) -> None:
         self.options = options
         gflop = float(zoo.info(model, small=options.small)["flops"]) / 1e9
-        self.rows = {name: Row(model, name, gflop) for name in options.engines}
+        tokens = zoo.tokens(model)
+        self.rows = {name: Row(model, name, gflop, tokens=tokens) for name in options.engines}
         self.workers: dict[str, Worker] = {}
         self.references: dict[int, list[np.ndarray]] = {}
-        env = {} if options.warm_cache else {"HEDDLE_CACHE_DIR": cache}
-        engines = sorted(options.engines, key=lambda name: name != REFERENCE)
+        env = {"HEDDLE_BENCH_TARGET": options.target} | (
+            NARROW if is_narrow(options.target) else {}
+        )
+        if not options.warm_cache:
+            env["HEDDLE_CACHE_DIR"] = cache
+        # Heddle last: where ONNX Runtime fails, another peer is the reference.
+        engines = sorted(options.engines, key=lambda name: (name == "heddle", name != REFERENCE))
         for name in engines:
             self.workers[name] = Worker(
                 name, model, threads=options.threads, small=options.small, env=env
@@ -137,7 +169,7 @@ class Session:
 
     def _compare(self, name: str, seed: int) -> None:
         outputs = self.workers[name].ask("outputs", seed)
-        if name == REFERENCE:
+        if name != "heddle":
             self.references.setdefault(seed, outputs)
         if seed in self.references:
             _check(self.rows[name], outputs, self.references[seed])
@@ -157,20 +189,35 @@ class Session:
         for action, arguments in steps:
             for name in list(self.workers):
                 self._try(name, action, *arguments)
-        reference = self.rows.get(REFERENCE)
-        for row in self.rows.values():
-            if reference and row.rounds_ms and reference.rounds_ms:
-                pairs = zip(row.rounds_ms, reference.rounds_ms, strict=False)
-                row.ratio = statistics.median(
-                    statistics.median(a) / statistics.median(b) for a, b in pairs
-                )
-            if row.error > TOLERANCE and not row.failure:
-                row.failure = f"relative error {row.error:.1e} is above {TOLERANCE:.0e}"
+        compare_rows(list(self.rows.values()), narrow=is_narrow(self.options.target))
         return list(self.rows.values())
 
     def close(self) -> None:
         for worker in self.workers.values():
             worker.close()
+
+
+def is_narrow(target: str) -> bool:
+    """Whether a target has shorter vectors than this machine."""
+    from heddle.target import native, parse
+
+    return parse(target).vector_bits < native().vector_bits
+
+
+def compare_rows(rows: Sequence[Row], *, narrow: bool = False) -> None:
+    """Fill in the ratios of one network's rows, and mark those whose values are wrong."""
+    for row in rows:
+        if row.wrong and not row.failure:
+            row.failure = f"relative error {row.error:.1e} is above {TOLERANCE:.0e}"
+    able = {row.engine: row for row in rows if row.rounds_ms and not row.failure}
+    names = NARROW_PEERS if narrow else PEERS
+    peers = [able[name] for name in names if name in able]
+    best = min(peers, key=lambda row: row.median_ms, default=None)
+    for row in rows:
+        if REFERENCE in able:
+            row.ratio = row.ratio_to(able[REFERENCE])
+        if best is not None:
+            row.best_ratio = row.ratio_to(best)
 
 
 HEADER = (
@@ -179,7 +226,9 @@ HEADER = (
     "ms",
     "spread",
     "x ort",
+    "x best",
     "GFLOP/s",
+    "token/s",
     "load s",
     "first ms",
     "peak MB",
@@ -199,7 +248,9 @@ def cells(row: Row) -> tuple[str, ...]:
         number(row.median_ms, ".2f"),
         number(row.spread, ".0%"),
         number(row.ratio, ".2f"),
+        number(row.best_ratio, ".2f"),
         number(row.gflop / row.median_ms * 1e3, ".0f"),
+        number(1e3 * row.tokens / row.median_ms if row.tokens else math.nan, ".1f"),
         number(row.load_s, ".2f"),
         number(1e3 * row.first_s, ".0f"),
         number(row.peak_mb, ".0f"),
@@ -207,22 +258,41 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def means(rows: Sequence[Row]) -> dict[str, tuple[float, float, int]]:
-    """Engine to (geometric mean, largest) ratio to the reference, and how many networks."""
+def means(rows: Sequence[Row], field_name: str) -> dict[str, tuple[float, float, int]]:
+    """Engine to (geometric mean, largest) of a ratio, and over how many networks."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        if not math.isnan(row.ratio):
-            found.setdefault(row.engine, []).append(row.ratio)
+        ratio = getattr(row, field_name)
+        if not math.isnan(ratio):
+            found.setdefault(row.engine, []).append(ratio)
     return {k: (statistics.geometric_mean(v), max(v), len(v)) for k, v in found.items()}
+
+
+def summary(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """For each engine the means and the largest of its ratios, and over how many networks."""
+    found = []
+    ort, best = means(rows, "ratio"), means(rows, "best_ratio")
+    missing = (math.nan, math.nan, 0)
+    for engine in dict.fromkeys([*ort, *best]):
+        (a, b, n), (c, d, m) = ort.get(engine, missing), best.get(engine, missing)
+        found.append((engine, f"{a:.2f}", f"{b:.2f}", f"{c:.2f}", f"{d:.2f}", str(max(n, m))))
+    return found
+
+
+SUMMARY = ("engine", "mean x ort", "worst", "mean x best", "worst", "networks")
 
 
 def markdown(rows: Sequence[Row], about: dict[str, object]) -> str:
     """The table and the means as Markdown."""
+
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(values) + " |"
+
     lines = [f"{about['cpu']}, {about['threads']} threads, {about['date']}", ""]
-    lines += ["| " + " | ".join(HEADER) + " |", "|---|---|" + "--:|" * (len(HEADER) - 2)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    lines += ["", "| engine | mean x ort | worst | networks |", "|---|--:|--:|--:|"]
-    lines += [f"| {k} | {m:.2f} | {w:.2f} | {n} |" for k, (m, w, n) in means(rows).items()]
+    lines += [line(HEADER), "|---|---|" + "--:|" * (len(HEADER) - 2)]
+    lines += [line(cells(row)) for row in rows]
+    lines += ["", line(SUMMARY), "|---|" + "--:|" * (len(SUMMARY) - 1)]
+    lines += [line(values) for values in summary(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -251,17 +321,23 @@ def describe(threads: int) -> dict[str, object]:
 
 
 def _line(values: Sequence[str]) -> str:
-    widths = (15, 9, 9, 7, 6, 8, 7, 9, 8)
+    widths = (15, 9, 9, 7, 6, 7, 8, 8, 7, 9, 8)
     first = [f"{value:<{width}}" for value, width in zip(values[:2], widths[:2], strict=True)]
-    rest = [f"{value:>{width}}" for value, width in zip(values[2:9], widths[2:], strict=True)]
-    return " ".join([*first, *rest, " " + values[9]])
+    rest = [f"{value:>{width}}" for value, width in zip(values[2:11], widths[2:], strict=True)]
+    return " ".join([*first, *rest, " " + values[11]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 0 when every engine ran and agreed with the reference."""
+    """Measure and print; 0 when Heddle ran and every engine that did agrees with the reference.
+
+    A peer that cannot load or run a network is reported in its row.
+    """
     options = parse_options(arguments)
     about = describe(options.threads)
     print(f"{about['cpu']}, {about['cores']} cores; {options.threads} threads an engine")
+    if is_narrow(options.target):
+        print(f"{options.target}; best peer among {', '.join(NARROW_PEERS)}: no other can be kept")
+        print("from wider vectors than the target has")
     print(_line(HEADER), flush=True)
     rows: list[Row] = []
     for model in options.models:
@@ -274,14 +350,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += measured
         for row in measured:
             print(_line(cells(row)), flush=True)
-    for engine, (mean, worst, count) in means(rows).items():
-        print(f"{engine}: {mean:.2f} x ort (geometric mean of {count}), worst {worst:.2f}")
+    for engine, ort, ort_worst, best, best_worst, count in summary(rows):
+        print(
+            f"{engine}: {ort} x ort (worst {ort_worst}), {best} x best peer (worst {best_worst}); "
+            f"geometric means of {count}"
+        )
     if options.json:
         records = [asdict(row) | {"median_ms": row.median_ms} for row in rows]
         options.json.write_text(json.dumps({"machine": about, "rows": records}, indent=1) + "\n")
     if options.md:
         options.md.write_text(markdown(rows, about))
-    return int(any(row.failure for row in rows))
+    return int(any(row.wrong or (row.failure and row.engine == "heddle") for row in rows))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.zoo.registry import MODELS, Input, Model, Variant
 
-__all__ = ["cache_dir", "info", "inputs", "models", "onnx_path", "outputs"]
+__all__ = ["cache_dir", "info", "inputs", "models", "onnx_path", "outputs", "tokens"]
 
 
 def models() -> tuple[str, ...]:
@@ -82,3 +82,8 @@ def inputs(name: str, seed: int = 0, *, small: bool = False) -> dict[str, np.nda
 def outputs(name: str, *, small: bool = False) -> tuple[str, ...]:
     """The names of the outputs of network `name`."""
     return _variant(name, small).outputs
+
+
+def tokens(name: str) -> int:
+    """How many tokens a call of network `name` generates: 0 when it is no decoder."""
+    return _model(name).tokens

@@ -50,6 +50,7 @@ class Model:
 
     `exporter` is the torch exporter that is used: "script" keeps batch normalisation as an
     operator of its own (the other one folds it), "graph" gives cleaner graphs for transformers.
+    `tokens` is how many a call generates.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Model:
     exporter: Literal["script", "graph"]
     full: Variant
     small: Variant
+    tokens: int = 0
 
 
 def _image(size: int, channels: int = 3) -> tuple[Input, ...]:
@@ -338,6 +340,7 @@ _MODELS = (
             past=12,
             options={"vocabulary": 50, "width": 32, "layers": 2, "heads": 4, "positions": 32},
         ),
+        tokens=1,
     ),
     Model(
         "llama_decode",
@@ -362,6 +365,7 @@ _MODELS = (
                 "past": 12,
             },
         ),
+        tokens=1,
     ),
     Model(
         "lstm",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import run
+from benchmarks import run, zoo
 from benchmarks.compare import relative_error
 from benchmarks.worker import EngineError, Worker
 
@@ -51,6 +51,50 @@ def test_wrong_values_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Worker, "ask", ask)
     assert run.main([*QUICK, "--engines", "ort,torch"]) == 1
+
+
+def test_best_peer_and_failures() -> None:
+    rows = [
+        run.Row("net", name, 1.0, rounds_ms=[[ms], [2 * ms]])
+        for name, ms in (("heddle", 3.0), ("ort", 6.0), ("openvino", 2.0), ("inductor", 4.0))
+    ]
+    heddle, ort, openvino, inductor = rows
+    run.compare_rows(rows)
+    assert heddle.ratio == pytest.approx(0.5)
+    assert heddle.best_ratio == pytest.approx(1.5)
+    assert openvino.best_ratio == 1.0
+    openvino.error = 0.5  # wrong values are nobody's best
+    ort.failure, ort.rounds_ms = "EngineError: out of memory", []
+    run.compare_rows(rows)
+    assert "above 1e-04" in openvino.failure
+    assert heddle.best_ratio == pytest.approx(0.75)
+    assert run.means(rows, "best_ratio")["heddle"] == (pytest.approx(0.75), pytest.approx(0.75), 1)
+    run.compare_rows([heddle, inductor], narrow=True)
+    assert heddle.best_ratio == pytest.approx(0.75)
+
+
+def test_a_peer_that_fails_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = Worker.ask
+
+    def ask(self: Worker, *command: object, timeout: float = 60.0) -> object:
+        if command[0] == "load" and "torch" in self.process.args:
+            raise EngineError("NotImplementedError: Loop")
+        return honest(self, *command, timeout=timeout)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    assert run.main([*QUICK, "--engines", "heddle,ort,torch", "--warm-cache"]) == 0
+    out = capsys.readouterr().out
+    assert "FAILED: NotImplementedError: Loop" in out
+    assert "heddle: " in out
+
+
+def test_decoders_report_tokens(tmp_path: Path) -> None:
+    row = run.Row("net", "heddle", 1.0, rounds_ms=[[4.0]], tokens=1)
+    assert "250.0" in run.cells(row)
+    assert zoo.tokens("gpt2_decode") == 1
+    assert zoo.tokens("mlp") == 0
 
 
 def test_unknown_engine_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
