@@ -45,10 +45,10 @@ def as_arrays(result: Any) -> Arrays:
 
 
 def load_heddle(name: str, *, threads: int, small: bool) -> Loaded:
-    """Heddle; the runner sets HEDDLE_NUM_THREADS and, for another target, HEDDLE_BENCH_TARGET."""
+    """Heddle; the runner sets HEDDLE_NUM_THREADS and, for another target, BENCH_TARGET."""
     import heddle
 
-    target = os.environ.get("HEDDLE_BENCH_TARGET", "native")
+    target = os.environ.get("BENCH_TARGET", "native")
     executable = heddle.compile(str(zoo.onnx_path(name, small=small)), target)
     return Loaded(lambda values: executable(**values), fetch=as_arrays)
 

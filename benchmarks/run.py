@@ -140,9 +140,7 @@ class Session:
         self.rows = {name: Row(model, name, gflop, tokens=tokens) for name in options.engines}
         self.workers: dict[str, Worker] = {}
         self.references: dict[int, list[np.ndarray]] = {}
-        env = {"HEDDLE_BENCH_TARGET": options.target} | (
-            NARROW if is_narrow(options.target) else {}
-        )
+        env = {"BENCH_TARGET": options.target} | (NARROW if is_narrow(options.target) else {})
         if not options.warm_cache:
             env["HEDDLE_CACHE_DIR"] = cache
         # Heddle last: where ONNX Runtime fails, another peer is the reference.
