@@ -98,7 +98,8 @@ CASES = [
         [IN, CONV, CONV, "clip", OUT],
     ),
     ("groups of blocks", lambda x: conv(x, 16, 4, groups=2), [IN, CONV, OUT]),
-    ("groups that do not fill blocks", lambda x: conv(x, 8, 2, groups=4), ["conv"]),
+    ("groups that fill a block together", lambda x: conv(x, 8, 2, groups=4), [IN, CONV, OUT]),
+    ("groups that fill no block", lambda x: conv(x, 6, 4, groups=2), ["conv"]),
 ]
 
 
@@ -106,6 +107,49 @@ CASES = [
 def test_layouts(body: Callable[..., GraphExpr], expected: list[str]) -> None:
     before = build(body, (1, 8, 6, 6))
     before = eliminate_common_subexpressions(before)
+    after = SMALL(before)
+    assert ops_of(after) == expected
+    check_values(before, after)
+
+
+def line(x: GraphExpr, outputs: int, inputs: int, **attrs: object) -> GraphExpr:
+    return op.conv(x, weights(outputs, inputs, 3), **{"pads": (2, 0), **attrs})
+
+
+LINES: list[tuple[str, Callable[[GraphExpr], GraphExpr], list[str]]] = [
+    (
+        "a stack",
+        lambda x: line(op.relu(line(x, 8, 8)), 8, 8, dilations=(2,), strides=(2,)),
+        ["reshape", IN, CONV, "relu", CONV, OUT, "reshape"],
+    ),
+    (
+        "what remains blocked",
+        lambda x: op.mean(op.mul(line(x, 6, 8), weights(6, 1)), axes=(2,), keepdims=True),
+        ["reshape", IN, CONV, "mul", "mean", OUT, "reshape"],
+    ),
+    (
+        "pooling",
+        lambda x: op.max_pool(line(x, 8, 8), kernel=(2,), strides=(2,)),
+        ["reshape", IN, CONV, "max_pool2d_nchwc", OUT, "reshape"],
+    ),
+    (
+        "a result of another rank",
+        lambda x: op.add(line(x, 8, 8), weights(2, 1, 1, 11)),
+        ["reshape", IN, CONV, OUT, "reshape", "add"],
+    ),
+    (
+        "depthwise",
+        lambda x: line(x, 8, 1, groups=8),
+        ["reshape", IN, CONV, OUT, "reshape"],
+    ),
+]
+
+
+@pytest.mark.parametrize("body, expected", [c[1:] for c in LINES], ids=[c[0] for c in LINES])
+def test_lines_are_images_of_height_one(
+    body: Callable[..., GraphExpr], expected: list[str]
+) -> None:
+    before = eliminate_common_subexpressions(build(body, (1, 8, 11)))
     after = SMALL(before)
     assert ops_of(after) == expected
     check_values(before, after)

@@ -11,6 +11,8 @@ The block is as many channels as a vector register holds floats. What follows a 
 blocked as long as it can: elementwise work, pooling, means over space, concatenation of full
 blocks. A value is converted where something else needs it, at most once in each direction.
 
+A line [N, C, W], what a one-dimensional convolution works on, is an image of height 1.
+
 When the channels do not fill the last block, it is padded with zeros. Padded lanes then hold
 whatever the operators make of zeros; that must stay finite (a later convolution multiplies them by
 zero weights), so only operators of `FINITE_OPS` keep a padded layout.
@@ -27,7 +29,7 @@ import numpy as np
 from heddle import op
 from heddle.graph.dims import same_dim, same_shape
 from heddle.graph.nodes import Binding, Call, Constant, Function, GraphExpr, Var
-from heddle.ir.expr import Expr, as_int
+from heddle.ir.expr import Expr, as_int, const
 from heddle.ir.module import IRModule
 from heddle.ir.types import TensorType
 from heddle.op.dot import DOT_DEPTH
@@ -40,6 +42,7 @@ from heddle.passes.graph.anf import (
     op_name,
     shape_of,
     tensor_type,
+    value_name,
 )
 from heddle.target import Target
 
@@ -161,15 +164,18 @@ class _Assignment(Rewriter):
             return self.resolve(item)  # type: ignore[no-any-return]
         blocked = self.blocked[item]
         dims = shape_of(item)
-        if not blocked.padded and _is_pixel(dims):
+        image = _image(dims)
+        if not blocked.padded and _is_pixel(image):
             value = op.reshape(blocked.value, shape=dims_attribute(dims))
         else:
             value = op.layout_transform(
                 blocked.value,
                 source=f"NCHW{blocked.block}c",
                 target="NCHW",
-                shape=dims_attribute(dims),
+                shape=dims_attribute(image),
             )
+            if len(dims) < len(image):
+                value = op.reshape(self.emit(value, like=item), shape=dims_attribute(dims))
         new = self.emit(value.replace(span=item.span), like=item)
         self.alias_new(item, new)
         self.plain.add(item)
@@ -185,9 +191,13 @@ class _Assignment(Rewriter):
         if isinstance(item, Var) and found is not None and not found.padded:
             return self._reblocked(item, found, block)
         value = self.to_plain(item)
+        dims = _image(shape_of(item))
         if isinstance(value, Constant):
-            return _Blocked(Constant(packing.block_channels(value.data, block)), channels, block)
-        dims = shape_of(item)
+            image = value.data.reshape(_image(value.data.shape))
+            return _Blocked(Constant(packing.block_channels(image, block)), channels, block)
+        if len(dims) > len(shape_of(item)) and not (channels % block == 0 and _is_pixel(dims)):
+            image = op.reshape(value, shape=dims_attribute(dims))
+            value = self.emit(image, name=value_name(item))
         if channels % block == 0 and _is_pixel(dims):
             shape = (*dims_attribute(dims[:1]), channels // block, 1, 1, block)
             moved = op.reshape(value, shape=shape)
@@ -226,14 +236,32 @@ def _variables(value: GraphExpr) -> list[Var]:
     return [item for item in atoms_of(value) if isinstance(item, Var)]
 
 
+def _image(dims: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape [N, C, H, W] of an image or of a line."""
+    if len(dims) == 4:
+        return dims
+    one = const(1) if isinstance(dims[2], Expr) else 1
+    return (*dims[:2], one, dims[2])
+
+
+def _image_window(attrs: dict[str, Any], rank: int) -> dict[str, Any]:
+    """The attributes of a window over a value of `rank` axes as those of one over an image."""
+    if rank == 4:
+        return attrs
+    wide = {name: (1, *attrs[name]) for name in ("kernel", "strides", "dilations") if name in attrs}
+    before, after = attrs["pads"]
+    return {**attrs, **wide, "pads": (0, before, 0, after)}
+
+
 def _is_pixel(dims: tuple[Expr, ...]) -> bool:
     return len(dims) == 4 and as_int(dims[2]) == 1 and as_int(dims[3]) == 1
 
 
 def _image_channels(value: GraphExpr) -> int | None:
-    """The number of channels of a [N, C, H, W] value in a dtype that has kernels, or None."""
+    """The number of channels of a [N, C, H, W] or [N, C, W] value in a dtype that has kernels, or
+    None."""
     kind = tensor_type(value)
-    if kind is None or kind.ndim != 4 or kind.dtype.name not in _IMAGES:
+    if kind is None or kind.ndim not in (3, 4) or kind.dtype.name not in _IMAGES:
         return None
     return as_int(kind.shape[1])
 
@@ -256,22 +284,26 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
         return False
     block, groups = work.options.block, call.attrs["groups"]
     assert isinstance(groups, int)
-    attrs = _plain_attrs(call)
-    if bias is None and groups != inputs and _dot_convolution(work, binding, call, weight):
+    attrs = _image_window(_plain_attrs(call), len(shape_of(x)))
+    kernel = weight.data.reshape(_image(weight.data.shape))
+    if bias is None and groups != inputs and _dot_convolution(work, binding, call, kernel):
         return True
     if groups == 1:
         # A few input channels (an image) make a block of their own: no work on padding.
         inner = inputs if inputs * 2 <= block and not work.is_blocked(x) else block
-        packed = packing.pack_convolution(weight.data, inner, block)
+        packed = packing.pack_convolution(kernel, inner, block)
     elif groups == inputs == outputs:
         inner = block
-        packed = packing.pack_depthwise(weight.data, block)
+        packed = packing.pack_depthwise(kernel, block)
         attrs["groups"] = packed.shape[0] * block
-    elif (inputs // groups) % block == 0 and (outputs // groups) % block == 0:
-        inner = block
-        packed = packing.pack_convolution(weight.data, inner, block)
     else:
-        return False
+        merged = _groups_in_a_block(inputs // groups, outputs // groups, groups, block)
+        if merged is None:
+            return False
+        inner = block
+        full = packing.merge_groups(kernel, groups, merged)
+        packed = packing.pack_convolution(full, inner, block)
+        attrs["groups"] = groups // merged
     data = work.to_blocked(x, inner)
     args: list[GraphExpr] = [data.value, Constant(packed)]
     if bias is not None:
@@ -279,14 +311,14 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
     return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
 
 
-def _dot_convolution(work: _Assignment, binding: Binding, call: Call, weight: Constant) -> bool:
+def _dot_convolution(work: _Assignment, binding: Binding, call: Call, kernel: np.ndarray) -> bool:
     """A convolution of low precision, where the target has an instruction for it."""
     x, kind = call.args[0], tensor_type(call.args[0])
     inputs, outputs = _image_channels(x), _image_channels(call)
     assert kind is not None
     assert inputs is not None
     assert outputs is not None
-    dtypes = (kind.dtype.name, str(weight.data.dtype))
+    dtypes = (kind.dtype.name, str(kernel.dtype))
     dots, groups, depth = work.options.dots, call.attrs["groups"], DOT_DEPTH.get(dtypes[0])
     assert isinstance(groups, int)
     if depth is None or dots.panel(*dtypes, None, outputs, inputs) is None:
@@ -296,10 +328,23 @@ def _dot_convolution(work: _Assignment, binding: Binding, call: Call, weight: Co
         inner = -(-inputs // depth) * depth
     if groups > 1 and ((inputs // groups) % inner or (outputs // groups) % block):
         return False
-    packed = packing.pack_dot_convolution(weight.data, inner, block, depth)
+    packed = packing.pack_dot_convolution(kernel, inner, block, depth)
     data = work.to_blocked(x, inner)
-    value = op.conv2d_dot(data.value, Constant(packed), **_plain_attrs(call, "out_dtype"))
+    attrs = _image_window(_plain_attrs(call, "out_dtype"), len(shape_of(x)))
+    value = op.conv2d_dot(data.value, Constant(packed), **attrs)
     return work.bind_blocked(binding, value, outputs, block)
+
+
+def _groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int | None:
+    """How many neighbouring groups of `inputs` to `outputs` channels fill whole blocks, or None.
+
+    Taken as one group they multiply zeros, as many times the work as there are groups in one. That
+    is no more than a block has lanes, which a kernel without whole blocks leaves idle.
+    """
+    for merged in range(1, min(groups, block) + 1):
+        if groups % merged == 0 and not (inputs * merged % block or outputs * merged % block):
+            return merged
+    return None
 
 
 def _transposed_convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
@@ -309,6 +354,8 @@ def _transposed_convolution(work: _Assignment, binding: Binding, call: Call) -> 
     inputs, outputs = _image_channels(x), _image_channels(call)
     block = work.options.block
     if inputs is None or outputs is None or outputs % block or inputs % block:
+        return False
+    if len(shape_of(x)) != 4:
         return False
     if not isinstance(weight, Constant) or not (bias is None or isinstance(bias, Constant)):
         return False
@@ -349,18 +396,20 @@ def _pool(work: _Assignment, binding: Binding, call: Call) -> bool:
     if not work.is_blocked(call.args[0]):
         return False
     data = work.blocked[call.args[0]]  # type: ignore[index]
-    pooled = op.get(_POOLS[op_name(call)])(data.value, **_plain_attrs(call))
+    attrs = _image_window(_plain_attrs(call), len(shape_of(call)))
+    pooled = op.get(_POOLS[op_name(call)])(data.value, **attrs)
     return work.bind_blocked(binding, pooled, data.channels, data.block)
 
 
 def _spatial_reduction(work: _Assignment, binding: Binding, call: Call) -> bool:
     if not work.is_blocked(call.args[0]) or not call.attrs.get("keepdims"):
         return False
-    axes = call.attrs.get("axes")
-    if not isinstance(axes, tuple) or not set(axes) <= set(_SPATIAL):
+    axes, line = call.attrs.get("axes"), len(shape_of(call)) == 3
+    if not isinstance(axes, tuple) or not set(axes) <= set(_SPATIAL[: 1 if line else 2]):
         return False
     data = work.blocked[call.args[0]]  # type: ignore[index]
-    reduced = call.callee(data.value, **_plain_attrs(call))
+    attrs = {**_plain_attrs(call), "axes": _SPATIAL[1:] if line else axes}
+    reduced = call.callee(data.value, **attrs)
     return work.bind_blocked(binding, reduced, data.channels, data.block)
 
 
@@ -391,11 +440,13 @@ def _elementwise(work: _Assignment, binding: Binding, call: Call) -> bool:
         return False
     if any(work.blocked[item].channels != channels for item in leaders):  # type: ignore[index]
         return False
+    if any(len(shape_of(item)) != len(shape_of(call)) for item in leaders):
+        return False
     if not any(same_dim(a, b) for item in leaders for a, b in _dims_of(item, call)):
         return False
     args = []
     for item in call.args:
-        form = _operand(work, item, channels, block)
+        form = _operand(work, item, len(shape_of(call)), channels, block)
         if form is None:
             return False
         args.append(form)
@@ -408,18 +459,22 @@ def _dims_of(item: GraphExpr, call: Call) -> list[tuple[Expr, Expr]]:
 
 
 def _operand(
-    work: _Assignment, item: GraphExpr, channels: int, block: int
+    work: _Assignment, item: GraphExpr, rank: int, channels: int, block: int
 ) -> Callable[[], GraphExpr] | None:
-    """How to get one operand of blocked elementwise work, or None when it cannot be had."""
+    """How to get one operand of blocked elementwise work that gives a value of `rank` axes, or
+    None when it cannot be had."""
     if isinstance(item, Constant):
         if item.data.size == 1:
             return lambda: Constant(item.data.reshape(()))
-        data = item.data.reshape((1,) * (4 - item.data.ndim) + item.data.shape)
-        if item.data.ndim > 4 or data.shape[1] != channels:
+        if item.data.ndim > rank:
+            return None
+        full = item.data.reshape((1,) * (rank - item.data.ndim) + item.data.shape)
+        data = full.reshape(_image(full.shape))
+        if data.shape[1] != channels:
             return None
         return lambda: Constant(packing.block_channels(data, block))
     kind = item.type
-    if not isinstance(kind, TensorType) or kind.ndim != 4 or as_int(kind.shape[1]) != channels:
+    if not isinstance(kind, TensorType) or kind.ndim != rank or as_int(kind.shape[1]) != channels:
         return None
     return lambda: work.to_blocked(item, block).value
 

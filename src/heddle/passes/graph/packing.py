@@ -37,6 +37,17 @@ def pack_dot_convolution(weight: np.ndarray, inner: int, outer: int, depth: int)
     return np.ascontiguousarray(split.swapaxes(-1, -2))
 
 
+def merge_groups(weight: np.ndarray, groups: int, merged: int) -> np.ndarray:
+    """The weights [O, I, KH, KW] of a convolution of `groups` groups as those of one with every
+    `merged` neighbouring groups in one: [O, merged * I, KH, KW], zero from one to another."""
+    o, i, kh, kw = weight.shape
+    split = weight.reshape(groups // merged, merged, o // groups, i, kh, kw)
+    wide = np.zeros((groups // merged, merged, o // groups, merged, i, kh, kw), weight.dtype)
+    for at in range(merged):
+        wide[:, at, :, at] = split[:, at]
+    return wide.reshape(o, merged * i, kh, kw)
+
+
 def pack_depthwise(weight: np.ndarray, block: int) -> np.ndarray:
     """[C, 1, KH, KW] -> [C / block, 1, KH, KW, 1, block]"""
     full = _padded(weight, 0, block)
