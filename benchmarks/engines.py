@@ -49,7 +49,8 @@ def load_heddle(name: str, *, threads: int, small: bool) -> Loaded:
     import heddle
 
     target = os.environ.get("BENCH_TARGET", "native")
-    executable = heddle.compile(str(zoo.onnx_path(name, small=small)), target)
+    path = str(zoo.onnx_path(name, small=small))
+    executable = heddle.compile(path, target, num_threads=threads)
     return Loaded(lambda values: executable(**values), fetch=as_arrays)
 
 

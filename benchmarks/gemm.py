@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One float32 matrix product in Heddle, against the machine's peak and against its peers.
 
-    python -m benchmarks.gemm [--size 1024] [--threads 2]
+    python -m benchmarks.gemm [--size 1024] [--threads 2] [--target "llvm -mcpu=haswell"]
 
 `constant` is a product with a weight known at compile time (which a compiler may pack ahead), the
 other rows have two free operands. Rounds are interleaved, the peak is measured anew in each round.
+For a target with shorter vectors than this machine's, the peak is that of such vectors, and numpy
+and torch are kept from longer ones; ONNX Runtime cannot be.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import numpy as np
 
 from benchmarks.compare import relative_error
 from benchmarks.peak import PeakError, measure_peak
+from benchmarks.targets import NARROW, is_narrow
+from heddle.target import parse
 
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -43,11 +47,12 @@ def product_model(left: tuple[int, int], right: np.ndarray, *, constant: bool) -
     return helper.make_model(graph, opset_imports=[opset], ir_version=8)
 
 
-def _heddle(a: np.ndarray, b: np.ndarray, *, constant: bool) -> Product:
+def _heddle(a: np.ndarray, b: np.ndarray, *, constant: bool, target: str, threads: int) -> Product:
     import heddle
     from benchmarks.engines import as_arrays
 
-    executable = heddle.compile(product_model(a.shape, b, constant=constant))
+    model = product_model(a.shape, b, constant=constant)
+    executable = heddle.compile(model, target, num_threads=threads)
     if constant:
         return lambda a: as_arrays(executable(a))[0]
     return lambda a: as_arrays(executable(a, b))[0]
@@ -72,11 +77,11 @@ def _torch(a: np.ndarray, b: np.ndarray, *, threads: int) -> Product:
     return lambda _: torch.mm(left, right).numpy()
 
 
-def _products(a: np.ndarray, b: np.ndarray, threads: int) -> dict[str, Product]:
+def _products(a: np.ndarray, b: np.ndarray, threads: int, target: str) -> dict[str, Product]:
     """Every engine that is installed; what could not be made is said on stderr."""
     makers: dict[str, Callable[[], Product]] = {
-        "heddle, constant": lambda: _heddle(a, b, constant=True),
-        "heddle": lambda: _heddle(a, b, constant=False),
+        "heddle, constant": lambda: _heddle(a, b, constant=True, target=target, threads=threads),
+        "heddle": lambda: _heddle(a, b, constant=False, target=target, threads=threads),
         "onnxruntime, constant": lambda: _onnxruntime(a, b, constant=True, threads=threads),
         "onnxruntime": lambda: _onnxruntime(a, b, constant=False, threads=threads),
         "torch": lambda: _torch(a, b, threads=threads),
@@ -109,9 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--target", default="native", help="what Heddle compiles for")
     options = parser.parse_args(arguments)
+    narrow = is_narrow(options.target)
     names = [f"{name}_NUM_THREADS" for name in ("HEDDLE", "OMP", "OPENBLAS", "MKL")]
-    wanted = dict.fromkeys(names, str(options.threads))
+    wanted = dict.fromkeys(names, str(options.threads)) | (NARROW if narrow else {})
     if not wanted.items() <= os.environ.items():  # numpy read them when it was imported: start anew
         given = sys.argv[1:] if arguments is None else list(arguments)
         command = [sys.executable, "-m", "benchmarks.gemm", *given]
@@ -121,19 +128,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((size, size)).astype(np.float32) for _ in range(2))
     want = a.astype(np.float64) @ b.astype(np.float64)
-    products = _products(a, b, options.threads)
+    products = _products(a, b, options.threads, options.target)
+    bits = parse(options.target).vector_bits if narrow else None
     rates: dict[str, list[float]] = {name: [] for name in products}
     peaks: list[float] = []
     for _ in range(options.rounds):
         try:
-            peaks.append(measure_peak(options.threads, seconds=0.2))
+            peaks.append(measure_peak(options.threads, seconds=0.2, vector_bits=bits))
         except PeakError as error:
             parser.exit(1, f"error: {error}\n")
         for name, product in products.items():
             rates[name].append(2e-9 * size**3 / _turn(product, a, 0.2))
             time.sleep(0.03)
     peak = statistics.median(peaks)
-    print(f"{size} x {size} x {size} float32, {options.threads} threads; peak {peak:.0f} GFLOP/s")
+    about = f"{options.threads} threads, {options.target}"
+    print(f"{size} x {size} x {size} float32, {about}; peak {peak:.0f} GFLOP/s")
     wrong = False
     for name, values in rates.items():
         error = relative_error(products[name](a), want)

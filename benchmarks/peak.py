@@ -11,6 +11,7 @@ import sys
 
 from heddle.runtime.peak import measure_bandwidth, measure_peak
 from heddle.support import UserError
+from heddle.target import native
 
 __all__ = ["PeakError", "main", "measure_bandwidth", "measure_peak"]
 
@@ -26,6 +27,11 @@ def main() -> int:
     try:
         peaks = [measure_peak(count) for count in counts]
         print(f"{'float32 FMA, GFLOP/s':28s}" + "".join(f"{value:9.0f}" for value in peaks))
+        for bits in (256, 128):
+            if bits < native().vector_bits:
+                peaks = [measure_peak(count, vector_bits=bits) for count in counts]
+                label = f"  with {bits}-bit vectors"
+                print(f"{label:28s}" + "".join(f"{value:9.0f}" for value in peaks))
         for label, size in buffers:
             rates = [measure_bandwidth(count, mebibytes=size) for count in counts]
             print(f"{'read ' + label + ', GB/s':28s}" + "".join(f"{v:9.0f}" for v in rates))

@@ -29,19 +29,13 @@ import numpy as np
 
 from benchmarks import zoo
 from benchmarks.compare import relative_error
+from benchmarks.targets import NARROW, NARROW_PEERS, is_narrow
 from benchmarks.worker import EngineError, Worker
 
 REFERENCE = "ort"
 ENGINE_NAMES = ("heddle", "ort", "openvino", "inductor", "torch")
 PEERS = ("ort", "openvino", "inductor")
 """Among these the fastest is the best peer: they compile, or at least optimise, the network."""
-NARROW_PEERS = ("inductor", "torch")
-"""Those that can be kept from 512-bit vectors."""
-NARROW = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-}
 TOLERANCE = 1e-4
 SETTLE = 0.03  # seconds between turns: the last engine's threads stop spinning
 
@@ -193,13 +187,6 @@ class Session:
     def close(self) -> None:
         for worker in self.workers.values():
             worker.close()
-
-
-def is_narrow(target: str) -> bool:
-    """Whether a target has shorter vectors than this machine."""
-    from heddle.target import native, parse
-
-    return parse(target).vector_bits < native().vector_bits
 
 
 def compare_rows(rows: Sequence[Row], *, narrow: bool = False) -> None:

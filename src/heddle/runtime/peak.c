@@ -3,7 +3,8 @@
  *   peak fma SECONDS        GFLOP/s of float32 multiply-add on registers
  *   peak read SECONDS MIB   GB/s of reading a buffer of MIB MiB again and again
  *   peak copy SECONDS MIB   GB/s of copying one half to the other (bytes read plus written)
- * For several cores run several at once. Compiled with -O3 -march=native. */
+ * For several cores run several at once. Compiled with -O3 -march=native; -DBYTES=32 asks for shorter
+ * vectors than the widest. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 #include <time.h>
 
 /* Vectors by the compiler's extension: the widest the target has, on any architecture. */
-#if defined(__AVX512F__)
+#if defined(BYTES)
+#elif defined(__AVX512F__)
 #define BYTES 64
 #elif defined(__AVX__)
 #define BYTES 32
@@ -23,10 +25,10 @@ typedef float vec __attribute__((vector_size(BYTES)));
 /* As many chains as hide the latency (4-5 cycles, two units) and still fit the registers. */
 #define CHAINS 12
 
-#if defined(__AVX512F__)
+#if BYTES == 64 && defined(__AVX512F__)
 #include <immintrin.h>
 #define FMA(a, b, c) ((vec)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
-#elif defined(__AVX__) && defined(__FMA__)
+#elif BYTES == 32 && defined(__FMA__)
 #include <immintrin.h>
 #define FMA(a, b, c) ((vec)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #else

@@ -27,16 +27,17 @@ _FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=gnu11")
 
 
 @cache
-def _program() -> Path:
+def _program(vector_bits: int | None) -> Path:
     """Compile peak.c once for this processor; the program stays in the cache directory."""
     toolchain = find_toolchain()
-    parts = [*toolchain.command, toolchain.version, *_FLAGS, processor_name()]
+    flags = [*_FLAGS, *([] if vector_bits is None else [f"-DBYTES={vector_bits // 8}"])]
+    parts = [*toolchain.command, toolchain.version, *flags, processor_name()]
     digest = hashlib.sha256(_SOURCE.read_bytes() + "\0".join(parts).encode()).hexdigest()[:16]
     path = cache_directory() / f"peak-{digest}"
     if not path.exists():
         part = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            toolchain.run([*_FLAGS, _SOURCE, "-o", part], doing="compiling the peak measurement")
+            toolchain.run([*flags, _SOURCE, "-o", part], doing="compiling the peak measurement")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -66,7 +67,7 @@ def _pin(core: int) -> Callable[[], None] | None:
     return lambda: os.sched_setaffinity(0, {core})
 
 
-def _measure(threads: int, *arguments: str) -> float:
+def _measure(threads: int, *arguments: str, vector_bits: int | None = None) -> float:
     """Run the program on `threads` cores at once and add what they did."""
     cores = _cores()
     if not 1 <= threads <= len(cores):
@@ -76,7 +77,7 @@ def _measure(threads: int, *arguments: str) -> float:
         )
     running = [
         subprocess.Popen(
-            [str(_program()), *arguments],
+            [str(_program(vector_bits)), *arguments],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=_pin(core),
@@ -89,10 +90,17 @@ def _measure(threads: int, *arguments: str) -> float:
     return sum(float(text) for text in texts)
 
 
-def measure_peak(threads: int = 1, *, seconds: float = 0.5) -> float:
-    """GFLOP/s of float32 multiply-add (two operations each) on `threads` cores. UserError when
-    there is no C compiler or threads is more than the cores of this process."""
-    return _measure(threads, "fma", str(seconds))
+def measure_peak(
+    threads: int = 1, *, seconds: float = 0.5, vector_bits: int | None = None
+) -> float:
+    """GFLOP/s of float32 multiply-add (two operations each) on `threads` cores, with vectors of
+    `vector_bits` (128, 256 or 512; the widest by default). UserError when there is no C compiler
+    or threads is more than the cores of this process."""
+    if vector_bits not in (None, 128, 256, 512):
+        raise UserError(
+            f"measuring the peak: vector_bits must be 128, 256 or 512, got {vector_bits}"
+        )
+    return _measure(threads, "fma", str(seconds), vector_bits=vector_bits)
 
 
 def measure_bandwidth(
