@@ -58,7 +58,7 @@ class PyramidPool(nn.Module):
 
 
 class Detector(nn.Module):
-    """An image to one map of predictions a scale: strides 8, 16 and 32."""
+    """An image to one map of raw predictions a scale: strides 8, 16 and 32."""
 
     def __init__(self, width: int, depth: int, predictions: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Detector(nn.Module):
         mid = self.out4(torch.cat([self.down3(low), middle], dim=1))
         high = self.out5(torch.cat([self.down4(mid), fifth], dim=1))
         maps = zip(self.heads, (low, mid, high), strict=True)
-        return tuple(torch.sigmoid(head(value)) for head, value in maps)
+        return tuple(head(value) for head, value in maps)
 
 
 def yolo(*, width: int = 32, depth: int = 1, predictions: int = 255) -> nn.Module:
