@@ -44,6 +44,7 @@ class Result:
     ideal_ms: float
     ms: dict[str, float]
     errors: dict[str, float]
+    tolerance: float
 
     @property
     def best(self) -> str:
@@ -58,9 +59,7 @@ class Result:
     @property
     def wrong(self) -> bool:
         """Whether Heddle's values are too far from the reference's."""
-        product = "@" in self.case and " -> " not in self.case and "->" not in self.case
-        limit = PRODUCT_TOLERANCE if product else CONVOLUTION_TOLERANCE
-        return not self.errors["heddle"] <= limit
+        return not self.errors["heddle"] <= self.tolerance
 
 
 # -- engines ---------------------------------------------------------------------------------------
@@ -188,7 +187,8 @@ def measure(case: Case, seed: int, options: argparse.Namespace, limits: Any) -> 
     moved = moved_bytes(case)
     ideal = max(case.flops / limits.peak_gflops, moved / limits.bandwidth(moved)) * 1e-6
     times = {name: statistics.median(values) for name, values in turns.items()}
-    return Result(str(case), case.kind, case.flops * 1e-9, ideal, times, errors)
+    tolerance = PRODUCT_TOLERANCE if isinstance(case, Product) else CONVOLUTION_TOLERANCE
+    return Result(str(case), case.kind, case.flops * 1e-9, ideal, times, errors, tolerance)
 
 
 def _array(value: Any) -> np.ndarray:
