@@ -9,6 +9,9 @@ peak of multiply-adds. Memory: its constants at the bandwidth of reading a buffe
 that the model touches (in between, the rest of the model has passed through the caches), and its
 other operands at the bandwidth of a buffer of their own size (a kernel before may just have written
 them). Kernels are sorted by what they lose: the time above that.
+
+Times are medians over the rounds. On a machine that does other work too, `--fastest` takes each
+kernel's fastest round instead.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +94,32 @@ def line_of(kernel: Any, record: Mapping[str, Any], limits: Limits, footprint: f
 
 
 def measure(
-    executable: Executable, values: Mapping[str, np.ndarray], limits: Limits, *, rounds: int = 20
+    executable: Executable,
+    values: Mapping[str, np.ndarray],
+    limits: Limits,
+    *,
+    rounds: int = 20,
+    fastest: bool = False,
 ) -> tuple[list[Line], float]:
-    """The kernels of a model, the most wasteful first, and the milliseconds of a whole call."""
+    """The kernels of a model, the most wasteful first, and the milliseconds of a whole call.
+
+    With `fastest` each kernel counts with its fastest round, and the call as the sum of them.
+    """
     profile = executable.profile(rounds=rounds, **values)
+    kernels, total = profile.kernels, profile.total_ms
+    if fastest:
+        kernels = tuple(replace(kernel, median_ms=kernel.min_ms) for kernel in kernels)
+        total = sum(kernel.median_ms for kernel in kernels)
     records = {record["name"]: record for record in executable.metadata["kernels"]}
     weights = sum(record.get("constant_bytes", 0) for record in executable.metadata["kernels"])
     footprint = weights + executable.metadata["arena"]
     lines = [
         line_of(kernel, records.get(kernel.name, {}), limits, footprint)
-        for kernel in profile.kernels
+        for kernel in kernels
         if kernel.count and kernel.median_ms > 0
     ]
     lines.sort(key=lambda line: -line.loss_ms)
-    return lines, profile.total_ms
+    return lines, total
 
 
 def table(lines: Sequence[Line], total_ms: float, top: int, *, operands: bool) -> str:
@@ -159,12 +174,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--rounds", type=int, default=20, help="calls that are measured; default 20")
     add("--top", type=int, default=20, help="kernels to print; default 20")
     add("--small", action="store_true", help="the network's small variant")
+    add("--fastest", action="store_true", help="the fastest round of each kernel, not the median")
     add("--operands", action="store_true", help="print the shapes of each kernel's operands")
     add("--json", type=Path, metavar="FILE", help="write everything measured")
     options = parser.parse_args(arguments)
     executable, values = _open(options.model, threads=options.threads, small=options.small)
     limits = Limits(options.threads, peak_gflops(options.threads))
-    lines, total_ms = measure(executable, values, limits, rounds=options.rounds)
+    lines, total_ms = measure(
+        executable, values, limits, rounds=options.rounds, fastest=options.fastest
+    )
     print(
         f"{options.model}, {limits.threads} threads: {total_ms:.3f} ms; peak "
         f"{limits.peak_gflops:.0f} GFLOP/s, memory {limits.bandwidth(256 << 20):.0f} GB/s"

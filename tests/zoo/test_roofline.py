@@ -62,6 +62,8 @@ def test_runs_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     (kernel,) = json.loads(report.read_text())["kernels"]
     assert kernel["gflops"] * kernel["ms"] == pytest.approx(1e-6 * 2 * 8 * 32 * 48)
     assert kernel["operands"][0] == "float32(8, 32)"
+    assert roofline.main([*arguments, "--fastest"]) == 0
     text = capsys.readouterr().out
     assert "float32(8, 32)" in text
     assert text.splitlines()[-1].startswith("all")
+    assert text.count("(between kernels)") == 2

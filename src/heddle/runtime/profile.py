@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ class KernelTime:
     """Billions of floating-point operations a second; None when the compiler did not count them."""
     gbps: float | None
     """Billions of bytes a second, of what the kernel has to read and write."""
+    min_ms: float = math.nan
+    """The least over the rounds: what the kernel takes where nothing disturbs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def summarize(
                 float(medians[k]) / whole,
                 _rate(entry, "flops", once),
                 _rate(entry, "bytes", once),
+                float(times_ns[:, k].min()) / 1e6,
             )
         )
     return Profile(tuple(kernels), len(totals_ns), float(np.median(totals_ns)) / 1e6)
