@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from heddle import op, te
+from heddle.ir import TensorType
 from heddle.ir.expr import const, maximum
 from heddle.op.registry import Op
 from heddle.schedule.rules import default_schedule
@@ -76,7 +77,8 @@ def test_convolutions(size: int, stride: int, tmp_path: Path) -> None:
     block = ARM.vector_lanes(32)
     operator: Op = op.get("conv2d_nchwc")
     x, w = _random(1, 3, size, size, block), _random(4, 3, 3, 3, block, block)
-    attrs = {"strides": (stride,) * 2, "pads": (1,) * 4, "dilations": (1, 1), "groups": 1}
+    types = [TensorType(array.shape, "float32") for array in (x, w)]
+    attrs = operator.canonical_attrs([*types, None], {"strides": (stride,) * 2, "pads": (1,) * 4})
     inputs = [te.placeholder(array.shape, name=name) for name, array in (("X", x), ("W", w))]
     made = operator.get_rule("compute")(*inputs, None, **attrs)
     want = operator.get_rule("numpy")(x, w, None, **attrs)

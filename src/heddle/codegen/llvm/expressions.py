@@ -328,7 +328,22 @@ class ExpressionEmitter:
                 f"load of {place.lanes} lanes from `{found.buffer.name}` under a mask of "
                 f"{self.mask_lanes}"
             )
+        if mask is not None and place.lanes > 1 and self.is_inside(place, found.buffer):
+            mask = None  # what the other lanes hold does no harm, and the buffer stays in registers
         return memory.load(self.b, place, mask, self.mask_lanes)
+
+    def is_inside(self, place: memory.Place, buffer: Buffer) -> bool:
+        """Whether all lanes of a vector lie in a stack buffer, the masked ones too."""
+        count = memory.stack_elements(buffer)
+        if count is None or place.offsets is not None or place.stride != "1":
+            return False
+        known = self.b.interval(place.base)
+        return (
+            known is not None
+            and known[0] >= 0
+            and known[1] is not None
+            and known[1] + place.lanes <= count
+        )
 
     def stored(self, value: Expr, dtype: DType) -> str:
         """A value in the memory type of `dtype`, which may be as it came from memory."""

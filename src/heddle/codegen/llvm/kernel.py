@@ -28,7 +28,6 @@ from heddle.ir.walk import pre_order
 from heddle.passes.tir.flatten import SYMBOLS
 from heddle.support import InternalError
 from heddle.target import Target
-from heddle.tir.build import element_count
 from heddle.tir.nodes import (
     Allocate,
     Assert,
@@ -163,7 +162,7 @@ class KernelEmitter:
         expressions = self.expressions
         value = expressions.stored(stmt.value, stmt.buffer.dtype.with_lanes(_lanes(stmt)))
         place = expressions.place(stmt.buffer, stmt.indices[0])
-        if expressions.mask is not None and self._is_inside(place, stmt.buffer):
+        if expressions.mask is not None and expressions.is_inside(place, stmt.buffer):
             memory.blend(self.b, place, value, expressions.mask)
         else:
             if expressions.mask is not None and _is_narrowed(stmt):
@@ -177,20 +176,6 @@ class KernelEmitter:
         place = self.b.alloca(f"{kind}, align 64", "narrowed")
         self.b.void(f"store volatile {kind} {value}, ptr {place}, align 64")
         return self.b.instr(f"load volatile {kind}, ptr {place}, align 64")
-
-    def _is_inside(self, place: memory.Place, buffer: Buffer) -> bool:
-        """Whether all lanes of a vector lie in a stack buffer, the masked ones too."""
-        count = element_count(buffer.shape)
-        if buffer.scope != "local" or count is None or place.offsets is not None:
-            return False
-        known = self.b.interval(place.base)
-        return (
-            place.stride == "1"
-            and known is not None
-            and known[0] >= 0
-            and known[1] is not None
-            and known[1] + place.lanes <= count
-        )
 
     def evaluate(self, stmt: Evaluate) -> None:
         self.expressions.value(stmt.value)
@@ -344,9 +329,9 @@ class KernelEmitter:
 
     def allocate(self, stmt: Allocate) -> None:
         buffer = stmt.buffer
-        count = element_count(buffer.shape)
+        count = memory.stack_elements(buffer)
         element = memory_type(buffer.dtype)
-        if buffer.scope == "local" and count is not None:
+        if count is not None:
             align = max(buffer.alignment, 64)
             pointer = self.b.alloca(f"[{count} x {element}], align {align}", _clean(buffer.name))
             self.expressions.buffers[buffer] = pointer

@@ -16,10 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from heddle.codegen.llvm.builder import FunctionBuilder
 from heddle.codegen.llvm.types import mangle, memory_type, vector
 from heddle.ir.dtype import DType
+from heddle.tir.build import element_count
+from heddle.tir.nodes import Buffer
+
+_LINE: Final = 64
+"""Bytes to which buffers on the stack are rounded up: a vector that holds their last element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,15 @@ def address(b: FunctionBuilder, place: Place, offset: str) -> str:
         return place.pointer
     element = memory_type(place.dtype)
     return b.op(f"getelementptr inbounds {element}, ptr {place.pointer}, i64 {offset}")
+
+
+def stack_elements(buffer: Buffer) -> int | None:
+    """The elements that a buffer takes on the stack, in whole lines; None when it is not there."""
+    count = element_count(buffer.shape)
+    if buffer.scope != "local" or count is None:
+        return None
+    per_line = max(1, _LINE // buffer.dtype.nbytes)
+    return -(-count // per_line) * per_line
 
 
 def load(b: FunctionBuilder, place: Place, mask: str | None, mask_lanes: int) -> str:

@@ -74,6 +74,7 @@ def schedule_contraction(
     tile_loop = plan.tile()
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(block, 0, "local")
+    plan.align_rows()
     vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
@@ -336,6 +337,14 @@ class ContractionPlan:
             reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
             if facts.w.buffer in reads:
                 sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2:][0])
+
+    def align_rows(self) -> None:
+        """Let each row of accumulators begin with a whole vector: a tile under masks then stays in
+        registers like the others."""
+        written = self.sch.block(self.block).writes[0].buffer
+        extent = self.facts.extent(self.facts.vector)
+        if written.ndim > 1 and extent is not None and extent % self.lanes:
+            self.sch.storage_align(self.block, 0, written.ndim - 2, self.lanes, 0)
 
     def unroll_taps(self) -> None:
         """Unroll a row of the window of a depthwise convolution: neighbours share its loads."""
