@@ -35,7 +35,6 @@ from heddle.schedule.rules.analysis import (
     contraction_of,
     extent_of,
 )
-from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.winograd_model import WinogradPlan, WinogradShape, best_plan
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
@@ -145,35 +144,38 @@ class _Winograd:
         tw, column = sch.split(tw, [None, plan.block_columns])
         ob, vector = sch.split(ob, [None, plan.register.vectors])
         sch.reorder(n, th, tw, ob, line, column, vector, *inner)
-        task = sch.fuse(n, th, tw)
-        sch.parallel(task)
-        sch.annotate(task, "partition", False)
+        task = self._parallel(n, th, tw)
         self._transform_back(vector)
         copy = sch.cache_write(stages.products, 0, "local")
-        sch.compute_at(copy, ob)
-        self._register_tiles(copy, ob)
+        sch.compute_at(copy, ob, preserve_unit_loops=True)
+        k, v, vector, image, line, column, lane = self._below(copy, ob)
+        self._register_tiles(copy, [k, v, image], [line, column, vector, lane])
         sch.compute_at(stages.data, task)
         k, v, *outer, lane = self._below(stages.data, task)
         sch.reorder(*outer, k, v, lane)
         self._transform(outer)
 
-    def _register_tiles(self, copy: BlockRef, around: LoopRef) -> None:
-        """Compute the products of a block of tiles, one register tile after another."""
+    def _register_tiles(self, copy: BlockRef, outer: list[LoopRef], axes: list[LoopRef]) -> None:
+        """Compute the products inside `outer`, one register tile after another. `axes` are the
+        other loops around `copy`: rows of tiles, tiles, vectors of channels, lanes."""
         sch, products, tile = self.sch, self.stages.products, self.plan.register
-        k, v, *rest, lane = self._below(copy, around)
-        vectors = [rest.pop(0)] if tile.vectors > 1 else []
-        rows = sch.fuse(*rest) if len(rest) > 1 else rest[0]
-        rows, row = sch.split(rows, [None, tile.rows])
-        sch.reorder(k, v, rows, row, *vectors, lane)
-        sch.compute_at(products, rows)
-        axes = self._below(products, rows)
-        *spatial, blocks, depth = axes
-        columns = [spatial.pop(0)] if vectors else []
-        *lines, lanes = spatial
-        sch.reorder(blocks, depth, *lines, *columns, lanes)
+        line, column, vector, lane = axes
+        width = extent_of(sch, column) or 1
+        if tile.rows > width:
+            lines, line = sch.split(line, [None, tile.rows // width])
+            walked, rows = [lines], [line, column]
+        else:
+            columns, column = sch.split(column, [None, tile.rows])
+            walked, rows = [line, columns], [column]
+        sch.reorder(*outer, *walked, *rows, vector, lane)
+        at = walked[-1]
+        sch.compute_at(products, at, preserve_unit_loops=True)
+        *spatial, blocks, depth = self._below(products, at)
+        _, _, vectors, _, line, column, lanes = spatial
+        sch.reorder(blocks, depth, line, column, vectors, lanes)
         init = sch.decompose_reduction(products, blocks)
         for block in (products, init, copy):
-            inside = self._below(block, rows)
+            inside = self._below(block, at)
             self._unroll([loop for loop in inside if loop not in (blocks, depth)])
 
     # -- stage after stage ---------------------------------------------------------------------
@@ -184,16 +186,15 @@ class _Winograd:
         n, ob, th, tw, inner = self._tiles_of_output()
         sch.reorder(n, ob, th, tw, *inner)
         self._transform_back(tw)
-        task = sch.fuse(n, ob, th)
-        sch.parallel(task)
-        sch.annotate(task, "partition", False)
+        self._parallel(n, ob, th)
         k, v, block, image, line, column, lane = sch.get_loops(stages.data)
         sch.reorder(block, image, line, column, k, v, lane)
         self._transform([block, image, line, column])
-        task = sch.fuse(block, image, line)
-        sch.parallel(task)
-        sch.annotate(task, "partition", False)
-        schedule_contraction(sch, stages.products, copy, self.target)
+        self._parallel(block, image, line)
+        k, v, ob, image, line, column, lane = sch.get_loops(copy)
+        ob, vector = sch.split(ob, [None, self.plan.register.vectors])
+        self._register_tiles(copy, [k, v, ob, image], [line, column, vector, lane])
+        self._parallel(k, v, ob)
 
     # -- transforms ----------------------------------------------------------------------------
 
@@ -237,6 +238,13 @@ class _Winograd:
             self.sch.unroll(loop)
         if extent_of(self.sch, lanes) != 1:
             self.sch.vectorize(lanes)
+
+    def _parallel(self, *loops: LoopRef) -> LoopRef:
+        """One parallel loop of several. Guards of edges are no reason to double what is in it."""
+        task = self.sch.fuse(*loops)
+        self.sch.parallel(task)
+        self.sch.annotate(task, "partition", False)
+        return task
 
     def _below(self, block: BlockRef, loop: LoopRef) -> list[LoopRef]:
         loops = self.sch.get_loops(block)

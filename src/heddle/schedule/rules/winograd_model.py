@@ -116,12 +116,14 @@ class WinogradShape:
 @dataclass(frozen=True, slots=True)
 class WinogradPlan:
     """How to run it: stage after stage over the `whole` image, or all stages for blocks of
-    `block_rows` x `block_columns` tiles; the products by `register` tiles."""
+    `block_rows` x `block_columns` tiles; the products by `register` tiles, which take `step_cycles` a
+    step of the sums of a block (of an image)."""
 
     whole: bool
     block_rows: int
     block_columns: int
     register: RegisterTile
+    step_cycles: float
 
 
 # -- the choice -----------------------------------------------------------------------------------
@@ -161,16 +163,30 @@ def _plans(shape: WinogradShape, target: Target) -> Iterator[WinogradPlan]:
         for columns in _divisors(shape.columns):
             tiles = rows * columns
             if tiles <= _MOST_BLOCK and (rows == 1 or columns == shape.columns):
-                yield WinogradPlan(False, rows, columns, register_tile(shape, tiles, target))
+                yield WinogradPlan(False, rows, columns, *_register(shape, rows, columns, target))
     if shape.batch is not None:
-        register = register_tile(shape, shape.tiles, target)
-        yield WinogradPlan(True, shape.rows, shape.columns, register)
+        register = _register(shape, shape.rows, shape.columns, target)
+        yield WinogradPlan(True, shape.rows, shape.columns, *register)
 
 
-def register_tile(shape: WinogradShape, rows: int, target: Target) -> RegisterTile:
-    """The register tile of the products of `rows` tiles."""
+def _register(
+    shape: WinogradShape, lines: int, columns: int, target: Target
+) -> tuple[RegisterTile, float]:
+    """The register tile for the products of `lines` x `columns` tiles, and the cycles of a step of
+    their sums: its rows are a part of a line, or whole lines."""
     widths = [n for n in range(1, 9) if shape.out_blocks % n == 0]
-    return choose_tile(rows, shape.out_blocks, target, depth=shape.depth, widths=widths)
+    vectors = shape.out_blocks
+    best = choose_tile(columns, vectors, target, depth=shape.depth, widths=widths)
+    cycles = lines * tile_cycles(columns, vectors, best, target)
+    if lines > 1:
+        rows = lines * columns
+        several = choose_tile(
+            rows, vectors, target, depth=shape.depth, widths=widths, row_step=columns
+        )
+        together = tile_cycles(rows, vectors, several, target)
+        if together < cycles and several.rows % columns == 0:
+            return several, together
+    return best, cycles
 
 
 def _divisors(number: int) -> list[int]:
@@ -213,7 +229,7 @@ def plan_cycles(shape: WinogradShape, plan: WinogradPlan, target: Target) -> flo
     tiles = plan.block_rows * plan.block_columns
     blocks = shape.tiles // tiles
     rounds = math.ceil(blocks / target.cores)
-    compute = _product_cycles(shape, tiles, plan.register, target)
+    compute = shape.points**2 * shape.depth * plan.step_cycles
     data = shape.data_bytes(tiles)
     held = data + shape.product_bytes(tiles, plan.register.vectors)
     reread = data * (shape.out_blocks // plan.register.vectors)
@@ -229,18 +245,11 @@ def _whole_cycles(shape: WinogradShape, plan: WinogradPlan, target: Target) -> f
     data = shape.data_bytes(shape.tiles)
     held = data + shape.product_bytes(shape.tiles, shape.out_blocks)
     near = _bytes_per_cycle(held // cores, target)
-    compute = _product_cycles(shape, shape.tiles, plan.register, target) / cores
+    compute = (shape.batch or 1) * shape.points**2 * shape.depth * plan.step_cycles / cores
     weights = shape.weight_bytes / _MEMORY_BYTES / cores
     traffic = held / near / cores
     transforms = shape.tiles * _transform_cycles(shape, near, target) / cores
     return max(compute, weights) + traffic + transforms
-
-
-def _product_cycles(
-    shape: WinogradShape, tiles: int, register: RegisterTile, target: Target
-) -> float:
-    vectors = shape.out_blocks * max(1, shape.out_lanes // target.vector_lanes(32))
-    return shape.points**2 * shape.depth * tile_cycles(tiles, vectors, register, target)
 
 
 def _transform_cycles(shape: WinogradShape, near: float, target: Target) -> float:
