@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Winograd convolution on blocked layouts.
 
-The output is cut into tiles of m x m. A tile and what its windows reach, a = m + r - 1 pixels square
-for a filter of r x r, give its m^2 outputs per channel with a^2 products in place of m^2 r^2:
+The output is cut into tiles of m x m. From the a x a pixels that the windows of a tile reach (with
+filters of r x r, a = m + r - 1), its outputs follow with a^2 products a channel, not m^2 r^2:
 
     Y = A^T [sum over input channels of (G g G^T) * (B^T d B)] A
 
@@ -14,7 +14,7 @@ their results are transformed back.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,9 +22,11 @@ import numpy as np
 
 from heddle import te
 from heddle.ir import TensorType
-from heddle.ir.expr import EQ, Expr, as_int, compare, const, if_then_else
+from heddle.ir.expr import EQ, Expr, as_int, cast, compare, const, if_then_else
 from heddle.op.attribute import Ints
 from heddle.op.common import (
+    accumulator_dtype,
+    cast_tensor,
     ceil_div,
     require_ndim,
     require_same_dtype,
@@ -98,6 +100,7 @@ def _(x: te.Tensor, u: te.Tensor, bias: te.Tensor | None, *, tile: int, pads: In
     window = _window(u, tile, pads)
     taps = _taps(u, tile)
     matrices, points = toom_cook(tile, taps), tile + taps - 1
+    dtype = accumulator_dtype(x.dtype)
     n, blocks, *size, ci = x.shape
     spatial = window.output(size)
     rows, columns = (simplify_dim(ceil_div(extent, tile)) for extent in spatial)
@@ -106,7 +109,7 @@ def _(x: te.Tensor, u: te.Tensor, bias: te.Tensor | None, *, tile: int, pads: In
 
     def half(k: Expr, v: Expr, n: Expr, b: Expr, th: Expr, tw: Expr, c: Expr) -> Expr:
         pixels = [padded[n, b, th * tile + i, tw * tile + v, c] for i in range(points)]
-        return _row(matrices.data, k, pixels)
+        return _row(matrices.data, k, [cast(pixel, dtype) for pixel in pixels])
 
     def whole(k: Expr, v: Expr, b: Expr, n: Expr, th: Expr, tw: Expr, c: Expr) -> Expr:
         return _row(matrices.data, v, [lines[k, i, n, b, th, tw, c] for i in range(points)])
@@ -116,7 +119,7 @@ def _(x: te.Tensor, u: te.Tensor, bias: te.Tensor | None, *, tile: int, pads: In
     icb, ici = te.reduce_axis(blocks, "icb"), te.reduce_axis(ci, "ici")
 
     def product(k: Expr, v: Expr, ob: Expr, n: Expr, th: Expr, tw: Expr, oc: Expr) -> Expr:
-        weight = u[ob, k, v, icb, ici, oc]
+        weight = cast(u[ob, k, v, icb, ici, oc], dtype)
         return te.sum(data[k, v, icb, n, th, tw, ici] * weight, axis=[icb, ici])
 
     products = te.compute(
@@ -124,27 +127,21 @@ def _(x: te.Tensor, u: te.Tensor, bias: te.Tensor | None, *, tile: int, pads: In
     )
 
     def back(i: Expr, v: Expr, ob: Expr, n: Expr, th: Expr, tw: Expr, oc: Expr) -> Expr:
-        return _row(
-            matrices.output, i, [products[k, v, ob, n, th, tw, oc] for k in range(points)]
-        )
+        return _row(matrices.output, i, [products[k, v, ob, n, th, tw, oc] for k in range(points)])
 
     shape = (tile, points, u.shape[0], n, rows, columns, u.shape[5])
     halves = te.compute(shape, back, name="halves")
 
     def element(n: Expr, ob: Expr, h: Expr, w: Expr, oc: Expr) -> Expr:
         at = (ob, n, h // tile, w // tile, oc)
-        value = _row(
-            matrices.output, w % tile, [halves[(h % tile, v, *at)] for v in range(points)]
-        )
-        return value if bias is None else value + bias[ob, oc]
+        value = _row(matrices.output, w % tile, [halves[(h % tile, v, *at)] for v in range(points)])
+        return value if bias is None else value + cast(bias[ob, oc], dtype)
 
-    name = "winograd_conv2d_nchwc"
-    return te.compute((n, u.shape[0], *spatial, u.shape[5]), element, name=name)
+    full = (n, u.shape[0], *spatial, u.shape[5])
+    return cast_tensor(te.compute(full, element, name="winograd_conv2d_nchwc"), x.dtype)
 
 
-def _overhang(
-    size: Sequence[Expr], reach: Sequence[Expr], window: Window
-) -> list[tuple[int, int]]:
+def _overhang(size: Sequence[Expr], reach: Sequence[Expr], window: Window) -> list[tuple[int, int]]:
     """The padding with which the input is as large as the tiles reach."""
     found = []
     for dim, end, (before, after) in zip(size, reach, window.pads, strict=True):
@@ -224,7 +221,8 @@ def _(
     y = y.reshape(n, u.shape[0], rows * tile, columns * tile, -1)[:, :, :height, :width]
     if bias is not None:
         y = y + bias[:, None, None, :]
-    return y.astype(x.dtype)
+    result: np.ndarray = y.astype(x.dtype)
+    return result
 
 
 winograd_conv2d_nchwc.samples(

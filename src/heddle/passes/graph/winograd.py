@@ -12,6 +12,7 @@ image of known size come into question. Larger tiles need fewer multiplications 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from heddle.op.toom_cook import ERRORS
 from heddle.op.winograd import transform_weights
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name, tensor_type
 from heddle.schedule.rules.winograd_model import ConvShape, winograd_tile
+from heddle.support import UserError
 from heddle.target import Target
 
 DEFAULT_ERROR = 1e-5
@@ -39,7 +41,12 @@ class Winograd:
 
     @staticmethod
     def of(target: Target, *, error: float = DEFAULT_ERROR) -> Winograd:
-        """The pass for a target, with tiles that round by at most `error`."""
+        """The pass for a target, with tiles that round by at most `error`.
+
+        Raises `UserError` when that is no number of at least 0.
+        """
+        if not 0 <= error < math.inf:
+            raise UserError(f"winograd_error must be a number of at least 0, got {error}")
         tiles = [tile for tile, bound in ERRORS.items() if bound <= error]
         return Winograd(lambda conv: winograd_tile(conv, target, tiles=tiles))
 

@@ -8,7 +8,8 @@
                                                    body(24 * 8 + r)
 
 A parallel loop is not split: its body gets two versions, one for the iterations in which the
-conditions inside always hold (none when it is annotated `{"partition": False}`). Conditions that the loops around them decide are dropped on the way.
+conditions inside always hold (one only when it is annotated `{"partition": False}`). Conditions
+that the loops around them decide are dropped on the way.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
         for j in unrolled(4):                           for j in unrolled(4):
             B[i * 4 + j] = A[(i * 4 + j) // 4]  ->          B[i * 4 + j] = A[i]
 
-A schedule splits an axis by which a block divides; what is left of the division matters to `unroll`,
-which asks what variables a register is indexed by, and to the size of the code.
+A schedule splits an axis by which a block divides. What is left of the division matters to
+`unroll`, which asks what variables a register is indexed by, and to the size of the code.
 """
 
 from __future__ import annotations

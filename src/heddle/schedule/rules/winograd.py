@@ -72,8 +72,8 @@ def winograd_stages(sch: Schedule) -> WinogradStages | None:
     if data is None or lines is None or halves is None or output is None:
         return None
     shape = _shape_of(sch, facts, halves, output)
-    return None if shape is None else WinogradStages(
-        pad, lines, data, products, halves, output, shape
+    return (
+        None if shape is None else WinogradStages(pad, lines, data, products, halves, output, shape)
     )
 
 
@@ -108,7 +108,7 @@ def schedule_winograd(
 
 
 def _join_epilogue(sch: Schedule, output: BlockRef) -> BlockRef:
-    """Make one block of the elementwise work on the output; the output itself when there is none."""
+    """Make one block of the elementwise work on the output; `output` when there is none."""
     while True:
         after = sch.consumers(output)
         if not after:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from heddle.op.toom_cook import Matrix, toom_cook
@@ -116,8 +116,8 @@ class WinogradShape:
 @dataclass(frozen=True, slots=True)
 class WinogradPlan:
     """How to run it: stage after stage over the `whole` image, or all stages for blocks of
-    `block_rows` x `block_columns` tiles; the products by `register` tiles, which take `step_cycles` a
-    step of the sums of a block (of an image)."""
+    `block_rows` x `block_columns` tiles. The products are computed by `register` tiles: one step of
+    all sums of a block, or of an image, takes `step_cycles`."""
 
     whole: bool
     block_rows: int
@@ -144,8 +144,8 @@ def winograd_tile(conv: ConvShape, target: Target, *, tiles: Iterable[int]) -> i
     direct convolution.
 
     >>> from heddle.target import parse
-    >>> deep = ConvShape(3, in_blocks=16, in_lanes=16, out_blocks=16, out_lanes=16, rows=56, columns=56)
-    >>> winograd_tile(deep, parse("llvm -mcpu=skylake-avx512 -cores=2"), tiles=(2, 4))
+    >>> layer = ConvShape(3, 16, 16, 16, 16, rows=56, columns=56)
+    >>> winograd_tile(layer, parse("llvm -mcpu=skylake-avx512 -cores=2"), tiles=(2, 4))
     4
     """
     if conv.batch is None or conv.in_lanes < target.vector_lanes(32) or conv.taps < 2:
@@ -212,9 +212,7 @@ def direct_cycles(conv: ConvShape, target: Target) -> float:
             widths=widths,
             row_step=conv.columns,
         )
-        step = min(
-            step, tile_cycles(lines * conv.columns, conv.out_blocks, tile, target) / lines
-        )
+        step = min(step, tile_cycles(lines * conv.columns, conv.out_blocks, tile, target) / lines)
     compute = lines * steps * step / _DIRECT_SHARE
     weights = steps * conv.out_blocks * conv.out_lanes * _BYTES / _MEMORY_BYTES
     image = conv.images * conv.depth * conv.rows * conv.columns * _BYTES
@@ -279,6 +277,6 @@ def _sums(matrix: Matrix) -> int:
 def _bytes_per_cycle(size: int, target: Target) -> float:
     """Bytes per cycle from where data of `size` bytes lies."""
     for cache, rate in zip(target.caches, _CACHE_BYTES, strict=False):
-        if 2 * size <= cache.size // (1 if cache.shared_by <= 1 else 1):
+        if 2 * size <= cache.size:
             return rate
     return _MEMORY_BYTES
