@@ -131,7 +131,7 @@ class WinogradPlan:
 
 def best_plan(shape: WinogradShape, target: Target) -> WinogradPlan:
     """The plan that is predicted to take the fewest cycles."""
-    return min(_plans(shape, target), key=lambda plan: plan_cycles(shape, plan, target))
+    return min(plans(shape, target), key=lambda plan: plan_cycles(shape, plan, target))
 
 
 def winograd_cycles(shape: WinogradShape, target: Target) -> float:
@@ -158,7 +158,7 @@ def winograd_tile(conv: ConvShape, target: Target, *, tiles: Iterable[int]) -> i
     return best
 
 
-def _plans(shape: WinogradShape, target: Target) -> Iterator[WinogradPlan]:
+def plans(shape: WinogradShape, target: Target) -> Iterator[WinogradPlan]:
     for rows in _divisors(shape.rows):
         for columns in _divisors(shape.columns):
             tiles = rows * columns
