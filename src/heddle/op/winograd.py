@@ -194,9 +194,15 @@ def transform_weights(weight: np.ndarray, tile: int) -> np.ndarray:
     >>> transform_weights(np.ones((1, 1, 3, 3, 1, 1), np.float32), 2)[0, :, :, 0, 0, 0].tolist()[0]
     [1.0, 1.5, 0.5, 1.0]
     """
-    matrix = _arrays(tile, weight.shape[2])[1]
-    wide = np.einsum("ki,vj,obijcd->okvbcd", matrix, matrix, weight.astype(np.float64))
-    return np.ascontiguousarray(wide.astype(weight.dtype))
+    out, inner, taps, _, ci, co = weight.shape
+    matrix = _arrays(tile, taps)[1]
+    points = tile + taps - 1
+    made = np.empty((out, points, points, inner, ci, co), weight.dtype)
+    for at, filters in enumerate(weight):  # one block at a time: float64 copies stay small
+        columns = filters.transpose(1, 2, 0, 3, 4).reshape(taps, taps, -1).astype(np.float64)
+        half = np.tensordot(matrix, columns, axes=(1, 0))
+        made[at] = np.matmul(matrix, half).reshape(points, points, inner, ci, co)
+    return made
 
 
 @winograd_conv2d_nchwc.rule("numpy")
