@@ -31,7 +31,7 @@ third of the error of the usual 2 and -2."""
 ERRORS: Final[Mapping[int, float]] = MappingProxyType({2: 2e-6, 4: 1e-5, 6: 5e-5})
 """What convolutions F(m x m, 3 x 3) round at most in float32, by m: the largest error relative to
 the largest output of a layer, for random values and up to 512 input channels. Measured, with a
-margin of two (tests/op/test_winograd.py); direct convolutions are at 2e-7 to 5e-7."""
+margin of two (tests/op/test_toom_cook.py); direct convolutions are at 2e-7 to 5e-7."""
 
 
 @dataclass(frozen=True, slots=True)
