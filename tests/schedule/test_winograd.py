@@ -112,6 +112,12 @@ def test_random_shapes_and_plans(seed: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1], ids=["blocks", "whole"])
+def test_one_tile_of_one_block(number: int) -> None:
+    func = winograd((1, 4, 3, 2), 4, 4, (0, 1, 0, 1))
+    check(func, scheduled_by(func, native(), number).func, native(), 4, (0, 1, 0, 1))
+
+
+@pytest.mark.parametrize("number", [0, -1], ids=["blocks", "whole"])
 def test_both_plans_replay_and_print(number: int) -> None:
     func = winograd((1, 8, 10, 8), 8, 4, (1, 1, 1, 1))
     sch = scheduled_by(func, native(), number)

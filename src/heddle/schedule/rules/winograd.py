@@ -147,10 +147,10 @@ class _Winograd:
         task = self._parallel(n, th, tw)
         self._transform_back(vector)
         copy = sch.cache_write(stages.products, 0, "local")
-        sch.compute_at(copy, ob, preserve_unit_loops=True)
+        self._move(copy, ob)
         k, v, vector, image, line, column, lane = self._below(copy, ob)
         self._register_tiles(copy, [k, v, image], [line, column, vector, lane])
-        sch.compute_at(stages.data, task)
+        self._move(stages.data, task)
         k, v, *outer, lane = self._below(stages.data, task)
         sch.reorder(*outer, k, v, lane)
         self._transform(outer)
@@ -169,7 +169,7 @@ class _Winograd:
             walked, rows = [line, columns], [column]
         sch.reorder(*outer, *walked, *rows, vector, lane)
         at = walked[-1]
-        sch.compute_at(products, at, preserve_unit_loops=True)
+        self._move(products, at)
         *spatial, blocks, depth = self._below(products, at)
         _, _, vectors, _, line, column, lanes = spatial
         sch.reorder(blocks, depth, line, column, vectors, lanes)
@@ -210,10 +210,10 @@ class _Winograd:
         """Transform the input inside `outer` (..., rows of tiles, tiles), the last loops around a
         tile of `data`."""
         sch, stages = self.sch, self.stages
-        sch.compute_at(stages.lines, outer[-1])
+        self._move(stages.lines, outer[-1])
         sch.set_scope(stages.lines, 0, "local")
         if stages.pad is not None:
-            sch.compute_at(stages.pad, outer[-2] if len(outer) > 1 else outer[-1])
+            self._move(stages.pad, outer[-2])
             sch.vectorize(sch.get_loops(stages.pad)[-1])
         for block in (stages.lines, stages.data):
             self._unroll(self._below(block, outer[-1]))
@@ -223,10 +223,10 @@ class _Winograd:
         sch, stages = self.sch, self.stages
         blocks = [stages.halves, self.final]
         if self.final != stages.output:
-            sch.compute_at(stages.output, loop)
+            self._move(stages.output, loop)
             sch.set_scope(stages.output, 0, "local")
             blocks.append(stages.output)
-        sch.compute_at(stages.halves, loop)
+        self._move(stages.halves, loop)
         sch.set_scope(stages.halves, 0, "local")
         for block in blocks:
             self._unroll(self._below(block, loop))
@@ -245,6 +245,10 @@ class _Winograd:
         self.sch.parallel(task)
         self.sch.annotate(task, "partition", False)
         return task
+
+    def _move(self, block: BlockRef, loop: LoopRef) -> None:
+        """Compute a block inside `loop`, with a loop for each of its axes."""
+        self.sch.compute_at(block, loop, preserve_unit_loops=True)
 
     def _below(self, block: BlockRef, loop: LoopRef) -> list[LoopRef]:
         loops = self.sch.get_loops(block)
