@@ -86,6 +86,14 @@ def _compile(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the model and prefix of its functions.")
     ] = None,
+    winograd_error: Annotated[
+        float | None,
+        typer.Option(
+            "--winograd-error",
+            min=0.0,
+            help="What convolutions may round for speed, of their largest output; 0: none.",
+        ),
+    ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compile anew, and keep nothing.")
     ] = False,
@@ -111,6 +119,7 @@ def _compile(
             shapes=parse_shapes(shape or ()),
             num_threads=num_threads,
             name=name,
+            winograd_error=winograd_error,
             cache=not no_cache,
             costs=costs,
         )

@@ -38,12 +38,14 @@ def compile_model(
     precision: str = "float32",
     num_threads: int | None = None,
     name: str | None = None,
+    winograd_error: float | None = None,
     cache: bool = True,
 ) -> tuple[Executable, CompileReport]:
     """Compile a model file and show the progress."""
     from heddle.driver.api import compile  # LLVM and the importer: only for what compiles
 
     report = CompileReport()
+    options = {} if winograd_error is None else {"winograd_error": winograd_error}
     with console.progress() as progress:
         report.listener = progress
         executable = compile(
@@ -55,6 +57,7 @@ def compile_model(
             precision=precision,
             cache=cache,
             report=report,
+            **options,
         )
     return executable, report
 
@@ -117,6 +120,7 @@ def run_compile(
     shapes: Shapes,
     num_threads: int | None,
     name: str | None,
+    winograd_error: float | None,
     cache: bool,
     costs: bool,
 ) -> None:
@@ -134,6 +138,7 @@ def run_compile(
         shapes=shapes,
         num_threads=num_threads,
         name=name,
+        winograd_error=winograd_error,
         cache=cache,
     )
     with report.stage("export"):

@@ -22,6 +22,7 @@ from heddle.ir.module import IRModule
 from heddle.ir.passes import Instrument, Timer
 from heddle.ir.structural import structural_hash
 from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.winograd import DEFAULT_ERROR
 from heddle.runtime.module import Executable
 from heddle.runtime.toolchain import cache_directory
 from heddle.support import UserError
@@ -40,6 +41,7 @@ def compile(
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     num_threads: int | None = None,
     precision: str = "float32",
+    winograd_error: float = DEFAULT_ERROR,
     cache: bool = True,
     report: CompileReport | None = None,
     passes: Sequence[Insertion] = (),
@@ -55,6 +57,8 @@ def compile(
     precision: "float32", or "bf16": operands of matrix products and convolutions are rounded to
         bfloat16, products are added up in float32 and all else is float32. What a quantised model
         says of integers holds with either.
+    winograd_error: how much a convolution may round, relative to its largest output, for the sake
+        of fewer multiplications (see docs/design/winograd.md); 0: direct convolutions only.
     cache: whether to look for, and keep, the result in the cache directory.
     report: filled with what the compilation did.
     passes: of your own, as in [("after", "canonicalise", my_pass)]: a function from `IRModule` to
@@ -71,7 +75,7 @@ def compile(
     """
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
-    graph = graph_pipeline(device, precision=precision)
+    graph = graph_pipeline(device, precision=precision, winograd_error=winograd_error)
     if not cache or passes or validate is not None:
         run = with_passes(graph, passes).run
         watch = _validators(validate)
@@ -80,7 +84,7 @@ def compile(
         )
         return _keep_temporarily(code, device, report)
     with report.stage("look in the cache"):
-        key = _key(model, device, name, shapes, precision)
+        key = _key(model, device, name, shapes, precision, float(winograd_error))
         store = ModelCache(cache_directory())
         found = store.find(key)
     if found is not None:
@@ -103,14 +107,16 @@ def optimize(
     stop_after: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     precision: str = "float32",
+    winograd_error: float = DEFAULT_ERROR,
     instruments: Sequence[Instrument] = (),
     passes: Sequence[Insertion] = (),
     validate: str | ValueValidator | None = None,
 ) -> IRModule:
     """The module of a model after the pipeline, or after its pass `stop_after`. `precision`,
-    `passes` and `validate` are as in `compile`."""
+    `winograd_error`, `passes` and `validate` are as in `compile`."""
     device = _device(target, None)
-    pipeline = with_passes(graph_pipeline(device, precision=precision), passes)
+    graph = graph_pipeline(device, precision=precision, winograd_error=winograd_error)
+    pipeline = with_passes(graph, passes)
     if stop_after is not None:
         pipeline.index(stop_after)  # a wrong name is told before the import
     module = import_model(model, shapes=shapes)
@@ -157,8 +163,10 @@ def _device(target: str | Target, num_threads: int | None) -> Target:
     return device.with_cores(num_threads)
 
 
-def _key(model: Model, device: Target, name: str | None, shapes: Any, precision: str) -> str:
-    options = (target_key(device), name, sorted((shapes or {}).items()), precision)
+def _key(
+    model: Model, device: Target, name: str | None, shapes: Any, *generation: str | float
+) -> str:
+    options = (target_key(device), name, sorted((shapes or {}).items()), *generation)
     if isinstance(model, IRModule):
         return content_key(structural_hash(model), *options)
     if isinstance(model, (str, os.PathLike)):

@@ -35,6 +35,7 @@ from heddle.passes.graph.lower import Lower
 from heddle.passes.graph.mixed_precision import mixed_precision
 from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.plan import plan_memory
+from heddle.passes.graph.winograd import DEFAULT_ERROR, Winograd
 from heddle.runtime.toolchain import link_shared
 from heddle.schedule.rules import default_schedule, dot_block, dot_panel, panel_width
 from heddle.support import UserError
@@ -58,10 +59,13 @@ def check_precision(precision: str, target: Target) -> None:
         )
 
 
-def graph_pipeline(target: Target, *, precision: str = "float32") -> Pipeline:
+def graph_pipeline(
+    target: Target, *, precision: str = "float32", winograd_error: float = DEFAULT_ERROR
+) -> Pipeline:
     """The passes from an imported module to a module of scheduled loop functions.
 
     precision: "float32" computes what the model says; "bf16" rounds the operands of products.
+    winograd_error: what convolutions may round, relative to the largest output of a layer.
     """
     check_precision(precision, target)
 
@@ -70,6 +74,7 @@ def graph_pipeline(target: Target, *, precision: str = "float32") -> Pipeline:
 
     dots = DotLayouts(partial(dot_panel, target), partial(dot_block, target))
     layouts = AssignLayouts.of(target, panel_width=panel, dots=dots)
+    winograd = Winograd.of(target, error=winograd_error)
     common = "Compute every value once."
     rounding = [Pass("mixed_precision", mixed_precision)] if precision == "bf16" else []
     return Pipeline(
@@ -81,6 +86,7 @@ def graph_pipeline(target: Target, *, precision: str = "float32") -> Pipeline:
             Pass("integers", integers),
             *rounding,
             Pass("assign_layouts", layouts, "Block the channels of images, pack constant weights."),
+            Pass("winograd", winograd, "Compute convolutions by tiles where that is faster."),
             Pass("eliminate_dead_code", eliminate_dead_code),
             Pass("fuse", fuse, "Group operators into kernels."),
             Pass("lower", Lower(in_place=True), "Turn kernels into loop functions."),

@@ -26,6 +26,7 @@ from heddle.op import (  # declare the operators
     resample,
     shape,
     unary,
+    winograd,
 )
 from heddle.op.interp import interpret
 from heddle.op.registry import Op, all_ops, get, operator
@@ -50,6 +51,7 @@ _ = (
     resample,
     shape,
     unary,
+    winograd,
 )
 
 

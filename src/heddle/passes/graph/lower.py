@@ -397,7 +397,7 @@ def _flops(outputs: Sequence[te.Tensor]) -> object:
             continue
         body = tensor.body
         source = body.source if isinstance(body, Reduce) else body
-        count = sum(map(_is_float_arithmetic, post_order(source)))
+        count = _operations(source)
         domain = _product(tensor.shape)
         if isinstance(body, Reduce):
             domain = domain * _product([axis.extent for axis in body.axes])
@@ -406,8 +406,22 @@ def _flops(outputs: Sequence[te.Tensor]) -> object:
     return _attribute(total)
 
 
-def _is_float_arithmetic(item: Node) -> bool:
-    return isinstance(item, _ARITHMETIC) and item.dtype.is_float
+def _operations(root: Expr) -> int:
+    """Arithmetic on floats in an expression; of a conditional one, in its longer side."""
+    total = 0
+    seen: set[Node] = set()
+    stack: list[Expr] = [root]
+    while stack:
+        item = stack.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        if isinstance(item, CallIntrinsic) and item.name == "if_then_else":
+            total += max(map(_operations, item.args[1:]))
+            continue
+        total += isinstance(item, _ARITHMETIC) and item.dtype.is_float
+        stack.extend(child for child in item.children() if isinstance(child, Expr))
+    return total
 
 
 _ARITHMETIC: Final = (Add, Sub, Mul, Div, Min, Max, CallIntrinsic)

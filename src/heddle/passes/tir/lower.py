@@ -13,6 +13,7 @@ from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
 from heddle.passes.tir.partition_loops import partition_loops
 from heddle.passes.tir.prefetch import insert_prefetches
 from heddle.passes.tir.remove_no_op import remove_no_op
+from heddle.passes.tir.simplify_indices import simplify_indices
 from heddle.passes.tir.storage import place_storage
 from heddle.passes.tir.tensor_intrinsics import place_tensor_intrinsics
 from heddle.passes.tir.tile_registers import assign_tile_registers
@@ -57,6 +58,7 @@ LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
     ("software_pipeline", _any_target(inject_software_pipeline), _nothing_to_check),
     ("flatten", _any_target(flatten), verify_flat),
+    ("simplify_indices", _any_target(simplify_indices), _nothing_to_check),
     ("tensor_intrinsics", place_tensor_intrinsics, _nothing_to_check),
     ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),
     ("insert_prefetches", _any_target(insert_prefetches), _nothing_to_check),

@@ -8,7 +8,8 @@
                                                    body(24 * 8 + r)
 
 A parallel loop is not split: its body gets two versions, one for the iterations in which the
-conditions inside always hold. Conditions that the loops around them decide are dropped on the way.
+conditions inside always hold (one only when it is annotated `{"partition": False}`). Conditions
+that the loops around them decide are dropped on the way.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class _Partition:
                 rest = self.part(with_fresh_vars(loop), middle, start + extent - middle)
                 return seq(first, rest)
         self.around.append(loop)
-        guards = self.guards(loop) if loop.kind is ForKind.PARALLEL else []
+        versions = loop.kind is ForKind.PARALLEL and loop.annotations.get("partition", True)
+        guards = self.guards(loop) if versions else []
         body = self.versions(loop.body, guards)
         self.around.pop()
         if body is loop.body:
