@@ -17,6 +17,7 @@ from heddle.support.version import VERSION
 if TYPE_CHECKING:
     from heddle.driver.api import compile, optimize
     from heddle.driver.build import build
+    from heddle.driver.gradient import grad, value_and_grad, vjp
     from heddle.ir import IRModule
     from heddle.runtime import Device, Executable, Tensor, load
     from heddle.script.hybrid import hybrid
@@ -29,9 +30,12 @@ __version__ = VERSION
 _HOMES = {
     "compile": "heddle.driver.api",
     "build": "heddle.driver.build",
+    "grad": "heddle.driver.gradient",
     "hybrid": "heddle.script.hybrid",
     "optimize": "heddle.driver.api",
     "load": "heddle.runtime",
+    "value_and_grad": "heddle.driver.gradient",
+    "vjp": "heddle.driver.gradient",
     "Executable": "heddle.runtime",
     "Tensor": "heddle.runtime",
     "Device": "heddle.runtime",
@@ -54,9 +58,12 @@ __all__ = [
     "__version__",
     "build",
     "compile",
+    "grad",
     "hybrid",
     "load",
     "optimize",
+    "value_and_grad",
+    "vjp",
 ]
 
 

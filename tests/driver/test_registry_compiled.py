@@ -10,9 +10,11 @@ import pytest
 
 from heddle import op
 from heddle.driver.api import compile
+from heddle.driver.gradient import grad
 from heddle.graph.builder import GraphBuilder
-from heddle.graph.nodes import Tuple, TupleGetItem
+from heddle.graph.nodes import GraphExpr, Tuple, TupleGetItem
 from heddle.ir import IRModule, TensorType
+from heddle.op.interp import interpret
 from heddle.op.sample import Sample
 
 # float32 sums in another order and elementary functions within a few ulp; half types round once.
@@ -74,3 +76,46 @@ def test_compiled_operator_agrees_with_numpy(name, target):
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     for index, (actual, reference) in enumerate(zip(outputs, expected, strict=True)):
         check(actual.numpy(), np.asarray(reference), f"op.{name}, result {index}")
+
+
+def _results(value: GraphExpr) -> list[GraphExpr]:
+    """The results of floats of a call."""
+    if isinstance(value.type, TensorType):
+        parts = [value]
+    else:
+        parts = [TupleGetItem(value, index) for index in range(len(value.type.fields))]
+    return [part for part in parts if part.type.dtype.is_float]
+
+
+def weighted_sum(name: str) -> tuple[IRModule, list[str], dict[str, np.ndarray]]:
+    """`main` is one number of all samples of an operator; the names of the arguments of floats; the
+    arrays to call it with."""
+    builder, operator, rng = GraphBuilder(), op.get(name), np.random.default_rng(3)
+    feeds, wrt, total = {}, [], op.cast(0.0, dtype="float32")
+    for number, sample in enumerate(operator.sample_cases):
+        args = []
+        for position, array in enumerate(sample.draw(seed=number)):
+            label = f"x{number}_{position}"
+            args.append(None)
+            if array is not None:
+                args[-1] = builder.param(label, TensorType.of(array.shape, array.dtype))
+                feeds[label] = array
+                wrt += [label] if args[-1].type.dtype.is_float else []
+        for index, part in enumerate(_results(builder.emit(operator(*args, **sample.attrs)))):
+            weight = builder.param(f"w{number}_{index}", part.type)
+            dtype = part.type.dtype.numpy
+            feeds[weight.name] = rng.uniform(-1, 1, part.type.static_shape).astype(dtype)
+            total = total + op.cast(op.sum(part * weight), dtype="float32")
+    return IRModule({"main": builder.finish(builder.emit(total))}), wrt, feeds
+
+
+@pytest.mark.parametrize("name", [n for n in COMPILED if op.get(n).has_rule("grad")])
+def test_compiled_gradient_agrees_with_numpy(name):
+    module, wrt, feeds = weighted_sum(name)
+    differentiated = grad(module, wrt)
+    outputs = compile(differentiated, "native", cache=False)(**feeds)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for label, actual, reference in zip(
+        wrt, outputs, interpret(differentiated, feeds), strict=True
+    ):
+        check(actual.numpy(), reference, f"op.{name}, gradient of {label}")

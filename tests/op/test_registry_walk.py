@@ -43,6 +43,7 @@ def test_declaration(name: str) -> None:
     assert found.sample_cases, "samples check the rules"
     assert found.has_rule("numpy")
     assert found.has_rule("compute")
+    assert not (found.has_rule("grad") and found.no_gradient)  # see test_gradients.py
     assert pickle.loads(pickle.dumps(found)) is found
     assert getattr(op, name) is found, "a submodule hides the operator"
 

@@ -46,6 +46,16 @@ class GraphBuilder:
         self._scopes: list[list[Binding]] = [[]]
         self._used_names: dict[str, int] = {}
 
+    @staticmethod
+    def continuing(function: Function) -> GraphBuilder:
+        """A builder that has the parameters and bindings of `function` already."""
+        builder = GraphBuilder(str(function.attrs.get("name", "main")))
+        builder.params.extend(function.params)
+        builder._scopes[-1].extend(function.bindings)
+        for var in (*function.params, *(binding.var for binding in function.bindings)):
+            builder.fresh_name(var.name)
+        return builder
+
     @property
     def bindings(self) -> tuple[Binding, ...]:
         """What has been emitted so far into the current branch."""

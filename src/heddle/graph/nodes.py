@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from heddle.graph.registry import resolve_op
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, IntImm
 from heddle.ir.module import BaseFunc, GlobalVar
@@ -26,11 +27,58 @@ NO_ATTRS: Final[Mapping[str, object]] = {}
 
 
 class GraphExpr(Node):
-    """Base of graph-level expressions; every one knows its `type`."""
+    """Base of graph-level expressions; every one knows its `type`.
+
+    `a + b`, `a - b`, `a * b`, `a / b`, `a @ b`, `a**b` and `-a` are calls of the operators `add`,
+    `sub`, `mul`, `div`, `matmul`, `pow` and `negative`; one side may be a number or an array.
+    """
 
     __slots__ = ()
+    __array_ufunc__ = None
+    """numpy arrays on the left leave the operation to the methods below."""
 
     type: Type
+
+    def __add__(self, other: Any) -> GraphExpr:
+        return _call("add", self, other)
+
+    def __radd__(self, other: Any) -> GraphExpr:
+        return _call("add", other, self)
+
+    def __sub__(self, other: Any) -> GraphExpr:
+        return _call("sub", self, other)
+
+    def __rsub__(self, other: Any) -> GraphExpr:
+        return _call("sub", other, self)
+
+    def __mul__(self, other: Any) -> GraphExpr:
+        return _call("mul", self, other)
+
+    def __rmul__(self, other: Any) -> GraphExpr:
+        return _call("mul", other, self)
+
+    def __truediv__(self, other: Any) -> GraphExpr:
+        return _call("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> GraphExpr:
+        return _call("div", other, self)
+
+    def __matmul__(self, other: Any) -> GraphExpr:
+        return _call("matmul", self, other)
+
+    def __rmatmul__(self, other: Any) -> GraphExpr:
+        return _call("matmul", other, self)
+
+    def __pow__(self, other: Any) -> GraphExpr:
+        return _call("pow", self, other)
+
+    def __neg__(self) -> GraphExpr:
+        return _call("negative", self)
+
+
+def _call(name: str, *args: Any) -> GraphExpr:
+    call: GraphExpr = resolve_op(name)(*args)
+    return call
 
 
 @node

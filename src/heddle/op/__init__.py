@@ -8,8 +8,10 @@ See `heddle.op.registry`.
 from __future__ import annotations
 
 from heddle.op import (  # declare the operators
+    activation,
     attend,
     binary,
+    channel_norm,
     convolution,
     create,
     dot,
@@ -24,8 +26,10 @@ from heddle.op import (  # declare the operators
     quantization,
     reduce,
     resample,
+    scattering,
     shape,
     unary,
+    windowed,
     winograd,
 )
 from heddle.op.interp import interpret
@@ -33,8 +37,10 @@ from heddle.op.registry import Op, all_ops, get, operator
 from heddle.support import UserError
 
 _ = (
+    activation,
     attend,
     binary,
+    channel_norm,
     convolution,
     create,
     dot,
@@ -49,8 +55,10 @@ _ = (
     quantization,
     reduce,
     resample,
+    scattering,
     shape,
     unary,
+    windowed,
     winograd,
 )
 

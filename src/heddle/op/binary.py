@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import (
     EQ,
@@ -35,12 +36,16 @@ from heddle.ir.expr import (
     truncdiv,
     truncmod,
 )
+from heddle.op.adjoint import is_number, sum_to
 from heddle.op.common import broadcast_load, broadcast_shapes, require_same_dtype, wide
-from heddle.op.registry import Op, operator
+from heddle.op.registry import Op, operator, ops
 from heddle.op.sample import Sample, bools, case, floats, ints, values
 from heddle.tir import intrin
 
+Pullback = Callable[[GraphExpr, GraphExpr, GraphExpr, GraphExpr], Any]
 BOOL: Final = DType.of("bool")
+_TRUTH: Final = "the result is a truth value"
+_BITS: Final = "the result is bits"
 _FLOATS: Final = (
     case(floats(3, 4), floats(3, 4)),
     case(floats(2, 3, 4), floats(3, 1)),
@@ -58,10 +63,15 @@ def binary(
     compute: Callable[[Expr, Expr], Expr],
     numpy: Callable[[Any, Any], Any],
     *samples: Sample,
+    grad: Pullback | str,
     dtypes: str = "number",
     result: str = "same",
 ) -> Op:
-    """Declare a function of two tensors of one dtype; `result` is "same" or "bool"."""
+    """Declare a function of two tensors of one dtype; `result` is "same" or "bool".
+
+    grad: from the gradient `d` of the result y, a, b and y, the gradients of a and b before the
+    sums over axes along which they were repeated (None: zero); or the reason why there are none.
+    """
 
     def infer(a: TensorType, b: TensorType) -> TensorType:
         require_same_dtype(a, b)
@@ -79,15 +89,51 @@ def binary(
         return te.compute(broadcast_shapes(a.shape, b.shape), body, name=name)
 
     op.rule("numpy")(numpy)
+    if isinstance(grad, str):
+        op.not_differentiable(grad)
+    else:
+        op.rule("grad")(_unbroadcast(grad))
     op.samples(*samples)
     return op
 
 
+def _unbroadcast(grad: Pullback) -> Callable[..., Any]:
+    def rule(a: GraphExpr, b: GraphExpr, *, dout: GraphExpr, out: GraphExpr) -> Any:
+        pairs = zip((a, b), grad(dout, a, b, out), strict=True)
+        return tuple(None if value is None else sum_to(value, like) for like, value in pairs)
+
+    return rule
+
+
 # -- arithmetic ------------------------------------------------------------------------------
 
-add_ = binary("add", "a + b; integers wrap.", add, np.add, *_FLOATS, _INTS)
-sub_ = binary("sub", "a - b; integers wrap.", sub, np.subtract, *_FLOATS, _INTS)
-mul_ = binary("mul", "a * b; integers wrap.", mul, np.multiply, *_FLOATS, _INTS)
+add_ = binary(
+    "add",
+    "a + b; integers wrap.",
+    add,
+    np.add,
+    *_FLOATS,
+    _INTS,
+    grad=lambda d, a, b, y: (d, d),
+)
+sub_ = binary(
+    "sub",
+    "a - b; integers wrap.",
+    sub,
+    np.subtract,
+    *_FLOATS,
+    _INTS,
+    grad=lambda d, a, b, y: (d, -d),
+)
+mul_ = binary(
+    "mul",
+    "a * b; integers wrap.",
+    mul,
+    np.multiply,
+    *_FLOATS,
+    _INTS,
+    grad=lambda d, a, b, y: (d * b, d * a),
+)
 
 
 def _guarded(function: Callable[[Expr, Expr], Expr], at_minus_one: Callable[[Expr], Expr]) -> Any:
@@ -133,6 +179,7 @@ div_ = binary(
     case(floats(3, 4), floats(3, 4, low=0.5)),
     _INTS,
     _SIGNED,
+    grad=lambda d, a, b, y: (d / b, -(d * y / b)),
 )
 
 
@@ -165,6 +212,7 @@ fmod = binary(
     _integers_total(np.fmod),
     case(floats(3, 4), floats(3, 4, low=0.5)),
     _SIGNED,
+    grad=lambda d, a, b, y: (d, -(d * ops.trunc(a / b))),
 )
 floor_mod = binary(
     "floor_mod",
@@ -174,6 +222,7 @@ floor_mod = binary(
     case(floats(3, 4), floats(3, 4, low=0.5)),
     case(floats(3, 4), floats(3, 4, low=-2, high=-0.5)),
     _SIGNED,
+    grad=lambda d, a, b, y: (d, -(d * ops.floor(a / b))),
 )
 
 
@@ -203,6 +252,16 @@ def _power_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(b < 0, inverse, np.power(a, np.maximum(b, 0)))
 
 
+def _power_grad(d: GraphExpr, a: GraphExpr, b: GraphExpr, y: GraphExpr) -> Any:
+    """b * a^(b - 1) and a^b * log(a); for an exponent of 0 the first is 0, and for a base that is
+    not positive, whose power is defined at single exponents only, the second is 0."""
+    by_base = d * ops.where(ops.equal(b, 0.0), 0.0, b * ops.pow(a, b - 1.0))
+    if is_number(b):
+        return by_base, None
+    positive = ops.greater(a, 0.0)
+    return by_base, d * y * ops.where(positive, ops.log(ops.where(positive, a, 1.0)), 0.0)
+
+
 pow_ = binary(
     "pow",
     "a to the power b; integers wrap, with exponents below 64.",
@@ -211,7 +270,20 @@ pow_ = binary(
     case(floats(3, 4, low=0.1), floats(3, 4)),
     case(floats(3, 4), values(2.0)),
     case(ints(6, low=-4, high=4), ints(6, low=-3, high=7)),
+    grad=_power_grad,
 )
+
+
+def _chosen(compared: Callable[[GraphExpr, GraphExpr], GraphExpr]) -> Pullback:
+    """The gradient goes to the argument that is the result; of equals, half to each."""
+
+    def grad(d: GraphExpr, a: GraphExpr, b: GraphExpr, y: GraphExpr) -> Any:
+        tied = ops.where(ops.equal(a, b), d * 0.5, 0.0)
+        return ops.where(compared(a, b), d, tied), ops.where(compared(b, a), d, tied)
+
+    return grad
+
+
 minimum_ = binary(
     "minimum",
     "The smaller of a and b; NaN if either is.",
@@ -220,6 +292,7 @@ minimum_ = binary(
     *_FLOATS,
     _INTS,
     _NAN,
+    grad=_chosen(lambda a, b: ops.less(a, b)),
 )
 maximum_ = binary(
     "maximum",
@@ -229,13 +302,22 @@ maximum_ = binary(
     *_FLOATS,
     _INTS,
     _NAN,
+    grad=_chosen(lambda a, b: ops.greater(a, b)),
 )
+
+
+def _prelu_grad(d: GraphExpr, a: GraphExpr, b: GraphExpr, y: GraphExpr) -> Any:
+    negative = ops.less(a, 0.0)
+    return ops.where(negative, d * b, d), ops.where(negative, d * a, 0.0)
+
+
 prelu = binary(
     "prelu",
     "a where a >= 0, else b * a.",
     lambda a, b: select(a < const(0, a.dtype), a * b, a),
     lambda a, b: np.where(a < 0, a * b, a),
     case(floats(2, 3, 4), floats(3, 1)),
+    grad=_prelu_grad,
 )
 
 # -- comparisons and logic -------------------------------------------------------------------
@@ -253,6 +335,7 @@ def comparison(
         lambda a, b: compare(kind, a, b),
         numpy,
         *samples,
+        grad=_TRUTH,
         dtypes=dtypes,
         result="bool",
     )
@@ -267,25 +350,46 @@ greater_equal = comparison("greater_equal", ">=", GE, np.greater_equal)
 
 _BOOLS: Final = (case(bools(3, 4), bools(3, 4)), case(bools(3, 4), bools(3, 1)))
 logical_and_ = binary(
-    "logical_and", "a and b.", logical_and, np.logical_and, *_BOOLS, dtypes="bool"
+    "logical_and", "a and b.", logical_and, np.logical_and, *_BOOLS, grad=_TRUTH, dtypes="bool"
 )
-logical_or_ = binary("logical_or", "a or b.", logical_or, np.logical_or, *_BOOLS, dtypes="bool")
+logical_or_ = binary(
+    "logical_or", "a or b.", logical_or, np.logical_or, *_BOOLS, grad=_TRUTH, dtypes="bool"
+)
 logical_xor = binary(
     "logical_xor",
     "Whether a and b differ.",
     lambda a, b: logical_or(logical_and(a, logical_not(b)), logical_and(logical_not(a), b)),
     np.logical_xor,
     *_BOOLS,
+    grad=_TRUTH,
     dtypes="bool",
 )
 bitwise_and = binary(
-    "bitwise_and", "Bits set in both.", intrin.bitwise_and, np.bitwise_and, _INTS, dtypes="int"
+    "bitwise_and",
+    "Bits set in both.",
+    intrin.bitwise_and,
+    np.bitwise_and,
+    _INTS,
+    grad=_BITS,
+    dtypes="int",
 )
 bitwise_or = binary(
-    "bitwise_or", "Bits set in either.", intrin.bitwise_or, np.bitwise_or, _INTS, dtypes="int"
+    "bitwise_or",
+    "Bits set in either.",
+    intrin.bitwise_or,
+    np.bitwise_or,
+    _INTS,
+    grad=_BITS,
+    dtypes="int",
 )
 bitwise_xor = binary(
-    "bitwise_xor", "Bits set in one.", intrin.bitwise_xor, np.bitwise_xor, _INTS, dtypes="int"
+    "bitwise_xor",
+    "Bits set in one.",
+    intrin.bitwise_xor,
+    np.bitwise_xor,
+    _INTS,
+    grad=_BITS,
+    dtypes="int",
 )
 
 
@@ -311,6 +415,7 @@ shift_left = binary(
     _shift(intrin.shift_left, keeps_sign=False),
     np.left_shift,
     _SHIFTS,
+    grad=_BITS,
     dtypes="int",
 )
 shift_right = binary(
@@ -320,6 +425,7 @@ shift_right = binary(
     np.right_shift,
     _SHIFTS,
     case(ints(4, low=-9, dtype="int32"), ints(4, high=3, dtype="int32")),
+    grad=_BITS,
     dtypes="int",
 )
 
@@ -343,6 +449,14 @@ def _(condition: te.Tensor, a: te.Tensor, b: te.Tensor) -> te.Tensor:
 @where.rule("numpy")
 def _(condition: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(condition, a, b)
+
+
+@where.rule("grad")
+def _(
+    condition: GraphExpr, a: GraphExpr, b: GraphExpr, *, dout: GraphExpr, out: GraphExpr
+) -> tuple[GraphExpr | None, ...]:
+    first, second = ops.where(condition, dout, 0.0), ops.where(condition, 0.0, dout)
+    return None, sum_to(first, a), sum_to(second, b)
 
 
 where.samples(

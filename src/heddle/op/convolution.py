@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import EQ, Expr, all_of, as_int, cast, compare, const, if_then_else
+from heddle.op.adjoint import cast_like, channel_sum, dims_of, ndim_of, reshape_like
 from heddle.op.attribute import Ints
 from heddle.op.common import (
     accumulator_dtype,
     cast_tensor,
+    plain_dims,
     require_ndim,
     require_product_dtypes,
     require_same_dtype,
@@ -21,9 +25,10 @@ from heddle.op.common import (
     same_dim,
     show_dim,
     show_shape,
+    simplify_dim,
     sum_over,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.op.window import Window, canonical_window, pad_tensor, window_shape, windows
 from heddle.support import UserError
@@ -167,6 +172,72 @@ def _(
     dtype = out_dtype.numpy if out_dtype else x.dtype
     result = reference_conv(x, w, window, groups, dtype, fill=pad_value)
     return result if bias is None else result + per_channel(bias, x.ndim)
+
+
+@conv.rule("grad")
+def _(
+    x: GraphExpr,
+    w: GraphExpr,
+    bias: GraphExpr | None,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    out_dtype: DType | None,
+    **attrs: Any,
+) -> tuple[GraphExpr | None, ...]:
+    """For x the transposed convolution; with strides it is done as a product that gives what each
+    window adds to x, and the sum of the windows. For w see `_kernel_grad`."""
+    data, kernel = cast_like(x, dout), cast_like(w, dout)
+    if max(attrs["strides"]) > 1:
+        d_x = _windows_grad(x, kernel, dout, attrs)
+    else:
+        d_x = ops.conv_transpose(dout, kernel, **attrs)
+    d_bias = None if bias is None else cast_like(channel_sum(dout), bias)
+    return cast_like(d_x, x), cast_like(_kernel_grad(data, dout, w, attrs), w), d_bias
+
+
+def _windows_grad(x: GraphExpr, w: GraphExpr, dout: GraphExpr, attrs: dict[str, Any]) -> GraphExpr:
+    """The gradient of x[N, C, *spatial]: in each group the product of matrices [C / groups * k,
+    O / groups] and, for each image, [O / groups, p] is what the windows add at their taps."""
+    groups, rank = attrs["groups"], ndim_of(x) - 2
+    n, channels, *spatial = plain_dims(dims_of(x))
+    positions = plain_dims(dims_of(dout)[2:])
+    _, in_group, *taps = plain_dims(dims_of(w))
+    [out_group] = plain_dims([simplify_dim(dims_of(w)[0] // groups)])
+    kernel = ops.reshape(w, shape=(groups, out_group, in_group * math.prod(taps)))
+    kernel = ops.transpose(kernel, permutation=(0, 2, 1))
+    rows = ops.reshape(dout, shape=(n, groups, out_group, -1))
+    added = ops.reshape(ops.matmul(kernel, rows), shape=(n, channels, *taps, *positions))
+    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    steps = {name: attrs[name] for name in ("strides", "pads", "dilations")}
+    return ops.fold(ops.transpose(added, permutation=order), shape=tuple(spatial), **steps)
+
+
+def _kernel_grad(x: GraphExpr, dout: GraphExpr, w: GraphExpr, attrs: dict[str, Any]) -> GraphExpr:
+    """The gradient of w[O, C / groups, *kernel]: element (o, c, k) is the sum over all images n and
+    positions p of dout[n, o, p] * x[n, c, p * stride + k * dilation]. In each group that is the
+    product of a matrix [O / groups, n * p] and the matrix of all windows, [n * p, C / groups * k].
+    """
+    groups, rank = attrs["groups"], ndim_of(x) - 2
+    n, _, *positions = plain_dims(dims_of(dout))
+    _, in_group, *taps = plain_dims(dims_of(w))
+    [out_group] = plain_dims([simplify_dim(dims_of(w)[0] // groups)])
+    steps = {name: attrs[name] for name in ("strides", "pads", "dilations")}
+    windows = ops.unfold(x, kernel=tuple(taps), **steps)
+    # Where a transposed convolution adds padding to its result, that may hold windows more.
+    space = tuple(range(2, 2 + rank))
+    windows = ops.slice(windows, starts=(0,) * rank, ends=tuple(positions), axes=space)
+    columns = ops.reshape(windows, shape=(n, groups, in_group, *positions, *taps))
+    space = tuple(range(3, 3 + rank))
+    order = (1, 0, *space, 2, *range(3 + rank, 3 + 2 * rank))
+    columns = ops.transpose(columns, permutation=order)
+    columns = ops.reshape(columns, shape=(groups, -1, in_group * math.prod(taps)))
+    rows = ops.reshape(dout, shape=(n, groups, out_group, *positions))
+    rows = ops.transpose(rows, permutation=(1, 2, 0, *space))
+    rows = ops.reshape(rows, shape=(groups, out_group, -1))
+    if groups == 1:
+        rows, columns = ops.squeeze(rows, axes=(0,)), ops.squeeze(columns, axes=(0,))
+    return reshape_like(ops.matmul(rows, columns), w)
 
 
 conv.samples(
@@ -358,6 +429,26 @@ def _(
     kept = tuple(slice(pads[a], full[a] - pads[rank + a]) for a in range(rank))
     cropped = result[(slice(None), slice(None), *kept)]
     return cropped if bias is None else cropped + per_channel(bias, x.ndim)
+
+
+@conv_transpose.rule("grad")
+def _(
+    x: GraphExpr,
+    w: GraphExpr,
+    bias: GraphExpr | None,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    output_padding: Ints,
+    **attrs: Any,
+) -> tuple[GraphExpr | None, ...]:
+    """x and the result change places in a convolution with w."""
+    rank = ndim_of(x) - 2
+    d_x = ops.conv(dout, w, **attrs)
+    sizes = plain_dims(dims_of(x)[2:])
+    d_x = ops.slice(d_x, starts=(0,) * rank, ends=sizes, axes=tuple(range(2, 2 + rank)))
+    d_bias = None if bias is None else cast_like(channel_sum(dout), bias)
+    return d_x, _kernel_grad(dout, x, w, attrs), d_bias
 
 
 conv_transpose.samples(

@@ -6,13 +6,16 @@ from __future__ import annotations
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import EQ, Expr, as_expr, cast, compare, const, if_then_else
 from heddle.op.attribute import Dim, Dims, Ints, Scalar
 from heddle.op.common import as_dims, require_ndim
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.support import UserError
+
+_CONSTANT = "it depends on no tensor"
 
 
 @operator("full", kind="injective")
@@ -35,6 +38,7 @@ def _(*, shape: Ints, value: float, dtype: DType) -> np.ndarray:
     return np.full(shape, value, dtype=dtype.numpy)
 
 
+full.not_differentiable(_CONSTANT)
 full.samples(
     case(shape=(2, 3), value=1.5, dtype="float32"), case(shape=(2,), value=7, dtype="int64")
 )
@@ -67,6 +71,7 @@ def _(*, count: int, start: float, step: float, dtype: DType) -> np.ndarray:
     return int(start) + np.arange(count, dtype=np.int64) * int(step)
 
 
+range_.not_differentiable(_CONSTANT)
 range_.samples(
     case(count=5, dtype="int64"),
     case(count=4, start=10, step=-3, dtype="int32"),
@@ -94,6 +99,7 @@ def _(*, shape: Ints, offset: int, dtype: DType) -> np.ndarray:
     return np.eye(*shape, k=offset)  # type: ignore[call-overload, no-any-return]
 
 
+eye.not_differentiable(_CONSTANT)
 eye.samples(case(shape=(3, 4), dtype="float32"), case(shape=(4, 3), offset=-1, dtype="int32"))
 
 
@@ -118,6 +124,11 @@ def _(x: te.Tensor, *, upper: bool, offset: int) -> te.Tensor:
 @trilu.rule("numpy")
 def _(x: np.ndarray, *, upper: bool, offset: int) -> np.ndarray:
     return np.triu(x, offset) if upper else np.tril(x, offset)
+
+
+@trilu.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, upper: bool, offset: int) -> GraphExpr:
+    return ops.trilu(dout, upper=upper, offset=offset)
 
 
 trilu.samples(

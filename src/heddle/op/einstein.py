@@ -3,23 +3,27 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import Expr, as_int, cast, const
+from heddle.op.adjoint import broadcast_like, dims_of, dtype_of, ndim_of
 from heddle.op.common import (
     accumulator_dtype,
     cast_tensor,
+    plain_dims,
     require_same_dtype,
     same_dim,
     show_dim,
     show_shape,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.support import UserError
 
@@ -109,6 +113,65 @@ def _(*xs: np.ndarray, equation: str) -> np.ndarray:
     return np.asarray(np.einsum(equation, *xs))
 
 
+@einsum.rule("grad")
+def _(*xs: GraphExpr, dout: GraphExpr, out: GraphExpr, equation: str) -> tuple[GraphExpr, ...]:
+    """For each operand, the sum of products of dout and the other operands over what it lacks."""
+    operands, result = parse_equation(equation, [ndim_of(x) for x in xs])
+    letters = _letters(operands)
+    names = [[letters[label] for label in labels] for labels in operands]
+    final = [letters[label] for label in result]
+    sizes = {letters[label]: dim for label, dim in _sizes(operands, [*map(dims_of, xs)]).items()}
+    return tuple(_operand_grad(xs, at, names, final, sizes, dout) for at in range(len(xs)))
+
+
+def _letters(operands: list[list[str]]) -> dict[str, str]:
+    """One letter for each label, those of ellipses included."""
+    labels = {label: None for labels in operands for label in labels}
+    free = (letter for letter in string.ascii_letters if letter not in labels)
+    return {label: label if len(label) == 1 else next(free) for label in labels}
+
+
+def _operand_grad(
+    xs: Sequence[GraphExpr],
+    at: int,
+    names: list[list[str]],
+    final: list[str],
+    sizes: dict[str, Expr],
+    dout: GraphExpr,
+) -> GraphExpr:
+    own, x = names[at], xs[at]
+    terms, factors = [final], [dout]
+    for position, labels in enumerate(names):
+        if position != at:
+            terms.append(labels)
+            factors.append(xs[position])
+    spare = (c for c in string.ascii_letters if all(c not in labels for labels in names))
+    wanted: list[str] = []
+    for label in own:
+        if label not in wanted:
+            wanted.append(label)
+            continue
+        # A label twice is a diagonal: elements beside it have no gradient.
+        wanted.append(next(spare))
+        size = plain_dims([sizes[label]])[0]
+        terms.append([label, wanted[-1]])
+        factors.append(ops.eye(shape=(size, size), dtype=dtype_of(x)))
+    known = {label for labels in terms for label in labels}
+    present = [label for label in wanted if label in known]
+    inputs = ",".join("".join(labels) for labels in terms)
+    d = ops.einsum(*factors, equation=f"{inputs}->{''.join(present)}")
+    missing = tuple(axis for axis, label in enumerate(wanted) if label not in known)
+    if missing:  # summed in x alone: every element of the sum has its gradient
+        d = ops.unsqueeze(d, axes=missing)
+    shape = [const(1) if axis in missing else sizes[own[axis]] for axis in range(len(own))]
+    units = tuple(
+        axis
+        for axis, (dim, mine) in enumerate(zip(shape, dims_of(x), strict=True))
+        if as_int(mine) == 1 and as_int(dim) != 1
+    )
+    return broadcast_like(ops.sum(d, axes=units, keepdims=True) if units else d, x)
+
+
 einsum.samples(
     case(floats(2, 3, 4), floats(2, 4, 5), equation="bij,bjk->bik"),
     case(floats(3, 4), equation="ij->ji"),
@@ -116,5 +179,7 @@ einsum.samples(
     case(floats(3, 3), equation="ii"),
     case(floats(2, 3, 4), floats(4, 5), equation="...j,jk->...k"),
     case(floats(3), floats(4), equation="i,j"),
+    case(floats(3, 3, 2), floats(2), equation="iij,j->i"),
+    case(floats(2, 1), floats(2, 4), equation="ij,ij->j"),
     case(ints(2, 3), ints(3), ints(2), equation="ij, j, i ->"),
 )

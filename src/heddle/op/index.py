@@ -1,54 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that read or write where a tensor of indices says.
+"""Operators that read where a tensor of indices says.
 
 Negative indices count from the end. Indices outside are clamped to the axis when reading and
-ignored when writing: no kernel accesses memory that is not its own, whatever the data.
+ignored when writing (`scattering.py`): no kernel accesses memory that is not its own, whatever
+the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import (
     EQ,
     Expr,
-    add,
-    all_of,
     as_expr,
     as_int,
     cast,
     compare,
     const,
-    if_then_else,
     logical_and,
     logical_not,
     logical_or,
     maximum,
     minimum,
-    mul,
     select,
 )
+from heddle.op.adjoint import dims_of, dtype_of, full_like, in_bounds, ndim_of, positions
 from heddle.op.attribute import Dim
 from heddle.op.common import (
     normal_axis,
+    plain_dims,
     require_ndim,
-    require_same_dtype,
     require_shape,
     same_dim,
     show_shape,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints, values
 from heddle.support import UserError
-from heddle.te import identity_element
 from heddle.tir import intrin
-
-# -- reading ---------------------------------------------------------------------------------
 
 
 def clamped(index: Expr, size: Expr) -> Expr:
@@ -64,10 +60,10 @@ def reference_clamped(index: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.where(counted < 0, counted + size, counted), 0, size - 1)
 
 
-_INDEXED = {"data": "any", "indices": "index", "updates": "any"}
+INDEXED = {"data": "any", "indices": "index", "updates": "any"}
 
 
-@operator("gather", kind="injective", dtypes=_INDEXED)
+@operator("gather", kind="injective", dtypes=INDEXED)
 def gather(data: TensorType, indices: TensorType, *, axis: int = 0) -> TensorType:
     """data[..., indices, ...]: slices of data along an axis; the axes of `indices` take the
     place of `axis`."""
@@ -77,11 +73,12 @@ def gather(data: TensorType, indices: TensorType, *, axis: int = 0) -> TensorTyp
     return TensorType(shape, data.dtype)
 
 
-def _canonical_axis(data: TensorType, *_rest: Any, axis: int, **_attrs: Any) -> dict[str, Any]:
+def canonical_axis(data: TensorType, *_rest: Any, axis: int, **_attrs: Any) -> dict[str, Any]:
+    """The rule "normalise" of operators with an axis of their first tensor."""
     return {"axis": normal_axis(axis, data.ndim)}
 
 
-gather.rule("normalise")(_canonical_axis)
+gather.rule("normalise")(canonical_axis)
 
 
 @gather.rule("compute")
@@ -99,6 +96,24 @@ def _(data: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
     return np.take(data, reference_clamped(indices, data.shape[axis]), axis=axis)
 
 
+@gather.rule("grad")
+def _(
+    data: GraphExpr, indices: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axis: int
+) -> tuple[GraphExpr | None, ...]:
+    """Each slice is added where it was read: rows scattered with `axis` in front."""
+    rank, rows = ndim_of(data), ndim_of(indices)
+    taken = range(axis, axis + rows)
+    others = [at for at in range(ndim_of(dout)) if at not in taken]
+    updates = ops.transpose(dout, permutation=(*taken, *others)) if axis else dout
+    order = (axis, *(at for at in range(rank) if at != axis))
+    shape = plain_dims(dims_of(data)[at] for at in order)
+    start = ops.full(shape=shape, value=0.0, dtype=dtype_of(data))
+    where = ops.unsqueeze(in_bounds(indices, data, axis), axes=(rows,))
+    found = ops.scatter_nd(start, where, updates, reduction="add")
+    back = tuple(order.index(at) for at in range(rank))
+    return ops.transpose(found, permutation=back) if axis else found, None
+
+
 gather.samples(
     case(floats(5, 3), ints(2, 4, low=-5, high=4)),
     case(floats(2, 5, 3), ints(4, low=-9, high=9, dtype="int32"), axis=1),
@@ -106,7 +121,7 @@ gather.samples(
 )
 
 
-@operator("gather_elements", kind="injective", dtypes=_INDEXED)
+@operator("gather_elements", kind="injective", dtypes=INDEXED)
 def gather_elements(data: TensorType, indices: TensorType, *, axis: int = 0) -> TensorType:
     """At each position of `indices`, the element of data there, but along `axis` where the index
     says."""
@@ -114,7 +129,7 @@ def gather_elements(data: TensorType, indices: TensorType, *, axis: int = 0) -> 
     return TensorType(indices.shape, data.dtype)
 
 
-gather_elements.rule("normalise")(_canonical_axis)
+gather_elements.rule("normalise")(canonical_axis)
 
 
 @gather_elements.rule("compute")
@@ -135,21 +150,30 @@ def _(data: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
     return np.take_along_axis(data[inner], at, axis=axis)
 
 
+@gather_elements.rule("grad")
+def _(
+    data: GraphExpr, indices: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axis: int
+) -> tuple[GraphExpr | None, ...]:
+    where = in_bounds(indices, data, axis)
+    return ops.scatter_elements(full_like(data, 0.0), where, dout, axis=axis, reduction="add"), None
+
+
 gather_elements.samples(
     case(floats(3, 4), ints(2, 4, low=-3, high=2)),
     case(floats(3, 4), ints(3, 2, high=3), axis=1),
 )
 
 
-@operator("gather_nd", kind="injective", dtypes=_INDEXED)
+@operator("gather_nd", kind="injective", dtypes=INDEXED)
 def gather_nd(data: TensorType, indices: TensorType, *, batch_dims: int = 0) -> TensorType:
     """Slices of data at the index tuples in the last axis of `indices`; the first `batch_dims`
     axes of both go together."""
-    depth = _tuple_length(data, indices, batch_dims)
+    depth = tuple_length(data, indices, batch_dims)
     return TensorType((*indices.shape[:-1], *data.shape[batch_dims + depth :]), data.dtype)
 
 
-def _tuple_length(data: Any, indices: Any, batch_dims: int = 0) -> int:
+def tuple_length(data: Any, indices: Any, batch_dims: int = 0) -> int:
+    """How many axes of data an index tuple names; `UserError` when they do not fit."""
     if indices.ndim < 1:
         raise UserError("argument `indices` is a scalar, expected index tuples in its last axis")
     depth = as_int(indices.shape[-1])
@@ -168,7 +192,7 @@ def _tuple_length(data: Any, indices: Any, batch_dims: int = 0) -> int:
 
 @gather_nd.rule("compute")
 def _(data: te.Tensor, indices: te.Tensor, *, batch_dims: int) -> te.Tensor:
-    depth = _tuple_length(data, indices, batch_dims)
+    depth = tuple_length(data, indices, batch_dims)
     lead = indices.ndim - 1
 
     def body(*i: Expr) -> Expr:
@@ -195,201 +219,43 @@ def _(data: np.ndarray, indices: np.ndarray, *, batch_dims: int) -> np.ndarray:
     return result
 
 
+@gather_nd.rule("grad")
+def _(
+    data: GraphExpr, indices: GraphExpr, *, dout: GraphExpr, out: GraphExpr, batch_dims: int
+) -> tuple[GraphExpr | None, ...]:
+    where = full_tuples(indices, data, batch_dims)
+    return ops.scatter_nd(full_like(data, 0.0), where, dout, reduction="add"), None
+
+
+def full_tuples(indices: GraphExpr, data: GraphExpr, batch_dims: int) -> GraphExpr:
+    """Index tuples within the axes of data, with the positions of the batch axes in front."""
+    depth = as_int(dims_of(indices)[-1])
+    assert depth is not None
+    last = ndim_of(indices) - 1
+    whole = (*plain_dims(dims_of(indices)[:-1]), 1)
+    parts: list[GraphExpr] = [
+        ops.broadcast_to(positions(indices, axis, dtype_of(indices).name), shape=whole)
+        for axis in range(batch_dims)
+    ]
+    for k in range(depth):
+        column = ops.slice(indices, starts=(k,), ends=(k + 1,), axes=(last,))
+        parts.append(in_bounds(column, data, batch_dims + k))
+    return ops.concat(*parts, axis=last) if parts else indices
+
+
 gather_nd.samples(
     case(floats(3, 4, 2), ints(5, 2, low=-3, high=2)),
     case(floats(2, 3, 4), ints(2, 1, high=2), batch_dims=1),
     case(floats(3, 4), ints(2, 2, 2, high=2)),
 )
 
-# -- writing ---------------------------------------------------------------------------------
-
-Reduction = Literal["none", "add", "mul", "min", "max"]
-_COMBINE: dict[str, tuple[str, Callable[..., Expr], Callable[[Expr, Expr], Expr]]] = {
-    "add": ("sum", te.sum, add),
-    "mul": ("prod", te.prod, mul),
-    "min": ("min", te.min, minimum),
-    "max": ("max", te.max, maximum),
-}
+# -- one hot, top k --------------------------------------------------------------------------
 
 
-def _scatter(
-    data: te.Tensor,
-    loops: Sequence[te.ReduceAxis],
-    hits: Callable[[Sequence[Expr]], Expr],
-    element: Callable[[Sequence[Expr], Sequence[Expr]], Expr],
-    reduction: str,
-    name: str,
-) -> te.Tensor:
-    """Every element of the result looks through all updates (`loops`) for those that hit it.
-
-    Without a reduction the last update wins: its number is found first. This costs the product of
-    both sizes, and needs no order and no atomic operation."""
-    if reduction != "none":
-        combiner, reduce, merge = _COMBINE[reduction]
-
-        def gathered(*i: Expr) -> Expr:
-            update = element(i, [loop.var for loop in loops])
-            neutral = identity_element(combiner, data.dtype)
-            return reduce(if_then_else(hits(i), update, neutral), axis=loops)
-
-        found = te.compute(data.shape, gathered, name=f"{name}_updates")
-        return te.compute(data.shape, lambda *i: merge(data[i], found[i]), name=name)
-
-    def number(*i: Expr) -> Expr:
-        flat: Expr = const(0)
-        for loop in loops:
-            flat = flat * loop.extent + loop.var
-        return te.max(select(hits(i), flat, const(-1)), axis=loops)
-
-    last = te.compute(data.shape, number, name=f"{name}_last")
-
-    def chosen(*i: Expr) -> Expr:
-        flat, at = maximum(last[i], const(0)), []
-        for loop in reversed(loops):
-            at.append(flat % loop.extent)
-            flat = flat // loop.extent
-        at.reverse()
-        return if_then_else(last[i] >= 0, element(i, at), data[i])
-
-    return te.compute(data.shape, chosen, name=name)
-
-
-def _hit(index: Expr, size: Expr, position: Expr) -> Expr:
+def hit(index: Expr, size: Expr, position: Expr) -> Expr:
+    """Whether an index into an axis of `size`, negative from the end, is `position`."""
     index = cast(index, "int64")
     return compare(EQ, select(index < 0, index + size, index), position)
-
-
-@operator("scatter_elements", kind="opaque", dtypes=_INDEXED)
-def scatter_elements(
-    data: TensorType,
-    indices: TensorType,
-    updates: TensorType,
-    *,
-    axis: int = 0,
-    reduction: Literal["none", "add", "mul", "min", "max"] = "none",
-) -> TensorType:
-    """data with the element at each position of `updates` (along `axis` where the index says)
-    replaced by it, or combined with it."""
-    require_same_dtype(data, updates)
-    require_ndim(indices, "indices", data.ndim, data.ndim)
-    require_shape(updates, "updates", indices.shape)
-    return data
-
-
-scatter_elements.rule("normalise")(_canonical_axis)
-
-
-@scatter_elements.rule("compute")
-def _(
-    data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, axis: int, reduction: str
-) -> te.Tensor:
-    loop = te.reduce_axis(indices.shape[axis], "r")
-
-    def inside(i: Sequence[Expr]) -> Expr:
-        return all_of(
-            *(
-                i[a] < dim
-                for a, dim in enumerate(indices.shape)
-                if a != axis and not same_dim(dim, data.shape[a])
-            )
-        )
-
-    def position(i: Sequence[Expr], at: Expr) -> tuple[Expr, ...]:
-        return (*i[:axis], at, *i[axis + 1 :])
-
-    def hits(i: Sequence[Expr]) -> Expr:
-        index = if_then_else(inside(i), indices[position(i, loop.var)], const(-1, indices.dtype))
-        found = _hit(index, data.shape[axis], i[axis])
-        return logical_and(inside(i), found)
-
-    def element(i: Sequence[Expr], at: Sequence[Expr]) -> Expr:
-        return updates[position(i, at[0])]
-
-    return _scatter(data, [loop], hits, element, reduction, "scatter_elements")
-
-
-_REFERENCE: dict[str, Callable[[Any, Any], Any]] = {
-    "none": lambda _old, new: new,
-    "add": lambda old, new: old + new,
-    "mul": lambda old, new: old * new,
-    "min": np.minimum,
-    "max": np.maximum,
-}
-
-
-@scatter_elements.rule("numpy")
-def _(
-    data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int, reduction: str
-) -> np.ndarray:
-    result = data.copy()
-    for position in np.ndindex(*indices.shape):
-        index = int(indices[position])
-        index += data.shape[axis] if index < 0 else 0
-        if 0 <= index < data.shape[axis]:
-            at = (*position[:axis], index, *position[axis + 1 :])
-            result[at] = _REFERENCE[reduction](result[at], updates[position])
-    return result
-
-
-scatter_elements.samples(
-    case(floats(4, 3), ints(2, 3, low=-4, high=3), floats(2, 3)),
-    case(floats(3, 5), ints(2, 3, high=6), floats(2, 3), axis=1),
-    case(floats(3, 4), ints(3, 6, high=3), floats(3, 6), axis=1, reduction="add"),
-    case(ints(3), ints(4, high=2), ints(4), reduction="max"),
-)
-
-
-@operator("scatter_nd", kind="opaque", dtypes=_INDEXED)
-def scatter_nd(
-    data: TensorType,
-    indices: TensorType,
-    updates: TensorType,
-    *,
-    reduction: Literal["none", "add", "mul", "min", "max"] = "none",
-) -> TensorType:
-    """data with the slices at the index tuples in the last axis of `indices` replaced by
-    `updates`, or combined with them."""
-    require_same_dtype(data, updates)
-    depth = _tuple_length(data, indices)
-    require_shape(updates, "updates", (*indices.shape[:-1], *data.shape[depth:]))
-    return data
-
-
-@scatter_nd.rule("compute")
-def _(data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, reduction: str) -> te.Tensor:
-    depth = _tuple_length(data, indices)
-    loops = [te.reduce_axis(dim, f"r{axis}") for axis, dim in enumerate(indices.shape[:-1])]
-
-    def hits(i: Sequence[Expr]) -> Expr:
-        found = [_hit(indices[(*loops, const(k))], data.shape[k], i[k]) for k in range(depth)]
-        return all_of(*found)
-
-    def element(i: Sequence[Expr], at: Sequence[Expr]) -> Expr:
-        return updates[(*at, *i[depth:])]
-
-    return _scatter(data, loops, hits, element, reduction, "scatter_nd")
-
-
-@scatter_nd.rule("numpy")
-def _(data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, reduction: str) -> np.ndarray:
-    result = data.copy()
-    sizes = np.asarray(data.shape[: indices.shape[-1]])
-    for position in np.ndindex(*indices.shape[:-1]):
-        at = indices[position].astype(np.int64)
-        at = np.where(at < 0, at + sizes, at)
-        if np.all((at >= 0) & (at < sizes)):
-            where = tuple(at)
-            result[where] = _REFERENCE[reduction](result[where], updates[position])
-    return result
-
-
-scatter_nd.samples(
-    case(floats(4, 3), ints(2, 1, low=-4, high=4), floats(2, 3)),
-    case(floats(3, 4), ints(2, 2, 2, high=2), floats(2, 2)),
-    case(floats(4, 2), ints(5, 1, high=3), floats(5, 2), reduction="mul"),
-)
-
-# -- one hot, top k --------------------------------------------------------------------------
 
 
 @operator("one_hot", kind="injective", dtypes={"indices": "index", "values": "any"})
@@ -411,7 +277,7 @@ def _(indices: te.Tensor, values: te.Tensor, *, depth: Dim, axis: int) -> te.Ten
     size = as_expr(depth)
 
     def body(*i: Expr) -> Expr:
-        found = _hit(indices[(*i[:axis], *i[axis + 1 :])], size, i[axis])
+        found = hit(indices[(*i[:axis], *i[axis + 1 :])], size, i[axis])
         return select(found, values[1], values[0])
 
     return te.compute((*indices.shape[:axis], size, *indices.shape[axis:]), body, name="one_hot")
@@ -423,6 +289,23 @@ def _(indices: np.ndarray, values: np.ndarray, *, depth: int, axis: int) -> np.n
     shape = [1] * counted.ndim
     shape[axis] = depth
     return np.where(counted == np.arange(depth).reshape(shape), values[1], values[0])  # type: ignore[no-any-return]
+
+
+@one_hot.rule("grad")
+def _(
+    indices: GraphExpr,
+    values: GraphExpr,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    depth: Dim,
+    axis: int,
+) -> tuple[GraphExpr | None, ...]:
+    """The sums over where values[0] and where values[1] went."""
+    pair = np.asarray([0, 1], dtype_of(values).numpy)
+    hits = ops.one_hot(indices, pair, depth=depth, axis=axis)
+    sums = [ops.unsqueeze(ops.sum(dout * part), axes=(0,)) for part in (1.0 - hits, hits)]
+    return None, ops.concat(*sums, axis=0)
 
 
 one_hot.samples(
@@ -444,7 +327,7 @@ def topk(
     return TensorType(shape, x.dtype), TensorType(shape, DType.of("int64"))
 
 
-topk.rule("normalise")(_canonical_axis)
+topk.rule("normalise")(canonical_axis)
 
 
 def _greater(a: Expr, b: Expr) -> Expr:
@@ -486,6 +369,13 @@ def _(x: np.ndarray, *, k: int, axis: int, largest: bool) -> tuple[np.ndarray, n
         order = x.shape[axis] - 1 - np.flip(order, axis)
     order = np.take(order, np.arange(k), axis=axis)
     return np.take_along_axis(x, order, axis), order
+
+
+@topk.rule("grad")
+def _(
+    x: GraphExpr, *, dout: Sequence[GraphExpr], out: Sequence[GraphExpr], axis: int, **_attrs: Any
+) -> GraphExpr:
+    return ops.scatter_elements(full_like(x, 0.0), out[1], dout[0], axis=axis, reduction="add")
 
 
 topk.samples(

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from heddle import te
-from heddle.ir import TensorType
+from heddle.graph.nodes import GraphExpr, TupleGetItem
+from heddle.ir import DType, TensorType
 from heddle.ir.expr import (
     Expr,
     all_of,
@@ -21,18 +22,20 @@ from heddle.ir.expr import (
     minimum,
     select,
 )
+from heddle.op.adjoint import dims_of, full_like, mix, ndim_of, scalar, static_shape
 from heddle.op.attribute import Dims, Ints
 from heddle.op.common import (
     as_dims,
     normal_axes,
     normal_axis,
+    plain_dims,
     require_same_dtype,
     same_dim,
     show_dim,
     show_shape,
     simplify_dim,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import bools, case, floats, ints
 from heddle.support import UserError
 
@@ -91,6 +94,13 @@ def _(*xs: np.ndarray, axis: int) -> np.ndarray:
     return np.concatenate(xs, axis=axis)
 
 
+@concat.rule("grad")
+def _(*xs: GraphExpr, dout: GraphExpr, out: GraphExpr, axis: int) -> tuple[GraphExpr, ...]:
+    sizes = plain_dims(dims_of(x)[axis] for x in xs)
+    parts = ops.split(dout, sizes=sizes, axis=axis)
+    return tuple(TupleGetItem(parts, position) for position in range(len(xs)))
+
+
 concat.samples(
     case(floats(2, 3), floats(2, 1), floats(2, 2), axis=1),
     case(ints(2, 3), ints(1, 3), axis=0),
@@ -137,6 +147,18 @@ def _(x: te.Tensor, *, sizes: Dims, axis: int) -> tuple[te.Tensor, ...]:
 @split.rule("numpy")
 def _(x: np.ndarray, *, sizes: Ints, axis: int) -> tuple[np.ndarray, ...]:
     return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=axis))
+
+
+@split.rule("grad")
+def _(
+    x: GraphExpr,
+    *,
+    dout: tuple[GraphExpr, ...],
+    out: tuple[GraphExpr, ...],
+    sizes: Dims,
+    axis: int,
+) -> GraphExpr:
+    return ops.concat(*dout, axis=axis)
 
 
 split.samples(case(floats(2, 6), sizes=(1, 3, 2), axis=1), case(ints(4, 2), sizes=(2, 2)))
@@ -231,6 +253,37 @@ def _(x: np.ndarray, *, starts: Ints, ends: Ints, axes: Ints, steps: Ints) -> np
     return x[tuple(cuts)]
 
 
+@slice_.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, **attrs: Any) -> GraphExpr:
+    """Zeros around the slice: by padding where its place is known, else by looking up, for each
+    element of x, whether the slice has it."""
+    shape, rank = dims_of(x), ndim_of(x)
+    pads = [0] * (2 * rank)
+    for axis, (first, count, step) in _slices(shape, attrs).items():
+        if as_int(count) == 0:
+            return full_like(x, 0.0)
+        start, after = as_int(first), as_int(simplify_dim(shape[axis] - first - count))
+        if step == 1 and start is not None and after is not None:
+            pads[axis], pads[axis + rank] = start, after
+        else:
+            dout = _spread(dout, axis, shape[axis], (first, count, step))
+    return ops.pad(dout, pads=tuple(pads)) if any(pads) else dout
+
+
+def _spread(dout: GraphExpr, axis: int, size: Expr, cut: tuple[Expr, Expr, int]) -> GraphExpr:
+    """The adjoint of taking `cut` of an axis of `size`."""
+    first, count, step = cut
+    index = DType.of("int64")
+    at = ops.range(count=plain_dims([size])[0], dtype=index) - scalar(first, index)
+    source = ops.div(at, step)  # truncates, but where it does, the rest is not 0
+    exact = ops.equal(ops.mul(source, step), at)
+    legal = ops.logical_and(ops.greater_equal(source, 0), ops.less(source, scalar(count, index)))
+    found = ops.gather(dout, ops.where(legal, source, 0), axis=axis)
+    lead = tuple(other for other in range(ndim_of(dout)) if other != axis)
+    hit = ops.logical_and(exact, legal)
+    return ops.where(ops.unsqueeze(hit, axes=lead) if lead else hit, found, 0.0)
+
+
 slice_.samples(
     case(floats(5, 6), starts=(1,), ends=(4,)),
     case(floats(5, 6), starts=(0, -3), ends=(2**60, -1), axes=(0, 1)),
@@ -308,6 +361,26 @@ def _(x: np.ndarray, *, pads: Ints, mode: str, value: float) -> np.ndarray:
     kept = [slice(max(0, -b), x.shape[axis] - max(0, -a)) for axis, (b, a) in enumerate(pairs)]
     grown = [(max(0, before), max(0, after)) for before, after in pairs]
     return np.pad(x[tuple(kept)], grown, mode=mode, **extra)  # type: ignore[call-overload, no-any-return]
+
+
+@pad.rule("grad")
+def _(
+    x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, pads: Ints, mode: str, value: float
+) -> GraphExpr:
+    """What was added is cut off; what was a copy of an element of x counts for it."""
+    rank = ndim_of(x)
+    if mode == "constant" or max(pads) <= 0:
+        return ops.pad(dout, pads=tuple(-amount for amount in pads))
+    for axis, size in enumerate(static_shape(x, "pad")):
+        before, after = pads[axis], pads[axis + rank]
+        if before <= 0 and after <= 0:
+            outside = (*(0,) * axis, -before, *(0,) * (rank - 1), -after, *(0,) * (rank - 1 - axis))
+            dout = ops.pad(dout, pads=outside)
+            continue
+        kept = np.arange(size)[max(0, -before) : size - max(0, -after)]
+        index = np.pad(kept, (max(0, before), max(0, after)), mode=mode)  # type: ignore[call-overload]
+        dout = mix(dout, np.eye(size)[index], axis)
+    return dout
 
 
 pad.samples(

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, all_of, as_int, cast, const, if_then_else
+from heddle.op.adjoint import dims_of
 from heddle.op.attribute import Dims, Ints
 from heddle.op.common import (
     accumulator_dtype,
     as_dims,
     cast_tensor,
     ceil_div,
+    plain_dims,
     require_ndim,
     require_product_dtypes,
     require_shape,
@@ -33,7 +36,7 @@ from heddle.op.common import (
     simplify_dim,
     sum_over,
 )
-from heddle.op.convolution import reference_conv
+from heddle.op.convolution import conv, reference_conv
 from heddle.op.pooling import (
     average,
     canonical_pool,
@@ -43,7 +46,7 @@ from heddle.op.pooling import (
     reference_max,
     window_reduce,
 )
-from heddle.op.registry import Op, operator
+from heddle.op.registry import Op, get, operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.op.window import Window, canonical_window, pad_tensor
 from heddle.support import UserError
@@ -204,6 +207,22 @@ def _(x: np.ndarray, *, source: str, target: str, shape: Ints | None) -> np.ndar
     return to_blocked(plain, new)
 
 
+@layout_transform.rule("grad")
+def _(
+    x: GraphExpr,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    source: str,
+    target: str,
+    shape: Dims | None,
+) -> GraphExpr:
+    """The way back; what was dropped or padded is zero."""
+    old, _, _, wanted = _plan(x.type, source, target, shape)
+    sizes = plain_dims(wanted[axis] for axis in old.axes)
+    return ops.layout_transform(dout, source=target, target=source, shape=sizes)
+
+
 layout_transform.samples(
     case(floats(1, 8, 2, 3), source="NCHW", target="NCHW4c"),
     case(floats(1, 6, 2, 3), source="NCHW", target="NCHW4c"),
@@ -339,6 +358,46 @@ def _(
     return result.reshape(n, w.shape[0], w.shape[5], h, v).transpose(0, 1, 3, 4, 2)
 
 
+def _blocked_spelling(x: GraphExpr, plain: str, inner: str) -> str:
+    """The layout of x: the axes `plain`, then blocks of `inner`."""
+    sizes = plain_dims(dims_of(x)[len(plain) :])
+    return plain + "".join(f"{size}{axis}" for size, axis in zip(sizes, inner, strict=True))
+
+
+def _plain(x: GraphExpr, plain: str = "NCHW", inner: str = "c") -> GraphExpr:
+    """A blocked x without its blocks."""
+    source = _blocked_spelling(x, plain, inner)
+    return ops.layout_transform(x, source=source, target=plain)
+
+
+def _blocked_like(d: GraphExpr, x: GraphExpr, plain: str = "NCHW", inner: str = "c") -> GraphExpr:
+    """A plain d in the blocks of x."""
+    target = _blocked_spelling(x, plain, inner)
+    return ops.layout_transform(d, source=plain, target=target)
+
+
+@conv2d_nchwc.rule("grad")
+def _(
+    x: GraphExpr,
+    w: GraphExpr,
+    bias: GraphExpr | None,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    groups: int,
+    **attrs: Any,
+) -> tuple[GraphExpr | None, ...]:
+    """By way of the plain layout."""
+    depthwise = _is_depthwise(x.type, w.type)
+    data, d = _plain(x), _plain(dout)
+    kernel = _plain(w, "OIHW", "io")
+    lanes = as_int(dims_of(data)[1]) if depthwise else groups
+    rule = conv.get_rule("grad")
+    d_x, d_w, _ = rule(data, kernel, None, dout=d, out=d, groups=lanes, out_dtype=None, **attrs)
+    d_bias = None if bias is None else ops.sum(dout, axes=(0, 2, 3))
+    return _blocked_like(d_x, x), _blocked_like(d_w, w, "OIHW", "io"), d_bias
+
+
 conv2d_nchwc.samples(
     case(floats(1, 2, 4, 4, 3), floats(2, 2, 3, 3, 3, 4), pads=(1, 1, 1, 1)),
     case(floats(1, 1, 5, 4, 3), floats(2, 1, 3, 2, 3, 4), floats(2, 4), strides=(2, 2)),
@@ -425,6 +484,15 @@ def _finish_pool(op: Op) -> None:
     def _(x: TensorType, **attrs: Any) -> dict[str, Any]:
         require_ndim(x, "x", 5, 5)
         return canonical_pool(2, attrs)
+
+    plain = get(op.name.removesuffix("2d_nchwc"))
+
+    @op.rule("grad")
+    def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, **attrs: Any) -> GraphExpr:
+        """By way of the plain layout."""
+        rule = plain.get_rule("grad")
+        found = rule(_plain(x), dout=_plain(dout), out=_plain(out), **attrs)
+        return _blocked_like(found, x)
 
     op.samples(
         case(floats(1, 2, 5, 5, 4), kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),

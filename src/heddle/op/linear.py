@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, as_expr, as_int, cast, const, if_then_else
+from heddle.op.adjoint import cast_like, dims_of, ndim_of, reshape_like, sum_to
 from heddle.op.attribute import Dim
 from heddle.op.common import (
     accumulator_dtype,
@@ -18,13 +20,14 @@ from heddle.op.common import (
     broadcast_shapes,
     cast_tensor,
     ceil_div,
+    plain_dims,
     require_ndim,
     require_product_dtypes,
     require_same_dtype,
     same_dim,
     show_dim,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.support import UserError
 
@@ -112,6 +115,60 @@ def _(
     return np.matmul(left, right)  # type: ignore[no-any-return]
 
 
+@matmul.rule("grad")
+def _(
+    a: GraphExpr,
+    b: GraphExpr,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    transpose_a: bool,
+    transpose_b: bool,
+    out_dtype: DType | None,
+) -> tuple[GraphExpr, ...]:
+    """d A = d C @ B^T and d B = A^T @ d C, summed over the batch axes that were repeated."""
+    left, right, d = cast_like(a, dout), cast_like(b, dout), dout
+    if ndim_of(a) == 1:
+        left, d = (
+            ops.unsqueeze(left, axes=(0,)),
+            ops.unsqueeze(d, axes=(-1 if ndim_of(b) == 1 else -2,)),
+        )
+    if ndim_of(b) == 1:
+        right, d = ops.unsqueeze(right, axes=(1,)), ops.unsqueeze(d, axes=(-1,))
+    transpose_a, transpose_b = transpose_a and ndim_of(a) > 1, transpose_b and ndim_of(b) > 1
+    if transpose_a:
+        d_left = ops.matmul(right, _swapped(d), transpose_a=transpose_b)
+    else:
+        d_left = ops.matmul(d, right if transpose_b else _swapped(right))
+    if ndim_of(right) == 2 and ndim_of(left) > 2 and not transpose_a:
+        # One matrix for the whole batch: its gradient is one product of all rows, not a sum.
+        left, d = _rows(left), _rows(d)
+    if transpose_b:
+        d_right = ops.matmul(d, _swapped(left) if transpose_a else left, transpose_a=True)
+    else:
+        d_right = ops.matmul(left, d, transpose_a=not transpose_a)
+    return _gradient_of(a, d_left), _gradient_of(b, d_right)
+
+
+def _swapped(x: GraphExpr) -> GraphExpr:
+    """The last two axes exchanged, as a copy: on the right of a product its rows are read along,
+    which a strided read of every tile would cost several times."""
+    rank = ndim_of(x)
+    return ops.transpose(x, permutation=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def _rows(x: GraphExpr) -> GraphExpr:
+    """The leading axes of a stack of matrices merged with their rows."""
+    return ops.reshape(x, shape=(-1, *plain_dims(dims_of(x)[-1:])))
+
+
+def _gradient_of(x: GraphExpr, d: GraphExpr) -> GraphExpr:
+    """From a gradient with batch axes repeated and vectors as matrices to one of x's type."""
+    if ndim_of(x) == 1:
+        d = reshape_like(ops.sum(d, axes=tuple(range(ndim_of(d) - 2))), x)
+    return cast_like(sum_to(d, x), x)
+
+
 matmul.samples(
     case(floats(3, 4), floats(4, 5)),
     case(floats(2, 3, 4), floats(4, 5)),
@@ -159,6 +216,21 @@ def _(w: np.ndarray, *, width: int, transposed: bool) -> np.ndarray:
     return padded.reshape(matrix.shape[0], panels, width).transpose(1, 0, 2)
 
 
+@pack_panels.rule("grad")
+def _(w: GraphExpr, *, dout: GraphExpr, out: GraphExpr, width: int, transposed: bool) -> GraphExpr:
+    columns = plain_dims(dims_of(w))[0 if transposed else 1]
+    return _unpacked(dout, columns, transposed=transposed)
+
+
+def _unpacked(panels: GraphExpr, n: Dim, *, transposed: bool = False) -> GraphExpr:
+    """The matrix of n columns that `pack_panels` packed."""
+    order = (0, 2, 1) if transposed else (1, 0, 2)
+    depth = plain_dims(dims_of(panels))[1]
+    flat = (-1, depth) if transposed else (depth, -1)
+    matrix = ops.reshape(ops.transpose(panels, permutation=order), shape=flat)
+    return ops.slice(matrix, starts=(0,), ends=(n,), axes=(0 if transposed else 1,))
+
+
 pack_panels.samples(
     case(floats(3, 8), width=4),
     case(floats(3, 7), width=4),
@@ -204,6 +276,17 @@ def _(x: te.Tensor, w: te.Tensor, *, n: Dim) -> te.Tensor:
 def _(x: np.ndarray, w: np.ndarray, *, n: int) -> np.ndarray:
     matrix = w.transpose(1, 0, 2).reshape(w.shape[1], -1)[:, :n]
     return np.matmul(x, matrix)  # type: ignore[no-any-return]
+
+
+@packed_matmul.rule("grad")
+def _(
+    x: GraphExpr, w: GraphExpr, *, dout: GraphExpr, out: GraphExpr, n: Dim
+) -> tuple[GraphExpr, ...]:
+    width = as_int(dims_of(w)[2])
+    assert width is not None
+    d_x = ops.matmul(dout, _unpacked(w, n), transpose_b=True)
+    d_w = ops.matmul(_rows(x), _rows(dout), transpose_a=True)
+    return d_x, ops.pack_panels(d_w, width=width)
 
 
 packed_matmul.samples(

@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Softmax and normalisations. Each stage is a compute of its own, so that schedules see it."""
+"""Softmax, layer and RMS norm. Each stage is a compute of its own, so that schedules see it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import Expr, cast, const
+from heddle.op.adjoint import (
+    cast_like,
+    ndim_of,
+    sum_to,
+    widened,
+)
+from heddle.op.attribute import Ints
 from heddle.op.common import (
     accumulator_dtype,
     normal_axis,
     product,
-    require_ndim,
     require_shape,
     same_dim,
-    show_dim,
-    simplify_dim,
     wide,
 )
-from heddle.op.convolution import per_channel
 from heddle.op.reduce import reduce_tensor
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats
-from heddle.op.window import pad_tensor
-from heddle.support import UserError
 from heddle.tir import intrin
 
 
@@ -82,6 +84,14 @@ _SOFTMAX_SAMPLES = (
     case(floats(2, 3, low=80, high=120), axis=0),
     case(floats(3, 5, dtype="float16")),
 )
+
+
+@softmax.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axis: int) -> GraphExpr:
+    product = dout * out
+    return product - out * ops.sum(product, axes=(axis,), keepdims=True)
+
+
 softmax.samples(*_SOFTMAX_SAMPLES)
 
 
@@ -112,10 +122,15 @@ def _(x: np.ndarray, *, axis: int) -> np.ndarray:
     return distance - np.log(np.exp(distance).sum(axis=axis, keepdims=True))  # type: ignore[no-any-return]
 
 
+@log_softmax.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axis: int) -> GraphExpr:
+    return dout - ops.exp(out) * ops.sum(dout, axes=(axis,), keepdims=True)
+
+
 log_softmax.samples(*_SOFTMAX_SAMPLES)
 
 
-# -- layer and rms norm ----------------------------------------------------------------------
+# -- layer and RMS norm ----------------------------------------------------------------------
 
 
 def _check_tail(x: TensorType, axis: int, **affine: TensorType | None) -> None:
@@ -204,6 +219,41 @@ def _(
     return result if bias is None else result + bias  # type: ignore[no-any-return]
 
 
+def standardised(x: GraphExpr, axes: Ints, epsilon: float) -> tuple[GraphExpr, GraphExpr]:
+    """(x - mean) / deviation and 1 / deviation, over `axes`."""
+    distance = x - ops.mean(x, axes=axes, keepdims=True)
+    variance = ops.mean(distance * distance, axes=axes, keepdims=True)
+    inverse = ops.rsqrt(variance + epsilon)
+    return distance * inverse, inverse
+
+
+def standardised_grad(d: GraphExpr, flat: GraphExpr, inverse: GraphExpr, axes: Ints) -> GraphExpr:
+    """The gradient of x from that of its standardised form, which sees no mean and no scale."""
+    centred = d - ops.mean(d, axes=axes, keepdims=True)
+    return (centred - flat * ops.mean(d * flat, axes=axes, keepdims=True)) * inverse
+
+
+@layer_norm.rule("grad")
+def _(
+    x: GraphExpr,
+    scale: GraphExpr | None,
+    bias: GraphExpr | None,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    axis: int,
+    epsilon: float,
+) -> tuple[GraphExpr | None, ...]:
+    axes = tuple(range(axis, ndim_of(x)))
+    d = widened(dout)
+    flat, inverse = standardised(widened(x), axes, epsilon)
+    d_scale = None if scale is None else cast_like(sum_to(d * flat, scale), scale)
+    d_bias = None if bias is None else cast_like(sum_to(d, bias), bias)
+    if scale is not None:
+        d = d * widened(scale)
+    return cast_like(standardised_grad(d, flat, inverse, axes), x), d_scale, d_bias
+
+
 layer_norm.samples(
     case(floats(3, 8), floats(8), floats(8)),
     case(floats(2, 3, 4), floats(3, 4), None, axis=1, epsilon=1e-3),
@@ -251,237 +301,25 @@ def _(x: np.ndarray, scale: np.ndarray | None, *, axis: int, epsilon: float) -> 
     return result if scale is None else result * scale  # type: ignore[no-any-return]
 
 
+@rms_norm.rule("grad")
+def _(
+    x: GraphExpr,
+    scale: GraphExpr | None,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    axis: int,
+    epsilon: float,
+) -> tuple[GraphExpr | None, ...]:
+    axes = tuple(range(axis, ndim_of(x)))
+    d, value = widened(dout), widened(x)
+    inverse = ops.rsqrt(ops.mean(value * value, axes=axes, keepdims=True) + epsilon)
+    flat = value * inverse
+    d_scale = None if scale is None else cast_like(sum_to(d * flat, scale), scale)
+    if scale is not None:
+        d = d * widened(scale)
+    d_x = (d - flat * ops.mean(d * flat, axes=axes, keepdims=True)) * inverse
+    return cast_like(d_x, x), d_scale
+
+
 rms_norm.samples(case(floats(3, 8), floats(8)), case(floats(2, 3, 4), axis=1))
-
-
-# -- group, instance, batch norm, lrn --------------------------------------------------------
-
-
-def _normalise_by(
-    x: te.Tensor,
-    statistic_shape: Sequence[Expr],
-    loops: Sequence[te.ReduceAxis],
-    element: Callable[[Sequence[Expr]], tuple[Any, ...]],
-    row: Callable[[Sequence[Expr]], tuple[Expr, ...]],
-    affine: Callable[[Expr, Sequence[Expr]], Expr],
-    epsilon: float,
-    name: str,
-) -> te.Tensor:
-    """Two-pass normalisation: statistic `s` covers the elements `element(s)` over `loops`;
-    element `i` belongs to statistic `row(i)`."""
-    dtype = accumulator_dtype(x.dtype)
-    count = cast(product(loop.extent for loop in loops), dtype)
-    total = te.compute(
-        statistic_shape, lambda *s: te.sum(wide(x[element(s)]), axis=loops), name=f"{name}_sum"
-    )
-    mean = te.compute(statistic_shape, lambda *s: total[s] / count, name=f"{name}_mean")
-
-    def square(*s: Expr) -> Expr:
-        distance = wide(x[element(s)]) - mean[s]
-        return te.sum(distance * distance, axis=loops)
-
-    squares = te.compute(statistic_shape, square, name=f"{name}_square_sum")
-    inverse = te.compute(
-        statistic_shape,
-        lambda *s: intrin.rsqrt(squares[s] / count + const(epsilon, dtype)),
-        name=f"{name}_inverse",
-    )
-
-    def body(*i: Expr) -> Expr:
-        return cast(affine((wide(x[i]) - mean[row(i)]) * inverse[row(i)], i), x.dtype)
-
-    return te.compute(x.shape, body, name=name)
-
-
-@operator("group_norm", kind="reduction", dtypes="float")
-def group_norm(
-    x: TensorType,
-    scale: TensorType,
-    bias: TensorType,
-    *,
-    num_groups: int,
-    epsilon: float = 1e-5,
-) -> TensorType:
-    """Normalise x[N, C, *spatial] over each of `num_groups` groups of channels, then scale[C] and
-    bias[C]."""
-    require_ndim(x, "x", 2)
-    if num_groups < 1 or not same_dim(simplify_dim(x.shape[1] % num_groups), const(0)):
-        raise UserError(f"{show_dim(x.shape[1])} channels do not divide into {num_groups} groups")
-    require_shape(scale, "scale", [x.shape[1]])
-    require_shape(bias, "bias", [x.shape[1]])
-    return x
-
-
-@group_norm.rule("compute")
-def _(
-    x: te.Tensor, scale: te.Tensor, bias: te.Tensor, *, num_groups: int, epsilon: float
-) -> te.Tensor:
-    width = x.shape[1] // num_groups
-    loops = [te.reduce_axis(width, "rc")]
-    loops += [te.reduce_axis(dim, f"r{axis}") for axis, dim in enumerate(x.shape[2:])]
-    return _normalise_by(
-        x,
-        (x.shape[0], const(num_groups)),
-        loops,
-        lambda s: (s[0], s[1] * width + loops[0].var, *loops[1:]),
-        lambda i: (i[0], i[1] // width),
-        lambda value, i: value * wide(scale[i[1]]) + wide(bias[i[1]]),
-        epsilon,
-        "group_norm",
-    )
-
-
-def _reference_groups(
-    x: np.ndarray, scale: np.ndarray, bias: np.ndarray, groups: int, epsilon: float
-) -> np.ndarray:
-    rows = x.reshape(x.shape[0], groups, -1)
-    distance = rows - rows.mean(axis=2, keepdims=True)
-    flat = distance / np.sqrt(rows.var(axis=2, keepdims=True) + x.dtype.type(epsilon))
-    return flat.reshape(x.shape) * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)  # type: ignore[no-any-return]
-
-
-@group_norm.rule("numpy")
-def _(
-    x: np.ndarray, scale: np.ndarray, bias: np.ndarray, *, num_groups: int, epsilon: float
-) -> np.ndarray:
-    return _reference_groups(x, scale, bias, num_groups, epsilon)
-
-
-group_norm.samples(
-    case(floats(2, 4, 3, 3), floats(4), floats(4), num_groups=2),
-    case(floats(2, 6, 3), floats(6), floats(6), num_groups=3, epsilon=1e-2),
-)
-
-
-@operator("instance_norm", kind="reduction", dtypes="float")
-def instance_norm(
-    x: TensorType, scale: TensorType, bias: TensorType, *, epsilon: float = 1e-5
-) -> TensorType:
-    """Normalise x[N, C, *spatial] over the spatial axes, then scale[C] and bias[C]."""
-    require_ndim(x, "x", 3)
-    require_shape(scale, "scale", [x.shape[1]])
-    require_shape(bias, "bias", [x.shape[1]])
-    return x
-
-
-@instance_norm.rule("compute")
-def _(x: te.Tensor, scale: te.Tensor, bias: te.Tensor, *, epsilon: float) -> te.Tensor:
-    loops = [te.reduce_axis(dim, f"r{axis}") for axis, dim in enumerate(x.shape[2:])]
-    return _normalise_by(
-        x,
-        x.shape[:2],
-        loops,
-        lambda s: (*s, *loops),
-        lambda i: (i[0], i[1]),
-        lambda value, i: value * wide(scale[i[1]]) + wide(bias[i[1]]),
-        epsilon,
-        "instance_norm",
-    )
-
-
-@instance_norm.rule("numpy")
-def _(x: np.ndarray, scale: np.ndarray, bias: np.ndarray, *, epsilon: float) -> np.ndarray:
-    return _reference_groups(x, scale, bias, x.shape[1], epsilon)
-
-
-instance_norm.samples(case(floats(2, 3, 4, 4), floats(3), floats(3)))
-
-
-@operator("batch_norm", kind="broadcast", dtypes="float")
-def batch_norm(
-    x: TensorType,
-    scale: TensorType,
-    bias: TensorType,
-    mean: TensorType,
-    variance: TensorType,
-    *,
-    epsilon: float = 1e-5,
-) -> TensorType:
-    """Batch normalisation at inference: (x - mean[c]) / sqrt(variance[c] + epsilon) * scale[c] +
-    bias[c], c along axis 1."""
-    require_ndim(x, "x", 2)
-    for name, value in (("scale", scale), ("bias", bias), ("mean", mean), ("variance", variance)):
-        require_shape(value, name, [x.shape[1]])
-    return x
-
-
-@batch_norm.rule("compute")
-def _(
-    x: te.Tensor,
-    scale: te.Tensor,
-    bias: te.Tensor,
-    mean: te.Tensor,
-    variance: te.Tensor,
-    *,
-    epsilon: float,
-) -> te.Tensor:
-    def body(*i: Expr) -> Expr:
-        c = i[1]
-        spread = wide(variance[c])
-        inverse = intrin.rsqrt(spread + const(epsilon, spread.dtype))
-        value = (wide(x[i]) - wide(mean[c])) * (inverse * wide(scale[c])) + wide(bias[c])
-        return cast(value, x.dtype)
-
-    return te.compute(x.shape, body, name="batch_norm")
-
-
-@batch_norm.rule("numpy")
-def _(
-    x: np.ndarray,
-    scale: np.ndarray,
-    bias: np.ndarray,
-    mean: np.ndarray,
-    variance: np.ndarray,
-    *,
-    epsilon: float,
-) -> np.ndarray:
-    factor = scale / np.sqrt(variance + x.dtype.type(epsilon))
-    return (x - per_channel(mean, x.ndim)) * per_channel(factor, x.ndim) + per_channel(bias, x.ndim)  # type: ignore[no-any-return]
-
-
-batch_norm.samples(
-    case(floats(2, 3, 4, 4), floats(3), floats(3), floats(3), floats(3, low=0.1, high=2)),
-    case(floats(4, 3), floats(3), floats(3), floats(3), floats(3, low=0.1, high=2), epsilon=1e-3),
-)
-
-
-@operator("lrn", kind="reduction", dtypes="float")
-def lrn(
-    x: TensorType, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
-) -> TensorType:
-    """Local response normalisation of x[N, C, ...]: x / (bias + alpha / size * s)^beta, s the sum
-    of squares of the `size` channels around."""
-    require_ndim(x, "x", 2)
-    if size < 1:
-        raise UserError(f"attribute `size` is {size}, expected at least 1")
-    return x
-
-
-@lrn.rule("compute")
-def _(x: te.Tensor, *, size: int, alpha: float, beta: float, bias: float) -> te.Tensor:
-    before = (size - 1) // 2
-    padded = pad_tensor(x, [(before, size - 1 - before)], const(0, x.dtype), first=1)
-    loop = te.reduce_axis(size, "r")
-
-    def square(*i: Expr) -> Expr:
-        value = wide(padded[(i[0], i[1] + loop.var, *i[2:])])
-        return te.sum(value * value, axis=[loop])
-
-    squares = te.compute(x.shape, square, name="lrn_square_sum")
-
-    def body(*i: Expr) -> Expr:
-        base = squares[i] * const(alpha / size, squares.dtype) + const(bias, squares.dtype)
-        return cast(wide(x[i]) / intrin.pow(base, const(beta, base.dtype)), x.dtype)
-
-    return te.compute(x.shape, body, name="lrn")
-
-
-@lrn.rule("numpy")
-def _(x: np.ndarray, *, size: int, alpha: float, beta: float, bias: float) -> np.ndarray:
-    before = (size - 1) // 2
-    squares = np.pad(x * x, [(0, 0), (before, size - 1 - before), *[(0, 0)] * (x.ndim - 2)])
-    total = sum(squares[:, at : at + x.shape[1]] for at in range(size))
-    return x / (bias + alpha / size * total) ** beta
-
-
-lrn.samples(case(floats(2, 5, 3, 3), size=3, alpha=0.1), case(floats(1, 4, 2), size=4, beta=0.5))

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import Expr, cast, const, maximum, minimum
+from heddle.op.adjoint import dims_of, dtype_of, mask, ndim_of
 from heddle.op.attribute import Ints
-from heddle.op.common import accumulator_dtype, cast_tensor, require_ndim, wide
-from heddle.op.registry import Op, operator
+from heddle.op.common import accumulator_dtype, cast_tensor, plain_dims, require_ndim, wide
+from heddle.op.registry import Op, operator, ops
 from heddle.op.sample import Sample, case, floats, ints
 from heddle.op.window import Window, canonical_window, pad_tensor, window_shape, windows
 from heddle.support import UserError
@@ -181,6 +184,30 @@ def _(x: np.ndarray, **attrs: Any) -> np.ndarray:
     return reference_max(x, attrs)
 
 
+@max_pool.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, **attrs: Any) -> GraphExpr:
+    """Elements that tie for the largest of a window share its gradient equally."""
+    found = ops.unfold(x, value=-math.inf, **attrs)
+    largest = mask(ops.equal(found, _over_taps(out, attrs)), x)
+    taps = tuple(range(ndim_of(x), ndim_of(found)))
+    ties = ops.sum(largest, axes=taps)
+    return _folded(largest * _over_taps(dout / ties, attrs), x, attrs)
+
+
+def _over_taps(value: GraphExpr, attrs: dict[str, Any]) -> GraphExpr:
+    """A value for each window, with axes of size 1 for its taps."""
+    rank = ndim_of(value)
+    return ops.unsqueeze(value, axes=tuple(range(rank, rank + len(attrs["kernel"]))))
+
+
+def _folded(windows: GraphExpr, x: GraphExpr, attrs: dict[str, Any]) -> GraphExpr:
+    """The sum, at each element of x, of what the windows that read it have there."""
+    shape = (*dims_of(windows)[: ndim_of(x)], *(const(size) for size in attrs["kernel"]))
+    whole = ops.broadcast_to(windows, shape=plain_dims(shape))
+    rest = {name: item for name, item in attrs.items() if name != "kernel"}
+    return ops.fold(whole, shape=plain_dims(dims_of(x)[2:]), **rest)
+
+
 max_pool.samples(*_SAMPLES, case(ints(1, 1, 4, 4, dtype="int8", low=-9), kernel=(2, 2)))
 
 
@@ -212,6 +239,23 @@ def _(x: np.ndarray, *, count_include_pad: bool, **attrs: Any) -> np.ndarray:
 
 def _including_pad(sample: Sample) -> Sample:
     return Sample(sample.args, {**sample.attrs, "count_include_pad": True})
+
+
+@avg_pool.rule("grad")
+def _(
+    x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, count_include_pad: bool, **attrs: Any
+) -> GraphExpr:
+    if not any(attrs["pads"]) and not attrs["ceil_mode"]:
+        share = dout * (1 / math.prod(attrs["kernel"]))
+    else:
+        # The mean of ones is the share of a window that is inside, their sum is how many are.
+        shape = plain_dims((const(1), const(1), *dims_of(x)[2:]))
+        ones = ops.full(shape=shape, value=1.0, dtype=dtype_of(x))
+        mean = ops.avg_pool(ones, count_include_pad=count_include_pad, **attrs)
+        windows = ops.unfold(ones, **attrs)
+        inside = ops.sum(windows, axes=tuple(range(ndim_of(x), ndim_of(windows))))
+        share = dout * (mean / ops.maximum(inside, 1.0))
+    return _folded(_over_taps(share, attrs), x, attrs)
 
 
 avg_pool.samples(*_SAMPLES, *(_including_pad(sample) for sample in _SAMPLES))
@@ -254,6 +298,16 @@ def _(x: te.Tensor, *, p: int, **attrs: Any) -> te.Tensor:
 def _(x: np.ndarray, *, p: int, **attrs: Any) -> np.ndarray:
     found = np.abs(_reference_windows(x, attrs, 0)) ** p
     return found.sum(axis=_taps(x)) ** (1 / p)  # type: ignore[no-any-return]
+
+
+@lp_pool.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, p: int, **attrs: Any) -> GraphExpr:
+    """sign(x) * |x / out|^(p - 1), and 0 in a window of zeros."""
+    if p == 1:
+        return ops.sign(x) * _folded(_over_taps(dout, attrs), x, attrs)
+    length = ops.where(ops.equal(out, 0.0), 1.0, out)
+    share = _folded(_over_taps(dout * ops.pow(length, float(1 - p)), attrs), x, attrs)
+    return x * share if p == 2 else ops.sign(x) * ops.pow(ops.abs(x), float(p - 1)) * share
 
 
 lp_pool.samples(*_SAMPLES, case(floats(1, 2, 4, 4), kernel=(2, 2), p=3))

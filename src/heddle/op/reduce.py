@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import (
     EQ,
@@ -21,6 +22,17 @@ from heddle.ir.expr import (
     mul,
     select,
 )
+from heddle.op.adjoint import (
+    broadcast_like,
+    count_value,
+    dims_of,
+    dtype_of,
+    kept,
+    mask,
+    ndim_of,
+    positions,
+    reshape_like,
+)
 from heddle.op.attribute import Ints
 from heddle.op.common import (
     accumulator_dtype,
@@ -28,13 +40,15 @@ from heddle.op.common import (
     elementwise,
     normal_axes,
     normal_axis,
+    plain_dims,
     product,
     wide,
 )
-from heddle.op.registry import Op, operator
+from heddle.op.registry import Op, operator, ops
 from heddle.op.sample import Sample, bools, case, floats, ints, values
 from heddle.tir import intrin
 
+Pullback = Callable[[GraphExpr, GraphExpr, GraphExpr, Ints], GraphExpr]
 Combiner = Callable[[Expr, Sequence[te.ReduceAxis]], Expr]
 _SAMPLES: Final = (
     case(floats(3, 4, 5), axes=(1,)),
@@ -93,11 +107,16 @@ def reduction(
     combine: Combiner,
     numpy: Callable[..., Any],
     *samples: Sample,
+    grad: Pullback,
     dtypes: str = "number",
     before: Callable[[Expr], Expr] = lambda x: x,
     after: Callable[[Expr, Expr], Expr] | None = None,
 ) -> Op:
-    """Declare `after(combine(before(x)), count)` over axes; None stands for all axes."""
+    """Declare `after(combine(before(x)), count)` over axes; None stands for all axes.
+
+    grad: from the gradient `d` of the result, x, the result y and the axes, the gradient of x;
+    d and y have the axes that were reduced, as axes of size 1.
+    """
 
     def infer(x: TensorType, *, axes: Ints | None = None, keepdims: bool = False) -> TensorType:
         assert axes is not None
@@ -115,6 +134,11 @@ def reduction(
         if after is not None:
             stage = elementwise(stage, lambda v: after(v, cast(count, dtype)), f"{name}_finish")
         return cast_tensor(stage, x.dtype)
+
+    @op.rule("grad")
+    def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axes: Ints, keepdims: bool) -> Any:
+        d, y = kept(dout, axes, keepdims=keepdims), kept(out, axes, keepdims=keepdims)
+        return broadcast_like(grad(d, x, y, axes), x)
 
     op.rule("numpy")(lambda x, *, axes, keepdims: numpy(x, axis=axes, keepdims=keepdims))
     op.samples(*(samples or _SAMPLES))
@@ -136,7 +160,15 @@ def _mean_reference(x: np.ndarray, **where: Any) -> np.ndarray:
     return np.trunc(np.mean(x, **where)) if x.dtype.kind in "iu" else np.mean(x, **where)  # type: ignore[no-any-return]
 
 
-sum_ = reduction("sum", "The sum; integers wrap.", te.sum, _plain_sum, *_SAMPLES, _INT_SAMPLE)
+sum_ = reduction(
+    "sum",
+    "The sum; integers wrap.",
+    te.sum,
+    _plain_sum,
+    *_SAMPLES,
+    _INT_SAMPLE,
+    grad=lambda d, x, y, axes: d,
+)
 mean = reduction(
     "mean",
     "The arithmetic mean; of integers, truncated.",
@@ -144,8 +176,24 @@ mean = reduction(
     _mean_reference,
     *_SAMPLES,
     _INT_SAMPLE,
+    grad=lambda d, x, y, axes: d / count_value(x, axes, dtype_of(x)),
     after=_mean,
 )
+
+
+def _prod_grad(d: GraphExpr, x: GraphExpr, y: GraphExpr, axes: Ints) -> GraphExpr:
+    """The product of all others, also where one is zero."""
+    rest = tuple(axis for axis in range(ndim_of(x)) if axis not in axes)
+    order = (*rest, *axes)
+    moved = ops.transpose(x, permutation=order)
+    lead = plain_dims(dims_of(moved)[: len(rest)])
+    rows = ops.reshape(moved, shape=(*lead, -1))
+    before = ops.cumprod(rows, axis=-1, exclusive=True)
+    after = ops.cumprod(rows, axis=-1, exclusive=True, reverse=True)
+    others = reshape_like(before * after, moved)
+    return d * ops.transpose(others, permutation=tuple(order.index(at) for at in range(len(order))))
+
+
 prod = reduction(
     "prod",
     "The product; integers wrap.",
@@ -153,7 +201,14 @@ prod = reduction(
     lambda x, **where: np.prod(x, dtype=x.dtype, **where),
     *_SAMPLES,
     _INT_SAMPLE,
+    grad=_prod_grad,
 )
+
+
+def _extreme_grad(d: GraphExpr, x: GraphExpr, y: GraphExpr, axes: Ints) -> GraphExpr:
+    """Elements that tie for the extreme share its gradient equally."""
+    extreme = mask(ops.equal(x, y), x)
+    return d / ops.sum(extreme, axes=axes, keepdims=True) * extreme
 
 
 def _extreme_reference(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
@@ -177,6 +232,7 @@ max_ = reduction(
     _extreme_reference(np.max, -1),
     *_SAMPLES,
     _INT_SAMPLE,
+    grad=_extreme_grad,
 )
 min_ = reduction(
     "min",
@@ -185,6 +241,7 @@ min_ = reduction(
     _extreme_reference(np.min, 1),
     *_SAMPLES,
     _INT_SAMPLE,
+    grad=_extreme_grad,
 )
 sum_square = reduction(
     "sum_square",
@@ -193,6 +250,7 @@ sum_square = reduction(
     lambda x, **where: _plain_sum(x * x, **where),
     *_SAMPLES,
     _INT_SAMPLE,
+    grad=lambda d, x, y, axes: d * (x + x),
     before=lambda x: mul(x, x),
 )
 
@@ -207,13 +265,22 @@ l1_norm = reduction(
     te.sum,
     lambda x, **where: _plain_sum(np.abs(x), **where),
     *_SAMPLES,
+    grad=lambda d, x, y, axes: d * ops.sign(x),
     before=_magnitude,
 )
+
+
+def _length_grad(d: GraphExpr, x: GraphExpr, y: GraphExpr, axes: Ints) -> GraphExpr:
+    """x / |x|, and 0 where x is: the length has a kink there."""
+    return d * x / ops.where(ops.equal(y, 0.0), 1.0, y)
+
+
 l2_norm = reduction(
     "l2_norm",
     "The square root of the sum of squares.",
     te.sum,
     lambda x, **where: np.sqrt(_plain_sum(x * x, **where)),
+    grad=_length_grad,
     dtypes="float",
     before=lambda x: mul(x, x),
     after=lambda total, count: intrin.sqrt(total),
@@ -224,6 +291,7 @@ log_sum = reduction(
     te.sum,
     lambda x, **where: np.log(_plain_sum(x, **where)),
     case(floats(3, 4, low=0.1), axes=(1,)),
+    grad=lambda d, x, y, axes: d * ops.exp(-y),
     dtypes="float",
     after=lambda total, count: intrin.log(total),
 )
@@ -247,6 +315,7 @@ def logical_reduction(name: str, doc: str, combine: Combiner, numpy: Any) -> Op:
         return te.compute(stage.shape, lambda *i: stage[i] > 0, name=f"{name}_truth")
 
     op.rule("numpy")(lambda x, *, axes, keepdims: numpy(x, axis=axes, keepdims=keepdims))
+    op.not_differentiable("the result is a truth value")
     op.samples(case(bools(3, 4), axes=(1,)), case(bools(2, 3, 4), axes=(0, 2), keepdims=True))
     return op
 
@@ -304,6 +373,13 @@ def _(x: np.ndarray, *, axes: Ints, keepdims: bool) -> np.ndarray:
     return result
 
 
+@logsumexp.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axes: Ints, keepdims: bool) -> GraphExpr:
+    """The softmax of x."""
+    d, y = kept(dout, axes, keepdims=keepdims), kept(out, axes, keepdims=keepdims)
+    return d * ops.exp(x - y)
+
+
 logsumexp.samples(*_SAMPLES, case(floats(2, 3, low=80, high=120), axes=(1,)))
 
 # -- positions of extremes -------------------------------------------------------------------
@@ -349,6 +425,7 @@ def extreme_position(name: str, doc: str, combine: Combiner, numpy: Any) -> Op:
             found = numpy(x, axis=axis, keepdims=keepdims)
         return np.asarray(found, dtype=np.int64)
 
+    op.not_differentiable("the result is a position")
     op.samples(
         case(floats(3, 4), axis=1),
         case(ints(4, 5, high=2), axis=0, keepdims=True),
@@ -366,8 +443,16 @@ argmin = extreme_position(
 )
 
 
-def scan(name: str, doc: str, combine: Combiner, neutral: int, numpy: Any) -> Op:
-    """Declare a running sum or product along an axis."""
+def scan(
+    name: str,
+    doc: str,
+    combine: Combiner,
+    neutral: int,
+    numpy: Any,
+    grad: Callable[..., GraphExpr],
+) -> Op:
+    """Declare a running sum or product along an axis; `grad` takes the gradient of the result, x
+    and the attributes."""
 
     def infer(
         x: TensorType, *, axis: int = 0, exclusive: bool = False, reverse: bool = False
@@ -404,13 +489,38 @@ def scan(name: str, doc: str, combine: Combiner, neutral: int, numpy: Any) -> Op
         total: np.ndarray = numpy(ordered, axis=axis, dtype=x.dtype)
         return np.flip(total, axis) if reverse else total
 
+    op.rule("grad")(lambda x, *, dout, out, **attrs: grad(dout, x, **attrs))
     op.samples(
         case(floats(3, 4), axis=1),
+        case(floats(2, 3, 2), axis=1, exclusive=True, reverse=True),
         case(ints(3, 4), axis=0, exclusive=True),
         case(ints(3, 4), axis=-1, reverse=True),
         case(ints(3, 4), axis=-1, exclusive=True, reverse=True),
     )
     return op
+
+
+def _cumsum_grad(
+    d: GraphExpr, x: GraphExpr, axis: int, exclusive: bool, reverse: bool
+) -> GraphExpr:
+    return ops.cumsum(d, axis=axis, exclusive=exclusive, reverse=not reverse)
+
+
+def _cumprod_grad(
+    d: GraphExpr, x: GraphExpr, axis: int, exclusive: bool, reverse: bool
+) -> GraphExpr:
+    """Result j is the product over k of x[k] where j counts k, else of 1: the gradient of that
+    product, so that an x of zero is no exception."""
+    line = ops.unsqueeze(x, axes=(axis + 1,))
+    j = positions(line, axis, "int64")
+    k = ops.unsqueeze(positions(x, axis, "int64"), axes=(axis,))
+    low, high = (j, k) if reverse else (k, j)
+    counted = ops.less(low, high) if exclusive else ops.less_equal(low, high)
+    table = ops.where(counted, ops.unsqueeze(x, axes=(axis,)), 1.0)
+    before = ops.cumprod(table, axis=axis + 1, exclusive=True)
+    after = ops.cumprod(table, axis=axis + 1, exclusive=True, reverse=True)
+    others = ops.where(counted, before * after, 0.0)
+    return ops.sum(ops.unsqueeze(d, axes=(axis + 1,)) * others, axes=(axis,))
 
 
 cumsum = scan(
@@ -420,5 +530,13 @@ cumsum = scan(
     te.sum,
     0,
     np.cumsum,
+    _cumsum_grad,
 )
-cumprod = scan("cumprod", "Running products along an axis; see `cumsum`.", te.prod, 1, np.cumprod)
+cumprod = scan(
+    "cumprod",
+    "Running products along an axis; see `cumsum`.",
+    te.prod,
+    1,
+    np.cumprod,
+    _cumprod_grad,
+)

@@ -20,7 +20,20 @@ whose annotations say what they may be. `relu(x)` on graph expressions builds a 
 
 Rules: "normalise" (types, attributes -> the attributes in canonical form: axes not negative,
 defaults spelled out; it runs before everything else), "compute" (tensor expressions in, tensor
-expressions out), "numpy" (the reference: arrays in, arrays out; half precision arrives as float32).
+expressions out), "numpy" (the reference: arrays in, arrays out; half precision arrives as float32),
+"grad" (graph expressions in, graph expressions out):
+
+    @relu.rule("grad")
+    def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr) -> GraphExpr:
+        return ops.where(ops.greater(x, 0.0), dout, 0.0)
+
+It gets the tensors (None where an optional one is absent), the attributes in canonical form, the
+result `out` and `dout`, the gradient of the function's output with respect to it (for several
+results: tuples of both, with None for a result that has no gradient). It returns one gradient per
+tensor, of the tensor's own type, as a tuple (bare when there is one tensor); None stands for zero
+and for tensors of integers. What it returns are calls of operators, so gradients have gradients.
+An operator whose result does not depend smoothly on anything (a comparison, a position, a shape)
+says so instead: `argmax.not_differentiable("the result is a position")`.
 """
 
 from __future__ import annotations
@@ -31,6 +44,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
+from heddle.graph.dims import same_type, show_type
 from heddle.graph.nodes import Call, Constant, GraphExpr
 from heddle.graph.registry import set_op_resolver
 from heddle.ir import DType, TensorType, TupleType, Type
@@ -66,7 +80,7 @@ class Op:
     and inputs have one shape), "broadcast" (elementwise after broadcasting), "injective" (each
     output element reads one place of each input), "reduction", "contraction", "opaque".
     tensors: names of the tensor parameters; variadic: whether the last one takes any number.
-    attributes: by name.
+    attributes: by name. no_gradient: why the result has no gradient, where it has none by nature.
     """
 
     __slots__ = (
@@ -77,6 +91,7 @@ class Op:
         "dtypes",
         "kind",
         "name",
+        "no_gradient",
         "optional",
         "sample_cases",
         "tensors",
@@ -93,6 +108,7 @@ class Op:
         self.doc = inspect.getdoc(infer) or ""
         self._infer = infer
         self._rules: dict[str, Rule] = {}
+        self.no_gradient = ""
         self.sample_cases: list[Sample] = []
         self.variadic = False
         self.attributes: dict[str, Attribute] = {}
@@ -131,6 +147,10 @@ class Op:
 
         return attach
 
+    def not_differentiable(self, why: str) -> None:
+        """Declare that no gradient flows through the operator, by its nature."""
+        self.no_gradient = why
+
     def samples(self, *cases: Sample) -> None:
         """Add small calls that the tests check the rules with."""
         self.sample_cases.extend(cases)
@@ -158,9 +178,9 @@ class Op:
         """The call of this operator on graph expressions.
 
         Arguments are graph expressions, numpy arrays or numbers (which take the dtype of the first
-        tensor). An optional tensor that is missing is given as None or left out; it is not among
-        `Call.args`. When one is missing before one that is present, `attrs["absent"]` of the call
-        names it (and the keyword `absent` does the same here).
+        tensor of their kind). An optional tensor that is missing is given as None or left out; it
+        is not among `Call.args`. When one is missing before one that is present,
+        `attrs["absent"]` of the call names it (and the keyword `absent` does the same here).
         """
         tensors = self._as_tensors(self.spread(args, absent))
         types = [None if item is None else _tensor_type(self, item) for item in tensors]
@@ -204,14 +224,12 @@ class Op:
         return f"({', '.join(names)})"
 
     def _as_tensors(self, args: Sequence[Any]) -> list[GraphExpr | None]:
-        like = next((a.type for a in args if isinstance(a, GraphExpr)), None)
-        dtype = like.dtype.numpy if isinstance(like, TensorType) else None
         result: list[GraphExpr | None] = []
         for position, item in enumerate(args):
             if item is None or isinstance(item, GraphExpr):
                 result.append(item)
             elif isinstance(item, (bool, int, float)):
-                result.append(Constant(np.asarray(item, dtype=dtype)))
+                result.append(Constant(np.asarray(item, dtype=self._number_dtype(args, position))))
             elif isinstance(item, (np.ndarray, np.generic)):
                 result.append(Constant(np.asarray(item)))
             else:
@@ -220,6 +238,20 @@ class Op:
                     "expected a graph expression, a numpy array or a number"
                 )
         return result
+
+    def _number_dtype(self, args: Sequence[Any], position: int) -> np.dtype | None:
+        """The dtype of a number among `args`: that of the first tensor, where possible of those
+        that may have the same dtypes (not that of the condition of `where`)."""
+
+        def allowed(at: int) -> frozenset[str]:
+            return self.dtypes[self.tensors[min(at, len(self.tensors) - 1)]]
+
+        tensors = [
+            (allowed(at) != allowed(position), item.type.dtype.numpy)
+            for at, item in enumerate(args)
+            if isinstance(item, GraphExpr) and isinstance(item.type, TensorType)
+        ]
+        return min(tensors, key=lambda pair: pair[0])[1] if tensors else None
 
     def canonical_attrs(
         self, types: Sequence[TensorType | None], attrs: Mapping[str, Any]
@@ -269,6 +301,18 @@ class Op:
         result = self.get_rule("compute")(*spread, **attrs)
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
+    def gradients(
+        self, args: Sequence[GraphExpr], attrs: Mapping[str, Any], *, dout: Any, out: Any
+    ) -> tuple[GraphExpr | None, ...]:
+        """The gradient for each of `args`, by the rule "grad"; None is zero. Arguments as in
+        `Call.args` and `Call.attrs`. `UserError` when the rule does not keep its word."""
+        attrs = dict(attrs)
+        spread = self.spread(args, attrs.pop("absent", ()))
+        given = self.get_rule("grad")(*spread, dout=dout, out=out, **attrs)
+        found = checked_gradients(repr(self), spread, given)
+        pairs = zip(spread, found, strict=True)
+        return tuple(gradient for arg, gradient in pairs if arg is not None)
+
     def evaluate(
         self, arrays: Sequence[np.ndarray], attrs: Mapping[str, Any]
     ) -> np.ndarray | tuple[np.ndarray, ...]:
@@ -299,6 +343,33 @@ class Op:
             )
         with np.errstate(all="ignore"):
             return np.ascontiguousarray(array, dtype=expected.dtype.numpy).reshape(array.shape)
+
+
+def checked_gradients(
+    owner: str, args: Sequence[GraphExpr | None], given: Any
+) -> tuple[GraphExpr | None, ...]:
+    """What a rule "grad" of `owner` returned, one for each of `args`. `UserError` when there are
+    not as many, or one has not the type of its tensor."""
+    found = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    if len(found) != len(args):
+        raise UserError(
+            f"{owner}: the rule `grad` gave {len(found)} gradients, expected {len(args)}, one for "
+            "each tensor"
+        )
+    for position, (arg, gradient) in enumerate(zip(args, found, strict=True)):
+        if gradient is None or arg is None:
+            continue
+        if not isinstance(gradient, GraphExpr):
+            raise UserError(
+                f"{owner}: the rule `grad` gave {type(gradient).__name__} for argument {position}, "
+                "expected a graph expression or None"
+            )
+        if not same_type(gradient.type, arg.type):
+            raise UserError(
+                f"{owner}: the rule `grad` gave {show_type(gradient.type)} for argument "
+                f"{position}, expected {show_type(arg.type)}"
+            )
+    return found
 
 
 def _tensor_type(op: Op, value: GraphExpr) -> TensorType:
@@ -348,6 +419,17 @@ def get(name: str) -> Op:
         hint = f"; did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
         raise UserError(f"there is no operator `{name}`{hint}")
     return found
+
+
+class _Operators:
+    """The operators as attributes, looked up when they are used: a rule may call an operator that
+    is declared after it."""
+
+    def __getattr__(self, name: str) -> Op:
+        return get(name)
+
+
+ops: Final = _Operators()
 
 
 def all_ops() -> Mapping[str, Op]:

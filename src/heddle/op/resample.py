@@ -7,11 +7,13 @@ resampling itself is then a sum of a few products.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import (
     Expr,
@@ -23,9 +25,10 @@ from heddle.ir.expr import (
     minimum,
     select,
 )
+from heddle.op.adjoint import mix, static_shape
 from heddle.op.attribute import Dims, Floats, Ints
 from heddle.op.common import accumulator_dtype, as_dims, cast_tensor, same_dim
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.support import UserError
 from heddle.tir import intrin
@@ -289,22 +292,53 @@ def _kernel(distance: float, attrs: dict[str, Any]) -> float:
     return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
 
 
+def _axes(
+    old_shape: Ints, new_shape: Ints, scales: Floats | None, attrs: dict[str, Any]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each axis that is resampled, and the places that its new positions fall on."""
+    rank = len(old_shape)
+    roi = attrs["roi"] or (0.0,) * rank + (1.0,) * rank
+    for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
+        scale = new / old if scales is None else scales[axis]
+        start, end = roi[axis], roi[axis + rank]
+        if (old, scale) != (new, 1.0) or (start, end) != (0.0, 1.0):
+            yield axis, _places(old, new, scale, {**attrs, "start": start, "end": end})
+
+
 @resize.rule("numpy")
 def _(x: np.ndarray, *, shape: Ints, scales: Floats | None, **attrs: Any) -> np.ndarray:
     result, kept = x.astype(np.float64), np.ones(shape, dtype=bool)
-    for axis, (old, new) in enumerate(zip(x.shape, shape, strict=True)):
-        roi = attrs["roi"] or (0.0,) * x.ndim + (1.0,) * x.ndim
-        scale = new / old if scales is None else scales[axis]
-        if (old, scale) == (new, 1.0) and (roi[axis], roi[axis + x.ndim]) == (0.0, 1.0):
-            continue
-        places = _places(old, new, scale, {**attrs, "start": roi[axis], "end": roi[axis + x.ndim]})
-        matrix = _matrix(old, places, attrs)
+    for axis, places in _axes(x.shape, shape, scales, attrs):
+        matrix = _matrix(x.shape[axis], places, attrs)
         result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
-        inside = (places >= 0) & (places <= old - 1)
+        inside = (places >= 0) & (places <= x.shape[axis] - 1)
         kept &= inside.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     if attrs["coordinates"] == "tf_crop_and_resize":
         result = np.where(kept, result, attrs["extrapolation"])
     return result
+
+
+@resize.rule("grad")
+def _(
+    x: GraphExpr,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    shape: Dims,
+    scales: Floats | None,
+    **attrs: Any,
+) -> GraphExpr:
+    """Resampling mixes the elements of one axis after the other: the transposed mixtures."""
+    old, new = static_shape(x, "resize"), static_shape(out, "resize")
+    axes = list(_axes(old, new, scales, attrs))
+    if attrs["coordinates"] == "tf_crop_and_resize":
+        for axis, places in axes:
+            inside = (places >= 0) & (places <= old[axis] - 1)
+            line = inside.reshape([-1 if at == axis else 1 for at in range(len(old))])
+            dout = ops.where(line, dout, 0.0)
+    for axis, places in axes:
+        dout = mix(dout, _matrix(old[axis], places, attrs), axis)
+    return dout
 
 
 def _grow(**attrs: Any) -> Any:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import EQ, Expr, as_int, compare, const, select
+from heddle.op.adjoint import dims_of, reshape_like, sum_to
 from heddle.op.attribute import Dims, Ints
 from heddle.op.common import (
     as_dims,
@@ -19,6 +21,7 @@ from heddle.op.common import (
     broadcast_shapes,
     normal_axes,
     normal_axis,
+    plain_dims,
     product,
     require_ndim,
     same_dim,
@@ -26,7 +29,7 @@ from heddle.op.common import (
     show_shape,
     simplify_dim,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import bools, case, floats, ints
 from heddle.support import UserError
 
@@ -133,6 +136,11 @@ def _(x: np.ndarray, *, shape: Ints) -> np.ndarray:
     return x.reshape(shape)
 
 
+@reshape.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, shape: Dims) -> GraphExpr:
+    return reshape_like(dout, x)
+
+
 reshape.samples(
     case(floats(2, 3, 4), shape=(6, 4)),
     case(floats(2, 12), shape=(2, 3, -1)),
@@ -166,6 +174,11 @@ def _(x: te.Tensor, *, axis: int) -> te.Tensor:
 @flatten.rule("numpy")
 def _(x: np.ndarray, *, axis: int) -> np.ndarray:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+@flatten.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axis: int) -> GraphExpr:
+    return reshape_like(dout, x)
 
 
 flatten.samples(case(floats(2, 3, 4)), case(floats(2, 3, 4), axis=0), case(floats(2, 3), axis=2))
@@ -204,6 +217,11 @@ def _(x: np.ndarray, *, axes: Ints) -> np.ndarray:
     return np.squeeze(x, axis=axes)
 
 
+@squeeze.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axes: Ints) -> GraphExpr:
+    return ops.unsqueeze(dout, axes=axes) if axes else dout
+
+
 squeeze.samples(case(floats(1, 3, 1, 2)), case(floats(1, 3, 1), axes=(-1,)))
 
 
@@ -232,6 +250,11 @@ def _(x: te.Tensor, *, axes: Ints) -> te.Tensor:
 @unsqueeze.rule("numpy")
 def _(x: np.ndarray, *, axes: Ints) -> np.ndarray:
     return np.expand_dims(x, axes)
+
+
+@unsqueeze.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, axes: Ints) -> GraphExpr:
+    return ops.squeeze(dout, axes=axes)
 
 
 unsqueeze.samples(case(floats(3, 2), axes=(0, -1)), case(floats(), axes=(0,)))
@@ -268,6 +291,12 @@ def _(x: np.ndarray, *, permutation: Ints) -> np.ndarray:
     return np.transpose(x, permutation)
 
 
+@transpose.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, permutation: Ints) -> GraphExpr:
+    inverse = tuple(permutation.index(axis) for axis in range(len(permutation)))
+    return ops.transpose(dout, permutation=inverse)
+
+
 transpose.samples(
     case(floats(2, 3)), case(floats(2, 3, 4), permutation=(1, 2, 0)), case(bools(2, 3))
 )
@@ -288,6 +317,11 @@ def _(x: te.Tensor, *, shape: Dims) -> te.Tensor:
 @broadcast_to.rule("numpy")
 def _(x: np.ndarray, *, shape: Ints) -> np.ndarray:
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, shape))
+
+
+@broadcast_to.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, shape: Dims) -> GraphExpr:
+    return sum_to(dout, x)
 
 
 broadcast_to.samples(case(floats(3, 1), shape=(2, 3, 4)), case(floats(3, 4), shape=(1,)))
@@ -318,6 +352,16 @@ def _(x: te.Tensor, *, repeats: Ints) -> te.Tensor:
 @tile.rule("numpy")
 def _(x: np.ndarray, *, repeats: Ints) -> np.ndarray:
     return np.tile(x, repeats)
+
+
+@tile.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, repeats: Ints) -> GraphExpr:
+    """The sum of the copies."""
+    if all(count == 1 for count in repeats):
+        return dout
+    pairs = zip(repeats, plain_dims(dims_of(x)), strict=True)
+    apart = ops.reshape(dout, shape=tuple(size for pair in pairs for size in pair))
+    return ops.sum(apart, axes=tuple(range(0, 2 * len(repeats), 2)))
 
 
 tile.samples(case(floats(2, 3), repeats=(2, 1)), case(ints(3), repeats=(3,)))
@@ -367,6 +411,16 @@ def _(x: np.ndarray, *, block: int, mode: str) -> np.ndarray:
     return parts.reshape(n, depth, h * block, w * block)
 
 
+@depth_to_space.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, block: int, mode: str) -> GraphExpr:
+    if mode == "DCR":
+        return ops.space_to_depth(dout, block=block)
+    n, c, h, w = plain_dims(dims_of(x))
+    depth = c // (block * block)
+    apart = ops.reshape(dout, shape=(n, depth, h, block, w, block))
+    return reshape_like(ops.transpose(apart, permutation=(0, 1, 3, 5, 2, 4)), x)
+
+
 depth_to_space.samples(
     case(floats(1, 8, 2, 3), block=2), case(floats(1, 8, 2, 3), block=2, mode="CRD")
 )
@@ -404,6 +458,11 @@ def _(x: np.ndarray, *, block: int) -> np.ndarray:
     return parts.reshape(n, c * block**2, h // block, w // block)
 
 
+@space_to_depth.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, block: int) -> GraphExpr:
+    return ops.depth_to_space(dout, block=block)
+
+
 space_to_depth.samples(case(floats(1, 2, 4, 6), block=2))
 
 
@@ -429,4 +488,5 @@ def _(x: np.ndarray) -> np.ndarray:
     return np.asarray(x.shape, dtype=np.int64)
 
 
+shape_of.not_differentiable("a shape does not depend on values")
 shape_of.samples(case(floats(2, 3, 4)), case(bools(5)))

@@ -20,6 +20,7 @@ from heddle.graph import (
     Var,
 )
 from heddle.ir import IRModule, TensorType
+from heddle.ir.expr import Var as Symbol
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import FoldConstants, fold_constants
 from heddle.passes.graph.fuse import fuse
@@ -101,6 +102,13 @@ def test_rearranged_weights_fold_at_any_size() -> None:
     after = FoldConstants(max_bytes=0)(before)
     assert ops_of(after) == ["matmul"]
     check_values(before, after, tolerance=1e-5)
+
+
+def test_what_depends_on_the_size_of_an_input_is_left() -> None:
+    n = Symbol("n")
+    module = build(lambda x: op.mul(x, op.range(count=1, start=n, dtype="float32")), (n, 3))
+    assert ops_of(fold_constants(module)) == ["range", "mul"]
+    check_values(module, fold_constants(module), n=4)
 
 
 def test_results_that_are_constants() -> None:

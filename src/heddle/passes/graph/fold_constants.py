@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from heddle.graph.nodes import Call, Constant, Function, GraphExpr, Tuple, TupleGetItem
+from heddle.ir.expr import Expr, as_int
 from heddle.ir.module import IRModule
 from heddle.ir.types import TensorType, TupleType
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name
@@ -76,6 +77,8 @@ class FoldConstants:
             return False
         if not call.callee.has_rule("numpy") or op_name(call) in self.kept:
             return False
+        if any(map(_is_symbolic, call.attrs.values())):
+            return False
         types = call.type.fields if isinstance(call.type, TupleType) else (call.type,)
         total = 0
         for item in types:
@@ -84,6 +87,13 @@ class FoldConstants:
             total += int(np.prod(item.static_shape, dtype=np.int64)) * item.dtype.nbytes
         given = sum(item.data.nbytes for item in call.args if isinstance(item, Constant))
         return total <= self.max_bytes or total <= 2 * given or op_name(call) in REARRANGING
+
+
+def _is_symbolic(attribute: object) -> bool:
+    """Whether an attribute depends on the size of an input."""
+    if isinstance(attribute, tuple):
+        return any(map(_is_symbolic, attribute))
+    return isinstance(attribute, Expr) and as_int(attribute) is None
 
 
 QUANTISED: Final = frozenset({"dequantize"})
