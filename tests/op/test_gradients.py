@@ -17,7 +17,7 @@ import pytest
 
 from heddle import op
 from heddle.graph import Function, GraphBuilder, TupleGetItem, verify_module
-from heddle.ir import DType, IRModule, TensorType, TupleType
+from heddle.ir import DType, IRModule, TensorType
 from heddle.op.interp import interpret
 from heddle.op.sample import Sample
 from heddle.passes.graph.gradient import gradient
@@ -28,8 +28,11 @@ STEP = 1e-6
 # sums of a few dozen terms.
 TOLERANCE = 1e-6
 DIRECTIONS = 3
-MISSING = {"grid_sample"}
-"""Differentiable, but without a rule so far: asking for the gradient is a `UserError`."""
+MISSING = {"grid_sample", "pack_dot", "matmul_dot", "conv2d_dot"}
+"""Differentiable, but without a rule so far: asking for the gradient is a `UserError`. The last
+three are what passes make of products, after a graph was differentiated."""
+LINEAR_IN_FLOAT32 = {"dequantize": 0.5}
+"""Computed in float32 whatever the dtype: a difference needs a long step, which costs nothing."""
 FIXED = {("pow", 1): {"x1"}}
 """Arguments that cannot be moved: a negative base has powers at whole exponents only."""
 
@@ -40,11 +43,14 @@ def _float_samples(name: str) -> list[int]:
     for index, sample in enumerate(op.get(name).sample_cases):
         arrays = _draw(name, index)
         floats = [a for a in arrays if a is not None and a.dtype == np.float64]
-        result = op.get(name)(*arrays, **sample.attrs).type
-        fields = result.fields if isinstance(result, TupleType) else (result,)
+        if not floats or not all(np.isfinite(a).all() for a in floats):
+            continue
+        call = op.get(name)(*arrays, **sample.attrs)
+        values = op.get(name).evaluate([a for a in arrays if a is not None], call.attrs)
+        results = values if isinstance(values, tuple) else (values,)
         # A cast to half precision has steps where its gradient has none.
-        smooth = any(t.dtype.is_float and t.dtype.bits >= 32 for t in fields)
-        if floats and smooth and all(np.isfinite(a).all() for a in floats):
+        smooth = [r for r in results if r.dtype in (np.float32, np.float64)]
+        if smooth and all(np.isfinite(r).all() for r in smooth):
             found.append(index)
     return found
 
@@ -100,7 +106,11 @@ def _movable(name: str, index: int, feeds: dict[str, np.ndarray]) -> list[str]:
 
 
 def check_directions(
-    module: IRModule, wrt: list[str], feeds: dict[str, np.ndarray], rng: np.random.Generator
+    module: IRModule,
+    wrt: list[str],
+    feeds: dict[str, np.ndarray],
+    rng: np.random.Generator,
+    step: float = STEP,
 ) -> None:
     """The gradients of the scalar `main` by `wrt` against central differences."""
     differentiated = gradient(module, wrt)
@@ -110,9 +120,9 @@ def check_directions(
         assert found.shape == feeds[name].shape
     for _ in range(DIRECTIONS):
         steps = {name: rng.uniform(-1, 1, feeds[name].shape) for name in wrt}
-        ahead = {**feeds, **{n: feeds[n] + STEP * v for n, v in steps.items()}}
-        behind = {**feeds, **{n: feeds[n] - STEP * v for n, v in steps.items()}}
-        wanted = (interpret(module, ahead) - interpret(module, behind)) / (2 * STEP)
+        ahead = {**feeds, **{n: feeds[n] + step * v for n, v in steps.items()}}
+        behind = {**feeds, **{n: feeds[n] - step * v for n, v in steps.items()}}
+        wanted = (interpret(module, ahead) - interpret(module, behind)) / (2 * step)
         terms = [np.sum(g * steps[n]) for n, g in zip(wrt, gradients, strict=True)]
         size = 1.0 + sum(float(np.abs(g).sum()) for g in gradients)
         assert abs(sum(terms) - wanted) <= TOLERANCE * size, (sum(terms), wanted)
@@ -140,7 +150,8 @@ def test_gradient_is_the_slope(name: str, index: int) -> None:
     rng = np.random.default_rng(zlib.crc32(f"slope {name} {index}".encode()))
     module = _module(name, op.get(name).sample_cases[index], arrays)
     feeds = _feeds(module, arrays, rng)
-    check_directions(module, _movable(name, index, feeds), feeds, rng)
+    step = LINEAR_IN_FLOAT32.get(name, STEP)
+    check_directions(module, _movable(name, index, feeds), feeds, rng, step)
 
 
 SECOND = [name for name in DIFFERENTIABLE if _float_samples(name)]
@@ -163,4 +174,5 @@ def test_gradients_have_gradients(name: str) -> None:
         terms.append(op.sum(part * weight))
     total = functools.reduce(op.add, terms)
     second = IRModule({"main": builder.finish(builder.emit(total))})
-    check_directions(second, wrt, _feeds(second, arrays, rng) | feeds, rng)
+    step = LINEAR_IN_FLOAT32.get(name, STEP)
+    check_directions(second, wrt, _feeds(second, arrays, rng) | feeds, rng, step)

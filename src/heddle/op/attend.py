@@ -15,10 +15,22 @@ from typing import Any
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, as_int, cast, const, select
+from heddle.op.adjoint import (
+    cast_like,
+    count_value,
+    dims_of,
+    dtype_of,
+    positions,
+    sum_to,
+    widened,
+)
+from heddle.op.attribute import Dim
 from heddle.op.common import (
     accumulator_dtype,
+    plain_dims,
     require_ndim,
     require_same_dtype,
     same_dim,
@@ -26,12 +38,13 @@ from heddle.op.common import (
     show_shape,
     wide,
 )
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import bools, case, floats
 from heddle.support import UserError
 from heddle.tir import intrin
 
 _AXES = "NHSD"
+_INDEX = DType.of("int64")
 _MASK_LAYOUTS = ("NHST", "NHTS")
 
 
@@ -311,6 +324,86 @@ def _(
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights = weights / weights.sum(axis=-1, keepdims=True)
     return (weights @ value).transpose([_AXES.index(axis) for axis in out_layout])  # type: ignore[no-any-return]
+
+
+@attention.rule("grad")
+def _(
+    q: GraphExpr,
+    k: GraphExpr,
+    v: GraphExpr,
+    mask: GraphExpr | None,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    scale: float,
+    causal: bool,
+    q_layout: str,
+    k_layout: str,
+    v_layout: str,
+    out_layout: str,
+    mask_layout: str,
+) -> tuple[GraphExpr | None, ...]:
+    """The weights are computed once more, and stored: with p the weights, d p = d out v^T and
+    d scores = p (d p - sum(d out * out)). Heads that share keys are an axis of their own."""
+    query, d = _heads_first(q, q_layout), _heads_first(dout, out_layout)
+    keys, values = _heads_first(k, k_layout), _heads_first(v, v_layout)
+    groups = plain_dims(dims_of(keys))[1]
+    query, d, result = (_grouped(x, groups) for x in (query, d, _heads_first(out, out_layout)))
+    keys, values = ops.unsqueeze(keys, axes=(2,)), ops.unsqueeze(values, axes=(2,))
+    scores = ops.matmul(query, _swapped(keys)) * scale
+    if mask is not None:
+        kept = _grouped(_ordered(mask, mask_layout, "NHST"), groups)
+        is_bool = dtype_of(kept).is_bool
+        scores = ops.where(kept, scores, -np.inf) if is_bool else scores + widened(kept)
+    if causal:
+        offset = count_value(keys, (3,), _INDEX) - count_value(query, (3,), _INDEX)
+        reach = positions(scores, 3) + offset
+        scores = ops.where(ops.less_equal(positions(scores, 4), reach), scores, -np.inf)
+    weights = ops.softmax(scores)
+    inner = ops.sum(d * result, axes=(4,), keepdims=True)
+    d_scores = weights * (ops.matmul(d, _swapped(values)) - inner)
+    d_query = ops.matmul(d_scores, keys) * scale
+    d_keys = ops.sum(ops.matmul(d_scores, query, transpose_a=True), axes=(2,)) * scale
+    d_values = ops.sum(ops.matmul(weights, d, transpose_a=True), axes=(2,))
+    d_query = ops.reshape(d_query, shape=plain_dims(_in_order(q, q_layout, _AXES)))
+    found = [
+        cast_like(_ordered(d_query, _AXES, q_layout), q),
+        cast_like(_ordered(d_keys, _AXES, k_layout), k),
+        cast_like(_ordered(d_values, _AXES, v_layout), v),
+    ]
+    if mask is None or dtype_of(mask).is_bool:
+        return *found, None
+    d_mask = sum_to(d_scores, kept)
+    d_mask = ops.reshape(d_mask, shape=plain_dims(_in_order(mask, mask_layout, "NHST")))
+    return *found, cast_like(_ordered(d_mask, "NHST", mask_layout), mask)
+
+
+def _ordered(x: GraphExpr, layout: str, wanted: str) -> GraphExpr:
+    """x with its axes in the order `wanted`."""
+    if layout == wanted:
+        return x
+    return ops.transpose(x, permutation=tuple(layout.index(axis) for axis in wanted))
+
+
+def _in_order(x: GraphExpr, layout: str, wanted: str) -> list[Expr]:
+    """The sizes of x in the order `wanted`."""
+    return [dims_of(x)[layout.index(axis)] for axis in wanted]
+
+
+def _heads_first(x: GraphExpr, layout: str) -> GraphExpr:
+    """x as [N, H, S, D], half precision in float32."""
+    return _ordered(widened(x), layout, _AXES)
+
+
+def _grouped(x: GraphExpr, groups: Dim) -> GraphExpr:
+    """x[N, H, ...] as [N, G, H / G, ...]; one head that stands for all as [N, 1, 1, ...]."""
+    n, heads, *rest = plain_dims(dims_of(x))
+    return ops.reshape(x, shape=(n, 1 if heads == 1 else groups, -1, *rest))
+
+
+def _swapped(x: GraphExpr) -> GraphExpr:
+    """The last two of five axes exchanged."""
+    return ops.transpose(x, permutation=(0, 1, 2, 4, 3))
 
 
 attention.samples(

@@ -183,6 +183,7 @@ def _(
     dout: GraphExpr,
     out: GraphExpr,
     out_dtype: DType | None,
+    pad_value: int,
     **attrs: Any,
 ) -> tuple[GraphExpr | None, ...]:
     """For x the transposed convolution; with strides it is done as a product that gives what each
@@ -193,7 +194,8 @@ def _(
     else:
         d_x = ops.conv_transpose(dout, kernel, **attrs)
     d_bias = None if bias is None else cast_like(channel_sum(dout), bias)
-    return cast_like(d_x, x), cast_like(_kernel_grad(data, dout, w, attrs), w), d_bias
+    d_w = _kernel_grad(data, dout, w, attrs, pad_value=pad_value)
+    return cast_like(d_x, x), cast_like(d_w, w), d_bias
 
 
 def _windows_grad(x: GraphExpr, w: GraphExpr, dout: GraphExpr, attrs: dict[str, Any]) -> GraphExpr:
@@ -213,7 +215,9 @@ def _windows_grad(x: GraphExpr, w: GraphExpr, dout: GraphExpr, attrs: dict[str, 
     return ops.fold(ops.transpose(added, permutation=order), shape=tuple(spatial), **steps)
 
 
-def _kernel_grad(x: GraphExpr, dout: GraphExpr, w: GraphExpr, attrs: dict[str, Any]) -> GraphExpr:
+def _kernel_grad(
+    x: GraphExpr, dout: GraphExpr, w: GraphExpr, attrs: dict[str, Any], *, pad_value: int = 0
+) -> GraphExpr:
     """The gradient of w[O, C / groups, *kernel]: element (o, c, k) is the sum over all images n and
     positions p of dout[n, o, p] * x[n, c, p * stride + k * dilation]. In each group that is the
     product of a matrix [O / groups, n * p] and the matrix of all windows, [n * p, C / groups * k].
@@ -223,7 +227,7 @@ def _kernel_grad(x: GraphExpr, dout: GraphExpr, w: GraphExpr, attrs: dict[str, A
     _, in_group, *taps = plain_dims(dims_of(w))
     [out_group] = plain_dims([simplify_dim(dims_of(w)[0] // groups)])
     steps = {name: attrs[name] for name in ("strides", "pads", "dilations")}
-    windows = ops.unfold(x, kernel=tuple(taps), **steps)
+    windows = ops.unfold(x, kernel=tuple(taps), value=pad_value, **steps)
     # Where a transposed convolution adds padding to its result, that may hold windows more.
     space = tuple(range(2, 2 + rank))
     windows = ops.slice(windows, starts=(0,) * rank, ends=tuple(positions), axes=space)

@@ -393,7 +393,7 @@ def _(
     kernel = _plain(w, "OIHW", "io")
     lanes = as_int(dims_of(data)[1]) if depthwise else groups
     rule = conv.get_rule("grad")
-    d_x, d_w, _ = rule(data, kernel, None, dout=d, out=d, groups=lanes, out_dtype=None, **attrs)
+    d_x, d_w, _ = rule(data, kernel, None, dout=d, out=d, groups=lanes, **attrs)
     d_bias = None if bias is None else ops.sum(dout, axes=(0, 2, 3))
     return _blocked_like(d_x, x), _blocked_like(d_w, w, "OIHW", "io"), d_bias
 

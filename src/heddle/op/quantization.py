@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr, cast
+from heddle.op.adjoint import dtype_of, sum_to
 from heddle.op.common import broadcast_load, broadcast_shapes
-from heddle.op.registry import operator
+from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints, values
 from heddle.support import UserError
 from heddle.tir import intrin
@@ -64,6 +66,14 @@ def _(x: te.Tensor, scale: te.Tensor, zero: te.Tensor | None) -> te.Tensor:
 def _(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
     wide = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
     return wide.astype(np.float32) * scale.astype(np.float32)
+
+
+@dequantize.rule("grad")
+def _(
+    x: GraphExpr, scale: GraphExpr, zero: GraphExpr | None, *, dout: GraphExpr, out: GraphExpr
+) -> tuple[GraphExpr | None, ...]:
+    one = np.ones((), dtype_of(scale).numpy)
+    return None, sum_to(dout * ops.dequantize(x, one, zero), scale), None
 
 
 @operator("quantize", kind="broadcast", dtypes={"x": "float", "scale": "float", "zero": "int"})
@@ -128,6 +138,9 @@ def _(x: te.Tensor, scale: te.Tensor, zero: te.Tensor | None, *, dtype: DType) -
 def _(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, *, dtype: DType) -> np.ndarray:
     return _saturated(x.astype(np.float32) * scale.astype(np.float32), zero, dtype)
 
+
+quantize.not_differentiable("the result is whole numbers")
+requantize.not_differentiable("the result is whole numbers")
 
 _SCALES = values([0.5, 0.25, 3.0])
 dequantize.samples(
