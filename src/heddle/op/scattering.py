@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from heddle.ir.expr import (
     add,
     all_of,
     as_int,
+    cast,
     const,
     if_then_else,
     logical_and,
@@ -24,6 +25,7 @@ from heddle.ir.expr import (
     mul,
     select,
 )
+from heddle.ir.expr import Var as Symbol
 from heddle.op.adjoint import count_value, dims_of, dtype_of, full_like, mask, ndim_of
 from heddle.op.common import (
     plain_dims,
@@ -33,10 +35,12 @@ from heddle.op.common import (
     same_dim,
     simplify_dim,
 )
-from heddle.op.index import INDEXED, canonical_axis, hit, tuple_length
+from heddle.op.index import INDEXED, canonical_axis, clamped, hit, tuple_length
 from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
 from heddle.te import identity_element
+from heddle.tir.build import for_nest, load, seq, store
+from heddle.tir.nodes import Buffer, IfThenElse, Stmt
 
 Reduction = Literal["none", "add", "mul", "min", "max"]
 _COMBINE: dict[str, tuple[str, Callable[..., Expr], Callable[[Expr, Expr], Expr]]] = {
@@ -44,6 +48,12 @@ _COMBINE: dict[str, tuple[str, Callable[..., Expr], Callable[[Expr, Expr], Expr]
     "mul": ("prod", te.prod, mul),
     "min": ("min", te.min, minimum),
     "max": ("max", te.max, maximum),
+}
+
+
+_MERGE: Final[dict[str, Callable[[Expr, Expr], Expr]]] = {
+    "none": lambda _old, new: new,
+    **{name: merge for name, (_, _, merge) in _COMBINE.items()},
 }
 
 
@@ -256,17 +266,37 @@ def scatter_nd(
 
 @scatter_nd.rule("compute")
 def _(data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, reduction: str) -> te.Tensor:
+    """A copy, then the updates one after the other: the last one wins, and the cost is the sum of
+    the sizes (rows of an embedding are many, and few of them are hit)."""
     depth = tuple_length(data, indices)
-    loops = [te.reduce_axis(dim, f"r{axis}") for axis, dim in enumerate(indices.shape[:-1])]
+    merge = _MERGE[reduction]
 
-    def hits(i: Sequence[Expr]) -> Expr:
-        found = [hit(indices[(*loops, const(k))], data.shape[k], i[k]) for k in range(depth)]
-        return all_of(*found)
+    def body(ins: list[Buffer], outs: list[Buffer]) -> Stmt:
+        old, where, new = ins
+        result = outs[0]
+        everywhere = [(Symbol(f"i{axis}"), dim) for axis, dim in enumerate(data.shape)]
+        here = [var for var, _ in everywhere]
+        lead = [(Symbol(f"r{axis}"), dim) for axis, dim in enumerate(where.shape[:-1])]
+        tail = [(Symbol(f"j{axis}"), dim) for axis, dim in enumerate(data.shape[depth:])]
+        rows, inner = [var for var, _ in lead], [var for var, _ in tail]
+        legal: list[Expr] = []
+        at: list[Expr] = []
+        for k in range(depth):
+            size = data.shape[k]
+            index = cast(load(where, (*rows, const(k))), "int64")
+            legal += [index >= -size, index < size]
+            at.append(clamped(index, size))
+        place = (*at, *inner)
+        value = merge(load(result, place), load(new, (*rows, *inner)))
+        update = for_nest(tail, store(result, value, place))
+        return seq(
+            for_nest(everywhere, store(result, load(old, here), here)),
+            for_nest(lead, IfThenElse(all_of(*legal), update)),
+        )
 
-    def element(i: Sequence[Expr], at: Sequence[Expr]) -> Expr:
-        return updates[(*at, *i[depth:])]
-
-    return _scatter(data, loops, hits, element, reduction, "scatter_nd")
+    inputs = [data, indices, updates]
+    result: te.Tensor = te.extern(data.shape, inputs, body, data.dtype, name="scatter_nd")
+    return result
 
 
 @scatter_nd.rule("numpy")

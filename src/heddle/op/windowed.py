@@ -146,7 +146,7 @@ def _(x: te.Tensor, *, shape: Dims, **attrs: Any) -> te.Tensor:
         legal, at, taps = [], [], []
         for axis, step in enumerate(steps):
             place, stride = i[axis] + window.pads[axis][0], window.strides[axis]
-            tap = loops[axis].var
+            tap: Expr = loops[axis].var
             if step > 1:
                 tap = place % step + tap * step
                 position = place // step - loops[axis].var
