@@ -198,6 +198,34 @@ def test_symbolic_batch() -> None:
     check_against_torch(module, reference, draw(module, n=7))
 
 
+def test_symbolic_embedding() -> None:
+    """Rows of a table of any size, read at any number of places, some of them twice."""
+    rows, n = Symbol("rows"), Symbol("n")
+
+    def body(table: Var, w: Var, labels: Var) -> GraphExpr:
+        return op.mean(op.tanh(op.gather(table, labels) @ w) ** 2.0)
+
+    def reference(torch: Any, table, w, labels) -> Any:
+        return (torch.tanh(table[labels] @ w) ** 2).mean()
+
+    module = build(body, table=(rows, 3), w=(3, 2), labels=(n,))
+    for size, count in ((5, 9), (40, 3)):
+        check_against_torch(module, reference, draw(module, rows=size, n=count))
+
+
+def test_attention_and_its_grouped_heads() -> None:
+    def body(q: Var, k: Var, v: Var) -> GraphExpr:
+        mixed = op.attention(q, k, v, scale=0.4, causal=True)
+        return op.sum(mixed * mixed)
+
+    def reference(torch: Any, q, k, v) -> Any:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return (attend(q, k, v, is_causal=True, scale=0.4, enable_gqa=True) ** 2).sum()
+
+    module = build(body, q=(2, 4, 7, 8), k=(2, 2, 7, 8), v=(2, 2, 7, 6))
+    check_against_torch(module, reference, draw(module))
+
+
 def test_training_lowers_the_loss() -> None:
     """Two classes that no line separates; one compiled step of stochastic gradient descent."""
 
