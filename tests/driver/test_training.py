@@ -226,6 +226,16 @@ def test_attention_and_its_grouped_heads() -> None:
     check_against_torch(module, reference, draw(module))
 
 
+def test_one_known_row_of_a_table() -> None:
+    """The index is a constant of one element, which stays in the kernel of the scatter."""
+    module = build(lambda table: op.sum(op.gather(table, np.array([1])) ** 2.0), table=(4, 3))
+    feeds = draw(module)
+    found = heddle.compile(heddle.grad(module, "table"))(**feeds).numpy()
+    wanted = np.zeros((4, 3), np.float32)
+    wanted[1] = 2 * feeds["table"][1]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_training_lowers_the_loss() -> None:
     """Two classes that no line separates; one compiled step of stochastic gradient descent."""
 

@@ -187,6 +187,19 @@ def test_matrix_products(columns: int, transposed: bool) -> None:
     check_values(before, after)
 
 
+def test_repeating_to_a_shape_is_in_the_plain_layout() -> None:
+    """The shape is an attribute, which blocks would not match."""
+
+    def body(x: GraphExpr) -> GraphExpr:
+        spread = op.mean(conv(x, 8, 4), axes=(2, 3), keepdims=True)
+        return op.relu(conv(op.broadcast_to(spread, shape=(1, 8, 6, 6)), 8, 8))
+
+    module = build(body, (1, 4, 6, 6))
+    after = SMALL(module)
+    assert "broadcast_to" in ops_of(after)
+    check_values(module, after)
+
+
 def test_product_of_two_values_is_left() -> None:
     before = build(lambda x, y: op.matmul(x, y), (2, 3, 4), (2, 4, 5))
     assert SMALL(before) is before

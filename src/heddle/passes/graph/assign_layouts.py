@@ -554,6 +554,10 @@ def _conversion(work: _Assignment, binding: Binding, call: Call) -> bool:
     return (before.dtype.is_int or after.dtype.is_float) and _elementwise(work, binding, call)
 
 
+_OF_THEIR_OWN: Final = frozenset({"cast", "batch_norm", "broadcast_to"})
+"""Elementwise by kind, but not to be called on blocks as they are: one has a handler, one knows
+channels by their axis, one has a shape for attribute."""
+
 _HANDLERS: Final[dict[str, Callable[[_Assignment, Binding, Any], bool]]] = {
     "conv": _convolution,
     "conv_transpose": _transposed_convolution,
@@ -566,6 +570,6 @@ _HANDLERS: Final[dict[str, Callable[[_Assignment, Binding, Any], bool]]] = {
     **{
         name: _elementwise
         for name, declared in op.all_ops().items()
-        if declared.kind in ("elementwise", "broadcast") and name not in ("cast", "batch_norm")
+        if declared.kind in ("elementwise", "broadcast") and name not in _OF_THEIR_OWN
     },
 }

@@ -278,22 +278,27 @@ def _lower_value(
     args = []
     for item in value.args:
         if isinstance(item, Constant):
-            args.append(_scalar(item, immediates))
+            args.append(_scalar(item, immediates, read_in_place=value.callee.kind == "opaque"))
         else:
             args.extend(tensors[item])
     result: tuple[te.Tensor, ...] = value.callee.compute(args, value.attrs)
     return result
 
 
-def _scalar(constant: Constant, immediates: dict[te.Tensor, Expr]) -> te.Tensor:
-    """A placeholder that stands for a constant of one element until it becomes an immediate."""
+def _scalar(
+    constant: Constant, immediates: dict[te.Tensor, Expr], *, read_in_place: bool
+) -> te.Tensor:
+    """A placeholder that stands for a constant of one element until it becomes an immediate; a
+    tensor that is computed for operators whose statements read their arguments from memory."""
     if constant.data.size != 1:
         raise InternalError(f"a kernel holds a constant of shape {constant.data.shape}")
-    tensor = te.placeholder(constant.data.shape, DType.of(constant.data.dtype), name="constant")
+    shape, dtype = constant.data.shape, DType.of(constant.data.dtype)
     number = constant.data.reshape(-1)[0]
-    immediates[tensor] = const(
-        float(number) if tensor.dtype.is_float else int(number), tensor.dtype
-    )
+    value = const(float(number) if dtype.is_float else int(number), dtype)
+    if read_in_place:
+        return te.compute(shape, lambda *i: value, name="constant")
+    tensor = te.placeholder(shape, dtype, name="constant")
+    immediates[tensor] = value
     return tensor
 
 
