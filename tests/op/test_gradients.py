@@ -28,10 +28,9 @@ STEP = 1e-6
 # sums of a few dozen terms.
 TOLERANCE = 1e-6
 DIRECTIONS = 3
-MADE_BY_PASSES = {"pack_dot", "matmul_dot", "conv2d_dot", "winograd_conv2d_nchwc"}
-"""Products in a form for one processor, which passes choose after a graph was differentiated."""
-MISSING = {"grid_sample", *MADE_BY_PASSES}
-"""Differentiable, but without a rule so far: asking for the gradient is a `UserError`."""
+MISSING = {"pack_dot", "matmul_dot", "conv2d_dot", "winograd_conv2d_nchwc"}
+"""Differentiable, but without a rule: products in a form for one processor, which passes choose
+after a graph was differentiated. Asking for their gradient is a `UserError`."""
 LINEAR_IN_FLOAT32 = {"dequantize": 0.5}
 """Computed in float32 whatever the dtype: a difference needs a long step, which costs nothing."""
 FIXED = {("pow", 1): {"x1"}}

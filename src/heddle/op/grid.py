@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from heddle import te
+from heddle.graph.nodes import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import (
     Expr,
@@ -22,8 +24,10 @@ from heddle.ir.expr import (
     minimum,
     select,
 )
+from heddle.op.adjoint import cast_like, full_like, reshape_like, static_shape, widened
 from heddle.op.common import accumulator_dtype, cast_tensor, require_ndim, same_dim, show_shape
-from heddle.op.registry import operator
+from heddle.op.index import full_tuples
+from heddle.op.registry import operator, ops
 from heddle.op.resample import TAPS, tap_weight
 from heddle.op.sample import case, floats
 from heddle.support import UserError
@@ -184,6 +188,134 @@ def _(x: np.ndarray, grid: np.ndarray, **attrs: Any) -> np.ndarray:
             where = [float(v) for v in grid[(n, *position)][::-1]]
             result[(n, slice(None), *position)] = _sample(x[n], where, attrs)
     return result
+
+
+# -- gradient --------------------------------------------------------------------------------
+
+
+def _fold_back(place: GraphExpr, size: int, *, align_corners: bool) -> tuple[GraphExpr, GraphExpr]:
+    """`_reflected` in operators, and its slope."""
+    edge = 0.0 if align_corners else 0.5
+    span = max(size - 1 + 2 * edge, 1.0)
+    distance = ops.fmod(ops.abs(place + edge), 2 * span)
+    ahead = ops.less_equal(distance, span)
+    folded = ops.where(ahead, distance, 2 * span - distance) - edge
+    slope = ops.sign(place + edge)
+    return folded, ops.where(ahead, slope, -slope)
+
+
+def _place_and_slope(
+    coordinate: GraphExpr, size: int, attrs: dict[str, Any]
+) -> tuple[GraphExpr, GraphExpr]:
+    """`_place` in operators, and how it changes with the coordinate."""
+    step = (size - 1) / 2 if attrs["align_corners"] else size / 2
+    place = (coordinate + 1.0) * step - (0.0 if attrs["align_corners"] else 0.5)
+    slope: GraphExpr = full_like(coordinate, step)
+    if attrs["mode"] == "nearest":
+        place, slope = ops.round(place), full_like(coordinate, 0.0)
+    if attrs["padding"] == "border":
+        within = ops.logical_and(ops.greater(place, 0.0), ops.less(place, size - 1.0))
+        place, slope = ops.clip(place, min=0.0, max=size - 1.0), ops.where(within, slope, 0.0)
+    elif attrs["padding"] == "reflection":
+        place, turned = _fold_back(place, size, align_corners=attrs["align_corners"])
+        slope = slope * turned
+    return ops.clip(place, min=-_FAR, max=_FAR), slope
+
+
+def _weights_and_slopes(mode: str, r: GraphExpr) -> list[tuple[GraphExpr, GraphExpr]]:
+    """Of each tap at ratio r past the floor: its weight, and how that changes with r."""
+    one = full_like(r, 1.0)
+    if mode == "nearest":
+        return [(one, full_like(r, 0.0))]
+    if mode == "linear":
+        return [(1.0 - r, -one), (r, one)]
+    a = _CUBIC
+
+    def near(d: GraphExpr) -> GraphExpr:
+        return (d * (a + 2) - (a + 3)) * d * d + 1.0
+
+    def far(d: GraphExpr) -> GraphExpr:
+        return (((d - 5.0) * d + 8.0) * d - 4.0) * a
+
+    def near_slope(d: GraphExpr) -> GraphExpr:
+        return (d * (3 * (a + 2)) - 2 * (a + 3)) * d
+
+    def far_slope(d: GraphExpr) -> GraphExpr:
+        return ((d * 3.0 - 10.0) * d + 8.0) * a
+
+    return [
+        (far(r + 1.0), far_slope(r + 1.0)),
+        (near(r), near_slope(r)),
+        (near(1.0 - r), -near_slope(1.0 - r)),
+        (far(2.0 - r), -far_slope(2.0 - r)),
+    ]
+
+
+def _taps_of(
+    place: GraphExpr, size: int, attrs: dict[str, Any]
+) -> list[tuple[GraphExpr, GraphExpr, GraphExpr]]:
+    """Of each tap along an axis: index, weight and slope; both are 0 where it reads a zero."""
+    mode, base = attrs["mode"], ops.floor(place)
+    found = []
+    for tap, (weight, slope) in enumerate(_weights_and_slopes(mode, place - base)):
+        at = base + float(tap - (1 if mode == "cubic" else 0))
+        if attrs["padding"] == "zeros":
+            inside = ops.logical_and(ops.greater_equal(at, 0.0), ops.less(at, float(size)))
+            weight, slope = ops.where(inside, weight, 0.0), ops.where(inside, slope, 0.0)
+        elif attrs["padding"] == "reflection":
+            at, _ = _fold_back(at, size, align_corners=attrs["align_corners"])
+        index = ops.cast(ops.clip(at, min=0.0, max=size - 1.0), dtype="int64")
+        found.append((index, weight, slope))
+    return found
+
+
+def _product(factors: Sequence[GraphExpr]) -> GraphExpr:
+    return functools.reduce(lambda a, b: a * b, factors)
+
+
+@grid_sample.rule("grad")
+def _(
+    x: GraphExpr, grid: GraphExpr, *, dout: GraphExpr, out: GraphExpr, **attrs: Any
+) -> tuple[GraphExpr, ...]:
+    """Each combination of taps adds dout to where it read x; the sum over channels of what it read
+    times dout says how its weight matters, and so its place."""
+    batch, channels, *sizes = static_shape(x, "grid_sample")
+    rank = len(sizes)
+    coordinates = ops.reshape(widened(grid), shape=(batch, -1, rank))
+    lines, slopes = [], []
+    for axis, size in enumerate(sizes):
+        column = ops.slice(coordinates, starts=(rank - 1 - axis,), ends=(rank - axis,), axes=(2,))
+        place, slope = _place_and_slope(ops.squeeze(column, axes=(2,)), size, attrs)
+        lines.append(_taps_of(place, size, attrs))
+        slopes.append(slope)
+    rows = _pixels(widened(x), (batch, channels))
+    d = _pixels(widened(dout), (batch, channels))
+    d_rows: GraphExpr = full_like(rows, 0.0)
+    d_places: list[GraphExpr | None] = [None] * rank
+    for taps in itertools.product(*lines):
+        at = functools.reduce(
+            lambda flat, step: flat * step[1] + step[0],
+            [(tap[0], size) for tap, size in zip(taps, sizes, strict=True)][1:],
+            taps[0][0],
+        )
+        where = full_tuples(ops.unsqueeze(at, axes=(2,)), rows, 1)
+        weights = [tap[1] for tap in taps]
+        added = d * ops.unsqueeze(_product(weights), axes=(2,))
+        d_rows = ops.scatter_nd(d_rows, where, added, reduction="add")
+        matter = ops.sum(ops.gather_nd(rows, where) * d, axes=(2,))
+        for axis in range(rank):
+            part = matter * _product([*weights[:axis], taps[axis][2], *weights[axis + 1 :]])
+            before = d_places[axis]
+            d_places[axis] = part if before is None else before + part
+    d_x = reshape_like(ops.transpose(d_rows, permutation=(0, 2, 1)), x)
+    columns = [d * s for d, s in zip(d_places, slopes, strict=True) if d is not None]
+    d_grid = ops.concat(*(ops.unsqueeze(c, axes=(2,)) for c in reversed(columns)), axis=2)
+    return cast_like(d_x, x), cast_like(reshape_like(d_grid, grid), grid)
+
+
+def _pixels(x: GraphExpr, lead: tuple[int, int]) -> GraphExpr:
+    """x[N, C, ...] as [N, pixels, C]."""
+    return ops.transpose(ops.reshape(x, shape=(*lead, -1)), permutation=(0, 2, 1))
 
 
 grid_sample.samples(

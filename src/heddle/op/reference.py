@@ -70,8 +70,8 @@ Where a function has a kink, these hold: `relu`, `abs`, `l1_norm` and `l2_norm` 
 0; `clip` passes the gradient at its limits; `minimum` and `maximum` give half to each of equals;
 `max`, `min`, `max_pool` and scatters of extremes share it equally among all that tie; `floor`,
 `ceil`, `round`, `trunc` and `sign` have gradient 0 everywhere. Operators without a gradient say so
-below: nothing flows through those that are not differentiable, and asking for a gradient that there
-is not yet is an error which names the operators and where they are called.
+below: nothing flows through those that are not differentiable, and asking for a gradient that is
+missing is an error which names the operators and where they are called.
 """
 
 
@@ -92,7 +92,7 @@ def _gradient(found: Op) -> str:
     """What there is to say of an operator's gradient: nothing when it has one."""
     if found.no_gradient:
         return f" Not differentiable: {found.no_gradient}."
-    return "" if found.has_rule("grad") else " It has no gradient yet."
+    return "" if found.has_rule("grad") else " It has no gradient."
 
 
 def reference_page() -> str:
