@@ -256,7 +256,7 @@ def _taps_of(
 ) -> list[tuple[GraphExpr, GraphExpr, GraphExpr]]:
     """Of each tap along an axis: index, weight and slope; both are 0 where it reads a zero."""
     mode, base = attrs["mode"], ops.floor(place)
-    found = []
+    found: list[tuple[GraphExpr, GraphExpr, GraphExpr]] = []
     for tap, (weight, slope) in enumerate(_weights_and_slopes(mode, place - base)):
         at = base + float(tap - (1 if mode == "cubic" else 0))
         if attrs["padding"] == "zeros":
