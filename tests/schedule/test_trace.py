@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from heddle.ir import first_mismatch
-from heddle.schedule import Schedule, Step, Trace, replay
+from heddle.schedule import Schedule, ScheduleError, Step, Trace, replay
 from heddle.support import UserError
 from tests.schedule.kernels import matmul
 
@@ -98,3 +98,13 @@ def test_bad_steps() -> None:
     )
     with pytest.raises(UserError, match="no earlier step names a loop `z`"):
         replay(other, func)
+
+
+def test_a_refused_primitive_takes_no_names() -> None:
+    """tensorize makes a block of the loop, and then finds that no intrinsic does it."""
+    sch = Schedule(matmul(6, 8, 5, epilogue=True))
+    with pytest.raises(ScheduleError, match="tensorize"):
+        sch.tensorize(sch.get_loops("D")[1], "arm.fma")
+    sch.parallel(sch.get_loops("E")[0])
+    again = replay(Trace.from_json(sch.trace.to_json()), matmul(6, 8, 5, epilogue=True))
+    assert str(again.trace) == str(sch.trace) == "i, j = sch.get_loops('E')\nsch.parallel(i)"

@@ -112,6 +112,17 @@ class Trace:
         )
         self.steps.append(Step(primitive, encoded, names))
 
+    def mark(self) -> tuple[int, int]:
+        """How far the trace is, for `rewind`."""
+        return len(self.steps), len(self.names)
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Forget the steps since `mark` and the names that they gave: a primitive was refused."""
+        steps, names = mark
+        del self.steps[steps:]
+        for var in list(self.names)[names:]:
+            self.taken.discard(self.names.pop(var))
+
     def fresh(self, stem: str) -> str:
         """A name that nothing has in this trace."""
         name = fresh_name(stem, self.taken)

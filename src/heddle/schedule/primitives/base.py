@@ -82,7 +82,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError as error:
             raise fail(sch, name, f"{error}; the signature is {name}{signature}") from None
         given: dict[str, Any] = {}
-        before, state, steps = sch.func, sch.state, len(sch.trace)
+        before, state, mark = sch.func, sch.state, sch.trace.mark()
         try:
             for parameter, value in list(bound.items())[1:]:
                 if parameter == variadic:
@@ -93,7 +93,7 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
             result = function(sch, *given.get(variadic or "", ()), **rest)  # type: ignore[arg-type]
         except Exception as error:
             sch.set_func(before)
-            del sch.trace.steps[steps:]  # of primitives that this one called
+            sch.trace.rewind(mark)  # primitives that this one called have left steps
             if isinstance(error, ScheduleError):
                 _point_at(error, state, given)
             raise

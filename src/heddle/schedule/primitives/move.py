@@ -16,6 +16,7 @@ from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.primitives.mirror import mirror
 from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.primitives.reduce import conjuncts
+from heddle.schedule.primitives.steps import check_all_steps
 from heddle.schedule.refs import BlockLike, LoopRef
 from heddle.schedule.region import expr_key
 from heddle.schedule.state import blocks_below
@@ -60,6 +61,7 @@ def compute_at(
     name = "compute_at"
     node = sch.block(block)
     check_stays(sch, name, node)
+    check_all_steps(sch, name, node)
     buffers = list(dict.fromkeys(region.buffer for region in node.writes))
     for buffer in buffers:
         intermediate(sch, name, node, buffer)
@@ -126,6 +128,7 @@ def reverse_compute_at(
     name = "reverse_compute_at"
     node = sch.block(block)
     check_stays(sch, name, node)
+    check_all_steps(sch, name, node)
     inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
     producers = [
         p
