@@ -143,6 +143,7 @@ def rfactor(sch: Schedule, block: BlockLike, loop: LoopRef, *, axis: int = 0) ->
     factored = sch.state.loop(loop.var)
     outer, chain = _chain(sch, node, factored)
     _check_first_step(sch, node, chain)
+    _check_idle_loops(sch, node, chain)
     reducing = _reduction_loops(sch, node, chain, factored)
     position = axis + what.buffer.ndim + 1 if axis < 0 else axis
     shape = list(what.buffer.shape)
@@ -204,6 +205,24 @@ def _check_first_step(sch: Schedule, node: Block, chain: list[For]) -> None:
                     f"reduction variable `{bound.var.name}` of block `{node.name}` does not begin "
                     "at 0: the block may go on with a sum that another one began",
                     node,
+                )
+
+
+def _check_idle_loops(sch: Schedule, node: Block, chain: list[For]) -> None:
+    """Raise when the predicate picks iterations of a loop that only repeats the block: the second
+    stage is not in such loops."""
+    bindings = [bound.binding for bound in node.iters]
+    for loop in chain:
+        if any(uses_var(binding, loop.var) for binding in bindings):
+            continue
+        for part in conjuncts(node.predicate):
+            if uses_var(part, loop.var):
+                raise fail(
+                    sch,
+                    "rfactor",
+                    f"the predicate of block `{node.name}` looks at loop `{loop.var.name}`, which "
+                    f"carries none of its variables: {part}",
+                    loop,
                 )
 
 
