@@ -209,10 +209,10 @@ class _Verifier:
             for buffer in stmt.alloc_buffers:
                 self.allocation(buffer, stmt)
             with self.scope(*stmt.alloc_buffers, at=stmt):
-                for region in (*stmt.reads, *stmt.writes):
-                    self.region(region, stmt)
                 never = self.never(stmt)
                 self.guarded += never
+                for region in (*stmt.reads, *stmt.writes):
+                    self.region(region, stmt)
                 if stmt.init is not None:
                     self.stmt(stmt.init)
                 self.stmt(stmt.body)
