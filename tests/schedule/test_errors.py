@@ -325,3 +325,20 @@ def test_a_refused_primitive_changes_nothing() -> None:
 def test_schedule_needs_a_function() -> None:
     with pytest.raises(UserError, match="Schedule needs a PrimFunc"):
         Schedule("matmul")  # type: ignore[arg-type]
+
+
+def test_places_that_a_buffer_tells_are_looked_at_under_the_same_condition() -> None:
+    """The tail of the split would read `at` beyond its end to learn which row to copy."""
+    table, at = te.placeholder((5, 3), name="table"), te.placeholder((8,), "int64", name="at")
+    e = te.compute((8, 3), lambda i, j: table[at[i], j], name="E")
+    sch = Schedule(te.create_prim_func([table, at, e]))
+    reads = list(dict.fromkeys(region.buffer.name for region in sch.block("E").reads))
+    copy = sch.cache_read("E", reads.index("table"), "local")
+    outer, _ = sch.split(loop(sch, "E", 0), [None, 3])
+    message = (
+        "compute_at: block `E` reads `table_local` at places that another buffer tells, and has "
+        "the predicate `i_0 * 3 + i_1 < 8`; move block `table_local` before splitting the loop"
+    )
+    with pytest.raises(ScheduleError, match=re.escape(message)):
+        sch.compute_at(copy, loop(sch, "E", 1))
+    assert outer.name == "i_0"

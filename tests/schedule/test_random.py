@@ -229,6 +229,7 @@ MENDED = [
     ("matmul", 216),
     ("stencil", 3120),
     ("symbolic_sum", 209),
+    ("gather", 1123),
     ("max_pool", 122),
     ("max_pool", 1033),
     ("triangular_product", 1065),

@@ -11,6 +11,7 @@ from heddle.ir.expr import Call, Expr, Var, all_of, as_int, const, logical_and
 from heddle.ir.walk import free_vars, post_order, uses_var
 from heddle.schedule.affine import Affine, Around, Box1, affine, union
 from heddle.schedule.boxes import loop_domain, needed_box, region_box
+from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.primitives.mirror import mirror
@@ -89,6 +90,8 @@ def compute_at(
         )
         for buffer in buffers
     }
+    for buffer, box in boxes.items():
+        _check_evaluable(sch, node, buffer, box, consumers)
     domains = _domains_of_writes(node, boxes)
     nest = _place(
         node,
@@ -168,6 +171,28 @@ def reverse_compute_at(
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
     sch.change({children[last]: seq(children[last], nest)})
+
+
+def _check_evaluable(
+    sch: Schedule, node: Block, buffer: Buffer, box: list[Box1 | None], consumers: Iterable[Block]
+) -> None:
+    """Raise where what other buffers tell decides what is needed, and a consumer looks at them only
+    where a condition holds: elsewhere there may be nothing to look at."""
+    places = [part.low.expr() for part in box if part is not None]
+    if not any(isinstance(found, BufferLoad) for place in places for found in post_order(place)):
+        return
+    for consumer in consumers:
+        why = what_narrows(sch.state, consumer)
+        if consumer.predicate is not TRUE:
+            why = f"has the predicate `{consumer.predicate}`"
+        if why:
+            raise fail(
+                sch,
+                "compute_at",
+                f"block `{consumer.name}` reads `{buffer.name}` at places that another buffer "
+                f"tells, and {why}; move block `{node.name}` before splitting the loop",
+                consumer,
+            )
 
 
 # -- what stands where -------------------------------------------------------------------------
