@@ -69,3 +69,18 @@ def test_the_edge_of_a_padded_copy_is_not_lost() -> None:
     loop = sch.get_loops("X_local")[-1]
     with pytest.raises(ScheduleError, match=r"would run over \[1, 8\) instead of \[0, 9\)"):
         sch.reverse_compute_at("P", loop)
+
+
+def test_an_init_stays_behind_what_it_reads() -> None:
+    func = biased_product(4, 6, 8)
+    sch = Schedule(func)
+    sch.fuse_reduction_epilogue("C", "D")
+    copy = sch.cache_read("C", 0, "local")
+    i, j, _ = sch.get_loops("C")
+    sch.compute_at(copy, i)
+    with pytest.raises(
+        ScheduleError, match=r"reads `\w+_local`, which block `\w+_local` writes inside loop `i`"
+    ):
+        sch.decompose_reduction("C", i)
+    sch.decompose_reduction("C", j)
+    check_same(func, sch.func)

@@ -226,6 +226,7 @@ FIRST = int(os.environ.get("HEDDLE_TEST_FIRST_SEQUENCE", "0"))
 
 MENDED = [
     *(("conv2d", seed) for seed in (1013, 3005, 3066, 3088)),
+    ("depthwise", 2076),
     ("matmul", 216),
     ("stencil", 3120),
     ("symbolic_sum", 209),

@@ -67,6 +67,7 @@ def decompose_reduction(sch: Schedule, block: BlockLike, loop: LoopRef) -> Block
                 )
     inner = loops[position:]
     _check_once(sch, node, loops, position)
+    _check_init_reads(sch, node, loops[position])
     kept = [n for n in inner if any(uses_var(b.binding, n.var) for b in spatial)]
     initial = _init_nest(sch, node, spatial, inner, kept)
     site = sch.state.loop(loop.var)
@@ -132,6 +133,21 @@ def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> 
         "times for the same elements, each time from the start value; choose a loop further in",
         loops[position],
     )
+
+
+def _check_init_reads(sch: Schedule, node: Block, loop: For) -> None:
+    """Raise if the init reads what a block inside `loop` writes: it would then run too early."""
+    assert node.init is not None
+    for region in point_reads([node.init], ()):
+        for other in sch.state.writers[region.buffer]:
+            if any(around is loop for around in sch.state.loops(other)):
+                raise fail(
+                    sch,
+                    "decompose_reduction",
+                    f"the init of block `{node.name}` reads `{region.buffer.name}`, which block "
+                    f"`{other.name}` writes inside loop `{loop.var.name}`; choose a loop further in",
+                    other,
+                )
 
 
 def _init_nest(
