@@ -256,7 +256,7 @@ def _softmax(plan: _Plan, scores: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
     )
     weights = te.compute(
         scores.shape,
-        lambda n, h, t, s: intrin.exp(scores[n, h, t, s] - largest[n, h, s]),
+        lambda n, h, t, s: intrin.exp_normal(scores[n, h, t, s] - largest[n, h, s]),
         name="attention_weights",
     )
     total = te.compute(

@@ -448,6 +448,11 @@ def _float_wise(function: Callable[[float], float]) -> Callable[[Any], Any]:
     return lambda x: vector(np.asarray(x, np.float64))
 
 
+def _exp_normal(x: Any) -> Any:
+    value = np.exp(x)
+    return np.where(value < np.finfo(value.dtype).tiny, value.dtype.type(0), value)
+
+
 def _popcount(x: Any) -> Any:
     bits = np.asarray(x).dtype.itemsize * 8
     return np.vectorize(lambda item: (int(item) & ((1 << bits) - 1)).bit_count())(x)
@@ -463,6 +468,7 @@ _INTRINSICS: Final[dict[str, Callable[..., Any]]] = {
     },
     **{f"a{name}": getattr(np, f"arc{name}") for name in "sin cos tan sinh cosh tanh".split()},
     "rsqrt": lambda x: 1 / np.sqrt(x),
+    "exp_normal": _exp_normal,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "erf": _float_wise(math.erf),
     "round": np.rint,

@@ -69,6 +69,9 @@ def _binary(name: str, operands: str, doc: str) -> Callable[[ExprLike, ExprLike]
 
 
 exp = _unary("exp", "float", "e to the power x")
+exp_normal = _unary(
+    "exp_normal", "float", "e to the power x; 0 where that is below the smallest normal number"
+)
 exp2 = _unary("exp2", "float", "2 to the power x")
 log = _unary("log", "float", "natural logarithm; NaN below zero")
 log2 = _unary("log2", "float", "logarithm to base 2")

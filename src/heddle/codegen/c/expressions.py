@@ -239,7 +239,7 @@ class ExpressionWriter:
             return Text(f"&{self.place(args[0])}", _UNARY)  # type: ignore[arg-type]
         if name in LIBM:
             return self.call(f"{LIBM[name]}{'' if dtype.bits == 64 else 'f'}", *args)
-        if name in ("sigmoid", "rsqrt"):
+        if name in ("sigmoid", "rsqrt", "exp_normal"):
             return self.call(self.helper(f"{name}_{value_type(compute_dtype(dtype))}"), *args)
         if name in ("isnan", "isinf"):
             return self.call(name, *args)

@@ -92,6 +92,8 @@ def helper_text(name: str) -> str:
         return _division(name, what, rest)
     if what in ("min", "max"):
         return _extremum(name, what, rest)
+    if name.startswith("exp_normal_"):
+        return _exp_normal(name, rest.removeprefix("normal_"))
     if what in ("sigmoid", "rsqrt"):
         return _unary(name, what, rest)
     if what == "bits":
@@ -133,6 +135,13 @@ def _unary(name: str, what: str, word: str) -> str:
     one = f"1.0{end}"
     value = f"{one} / ({one} + exp{end}(-x))" if what == "sigmoid" else f"{one} / sqrt{end}(x)"
     return f"static inline {kind} {name}({kind} x) {{\n  return {value};\n}}\n"
+
+
+def _exp_normal(name: str, word: str) -> str:
+    kind, end = _FLOATS[word]
+    tiny = "0x1p-126f" if end else "0x1p-1022"
+    body = f"  {kind} value = exp{end}(x);\n  return value < {tiny} ? 0 : value;\n"
+    return f"static inline {kind} {name}({kind} x) {{\n{body}}}\n"
 
 
 def _reinterpret(name: str, source: str, wanted: str) -> str:

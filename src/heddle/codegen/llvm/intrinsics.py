@@ -86,7 +86,7 @@ def _popcount(b: FunctionBuilder, call: Call, args: list[str]) -> str:
 
 ELEMENTARY: Final = (
     *("exp", "exp2", "log", "log2", "log1p", "expm1", "sin", "cos", "tan", "asin", "acos"),
-    *("atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "sigmoid"),
+    *("atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "sigmoid", "exp_normal"),
     *("pow", "fmod", "atan2"),
 )
 

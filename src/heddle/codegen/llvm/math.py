@@ -6,6 +6,7 @@ result, in units in the last place, over all inputs including subnormals:
 
     function  ulp   method
     exp       1     n = round(x / ln 2), r = x - n ln 2 in two parts, polynomial in r (Cephes)
+    exp_normal 1    likewise; zero below the smallest normal number
     exp2      2     likewise with r = (x - n) ln 2
     expm1     2     2^n expm1(r) + (2^n - 1)
     log       1     s = f / (2 + f), even polynomial in s (FreeBSD msun)
@@ -96,6 +97,8 @@ def by_lane(w: VectorWriter, name: str, params: Sequence[str]) -> str:
 
 _EXP_LOWEST: Final = -103.9721
 """Below it exp(x) rounds to zero."""
+_EXP_NORMAL: Final = {"float": -87.33654, "double": -708.3964185322641}
+"""Below it exp(x) is subnormal: the logarithm of the smallest normal number."""
 
 
 def _has_scale(w: VectorWriter) -> bool:
@@ -135,13 +138,22 @@ def _exp_tail(w: VectorWriter, r: str) -> str:
     return w.fma(w.polynomial(r, _EXP), w.mul(r, r), r)
 
 
-def _exp(w: VectorWriter, x: str) -> str:
-    keep = w.compare("uge", x, w.const(_EXP_LOWEST))
+def _exp(w: VectorWriter, x: str, lowest: float = _EXP_LOWEST) -> str:
+    keep = w.compare("uge", x, w.const(lowest))
     if not _has_scale(w):
         x = w.select(keep, x, w.const(0.0))
     x = w.at_most(x, 89.0)
     n, integer, r = _exp_parts(w, x)
     return _scale(w, w.add(_exp_tail(w, r), w.const(1.0)), n, integer, keep)
+
+
+def _exp_normal(w: VectorWriter, x: str) -> str:
+    return _exp(w, x, _EXP_NORMAL["float"])
+
+
+def _exp_normal_double(w: VectorWriter, x: str) -> str:
+    keep = w.compare("uge", x, w.const(_EXP_NORMAL["double"]))
+    return w.select(keep, by_lane(w, "exp", [x]), w.const(0.0))
 
 
 def _exp2(w: VectorWriter, x: str) -> str:
@@ -377,6 +389,7 @@ def _pow(w: VectorWriter, x: str, y: str) -> str:
 
 _FLOAT: Final[dict[str, Callable[..., str]]] = {
     "exp": _exp,
+    "exp_normal": _exp_normal,
     "exp2": _exp2,
     "expm1": _expm1,
     "sigmoid": _sigmoid,
@@ -389,4 +402,7 @@ _FLOAT: Final[dict[str, Callable[..., str]]] = {
     "cos": _sine(1),
     "pow": _pow,
 }
-_DOUBLE: Final[dict[str, Callable[..., str]]] = {"sigmoid": _sigmoid_double}
+_DOUBLE: Final[dict[str, Callable[..., str]]] = {
+    "exp_normal": _exp_normal_double,
+    "sigmoid": _sigmoid_double,
+}
