@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from heddle.ir.expr import Var, as_int
+from heddle.ir.node import Node
 from heddle.ir.walk import free_vars, pre_order, rewrite
 from heddle.target import Target
 from heddle.tir.build import element_count
@@ -26,6 +27,7 @@ from heddle.tir.nodes import (
     For,
     ForKind,
     PrimFunc,
+    Stmt,
 )
 
 UNROLL_LIMIT: Final = 256
@@ -34,22 +36,44 @@ UNROLL_LIMIT: Final = 256
 PROMOTE_LIMIT: Final = 64
 """Longest serial loop that is unrolled for the sake of a local buffer."""
 
+SIZE_LIMIT: Final = 1 << 12
+"""Largest size of an unrolled loop, in stores, a loop inside that stays one being `LOOP_SIZE`:
+nested copies multiply, and LLVM takes minutes over many thousand of them."""
+
+LOOP_SIZE: Final = 4
+
 
 def unroll(func: PrimFunc, target: Target) -> PrimFunc:
     """`func` with loops marked UNROLLED exactly where the code generator shall copy the body."""
     register_bytes = target.vector_registers * target.vector_bits // 8
     promoted = _register_loops(func, 2 * register_bytes)
+    sizes: dict[Node, int] = {}
 
     def handle(loop: For) -> For:
+        if loop.kind is ForKind.UNROLLED:
+            limit = UNROLL_LIMIT
+        elif loop.kind is ForKind.SERIAL and loop.var in promoted:
+            limit = PROMOTE_LIMIT
+        else:
+            return loop
         extent = as_int(loop.extent)
-        if loop.kind is ForKind.UNROLLED and (extent is None or extent > UNROLL_LIMIT):
-            return loop.replace(kind=ForKind.SERIAL)
-        if loop.kind is ForKind.SERIAL and loop.var in promoted:
-            if extent is not None and extent <= PROMOTE_LIMIT:
-                return loop.replace(kind=ForKind.UNROLLED)
-        return loop
+        fits = extent is not None and extent <= limit
+        fits = fits and extent * _size(loop.body, sizes) <= SIZE_LIMIT
+        return loop.replace(kind=ForKind.UNROLLED if fits else ForKind.SERIAL)
 
     return func.replace(body=rewrite(func.body, {For: handle}))
+
+
+def _size(node: Node, memo: dict[Node, int]) -> int:
+    """How large a statement is with its unrolled loops written out; see `SIZE_LIMIT`."""
+    if node not in memo:
+        size = 1 if isinstance(node, BufferStore) else 0
+        size += sum(_size(child, memo) for child in node.children() if isinstance(child, Stmt))
+        if isinstance(node, For):
+            unrolled = node.kind is ForKind.UNROLLED
+            size = size * (as_int(node.extent) or 1) if unrolled else size + LOOP_SIZE
+        memo[node] = size
+    return memo[node]
 
 
 def _register_loops(func: PrimFunc, limit: int) -> set[Var]:
