@@ -144,8 +144,9 @@ def _check_init_reads(sch: Schedule, node: Block, loop: For) -> None:
                 raise fail(
                     sch,
                     "decompose_reduction",
-                    f"the init of block `{node.name}` reads `{region.buffer.name}`, which block "
-                    f"`{other.name}` writes inside loop `{loop.var.name}`; choose a loop further in",
+                    f"the init of block `{node.name}` reads `{region.buffer.name}`, which "
+                    f"block `{other.name}` writes inside loop `{loop.var.name}`; choose a loop "
+                    "further in",
                     other,
                 )
 
