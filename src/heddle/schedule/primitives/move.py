@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from heddle.arith import Analyzer
-from heddle.ir.expr import Call, Expr, Var, all_of, as_int, const, logical_and
-from heddle.ir.walk import free_vars, post_order, uses_var
+from heddle.ir.expr import Expr, Var, all_of, as_int, const, logical_and
+from heddle.ir.walk import free_vars
 from heddle.schedule.affine import Affine, Around, Box1, affine, union
-from heddle.schedule.boxes import loop_domain, needed_box, region_box
-from heddle.schedule.domain import what_narrows
+from heddle.schedule.boxes import loop_domain, needed_box
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.primitives.mirror import mirror
+from heddle.schedule.primitives.move_checks import (
+    Domains,
+    check_beside,
+    check_complete,
+    check_covered,
+    check_evaluable,
+    check_needed,
+    check_order,
+    check_reads_all,
+    check_whole,
+    is_whole,
+    users,
+)
 from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.primitives.steps import check_all_steps
@@ -25,7 +36,6 @@ from heddle.tir.build import TRUE, seq, shape_symbols
 from heddle.tir.nodes import (
     Block,
     Buffer,
-    BufferLoad,
     For,
     ForKind,
     IterKind,
@@ -67,7 +77,7 @@ def compute_at(
     for buffer in buffers:
         intermediate(sch, name, node, buffer)
     inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
-    consumers = _users(sch.state.readers, buffers, node)
+    consumers = users(sch.state.readers, buffers, node)
     if not consumers:
         raise fail(sch, name, f"nothing reads what block `{node.name}` writes", node)
     for consumer in consumers:
@@ -82,16 +92,16 @@ def compute_at(
     sch.change({node: None})
     target = sch.state.loop(loop.var)
     shared = _shared_loops(sch, name, target)
-    producers = _users(sch.state.writers, [r.buffer for r in node.reads], node)
-    _check_complete(sch, name, node, producers, shared, loop)
+    producers = users(sch.state.writers, [r.buffer for r in node.reads], node)
+    check_complete(sch, name, node, producers, shared, loop)
     boxes = {
         buffer: needed_box(
-            sch.state, buffer, _users(sch.state.readers, [buffer], node), target, "reads"
+            sch.state, buffer, users(sch.state.readers, [buffer], node), target, "reads"
         )
         for buffer in buffers
     }
     for buffer, box in boxes.items():
-        _check_evaluable(sch, node, buffer, box, consumers)
+        check_evaluable(sch, node, buffer, box, consumers)
     domains = _domains_of_writes(node, boxes)
     nest = _place(
         node,
@@ -135,13 +145,13 @@ def reverse_compute_at(
     inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
     producers = [
         p
-        for p in _users(sch.state.writers, [r.buffer for r in node.reads], node)
+        for p in users(sch.state.writers, [r.buffer for r in node.reads], node)
         if p.name in inside
     ]
     if not producers:
         raise fail(sch, name, f"no block inside {loop} writes what `{node.name}` reads")
     written = [region.buffer for region in node.writes]
-    for consumer in _users(sch.state.readers, written, node):
+    for consumer in users(sch.state.readers, written, node):
         if consumer.name in inside:
             raise fail(
                 sch,
@@ -149,63 +159,32 @@ def reverse_compute_at(
                 f"block `{consumer.name}` inside {loop} reads what `{node.name}` writes",
                 consumer,
             )
-    _check_whole(sch, name, node, producers, inside, loop)
-    _check_needed(sch, name, node, producers)
+    check_whole(sch, name, node, producers, inside, loop)
+    check_needed(sch, name, node, producers)
     if node.name not in inside:
-        _check_order(sch, name, node, producers, loop)
+        check_order(sch, name, node, producers, loop)
     sch.change({node: None})
     target = sch.state.loop(loop.var)
     shared = _shared_loops(sch, name, target)
-    _check_complete(sch, name, node, producers, shared, loop)
+    check_complete(sch, name, node, producers, shared, loop)
     around = Around(loop_domain(shared), shape_symbols(sch.func))
     mirrored = mirror(sch, node, producers, target)
     if mirrored is not None:
         nest: Stmt = mirrored
     else:
         domains = _domains_of_reads(sch, node, producers, target, around)
-        _check_covered(sch, node, domains, shared)
+        check_covered(sch, node, domains, shared)
         guard = _shared_guard(
             sch, node, producers, {*(n.var for n in shared), *shape_symbols(sch.func)}
         )
         nest = _place(node, domains, around, guard=guard, preserve_unit_loops=preserve_unit_loops)
+    check_beside(sch, nest, inside, shared, around)
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
     sch.change({children[last]: seq(children[last], nest)})
 
 
-def _check_evaluable(
-    sch: Schedule, node: Block, buffer: Buffer, box: list[Box1 | None], consumers: Iterable[Block]
-) -> None:
-    """Raise where what other buffers tell decides what is needed, and a consumer looks at them only
-    where a condition holds: elsewhere there may be nothing to look at."""
-    places = [part.low.expr() for part in box if part is not None]
-    if not any(isinstance(found, BufferLoad) for place in places for found in post_order(place)):
-        return
-    for consumer in consumers:
-        why = what_narrows(sch.state, consumer)
-        if consumer.predicate is not TRUE:
-            why = f"has the predicate `{consumer.predicate}`"
-        if why:
-            raise fail(
-                sch,
-                "compute_at",
-                f"block `{consumer.name}` reads `{buffer.name}` at places that another buffer "
-                f"tells, and {why}; move block `{node.name}` before splitting the loop",
-                consumer,
-            )
-
-
 # -- what stands where -------------------------------------------------------------------------
-
-
-def _users(table: dict[Buffer, list[Block]], buffers: Iterable[Buffer], but: Block) -> list[Block]:
-    found = {
-        user.name: user
-        for buffer in buffers
-        for user in table.get(buffer, ())
-        if user.name != but.name
-    }
-    return list(found.values())
 
 
 def _shared_loops(sch: Schedule, name: str, target: For) -> list[For]:
@@ -237,123 +216,7 @@ def _position(children: Sequence[Stmt], names: set[str], *, first: bool) -> int:
     return -1 if not found else found[0] if first else found[-1]
 
 
-def _check_complete(
-    sch: Schedule, name: str, node: Block, producers: list[Block], shared: list[For], loop: LoopRef
-) -> None:
-    """Raise when a loop that `node` moves into carries a reduction of what it reads."""
-    for producer in producers:
-        around = set(sch.state.loops(producer))
-        for bound in producer.iters:
-            for outer in shared:
-                if (
-                    bound.kind is not IterKind.SPATIAL
-                    and outer in around
-                    and uses_var(bound.binding, outer.var)
-                ):
-                    raise fail(
-                        sch,
-                        name,
-                        f"loop `{outer.var.name}` carries the {bound.kind.value} variable "
-                        f"`{bound.var.name}` of block `{producer.name}`: inside {loop}, block "
-                        f"`{node.name}` would read unfinished values; choose a loop around it",
-                        outer,
-                    )
-
-
-def _check_whole(
-    sch: Schedule,
-    name: str,
-    node: Block,
-    producers: list[Block],
-    inside: set[str],
-    loop: LoopRef,
-) -> None:
-    """Raise when `node` is only a part of what writes its buffer, or the loop makes only a part
-    of what `node` reads: main loop and tail of a split are such parts."""
-    for region in node.writes:
-        for other in sch.state.writers[region.buffer]:
-            if other.name != node.name:
-                raise fail(
-                    sch,
-                    name,
-                    f"block `{other.name}` writes `{region.buffer.name}` as well as "
-                    f"`{node.name}`; move the block before splitting or decomposing it",
-                    other,
-                )
-    for producer in producers:
-        read = {region.buffer for region in producer.reads}
-        for region in producer.writes:
-            others = [p for p in sch.state.writers[region.buffer] if p.name not in inside]
-            # An update in place finishes what an init outside the loop has begun.
-            if region.buffer in read:
-                others = [p for p in others if _elsewhere(sch, p, producer, region.buffer)]
-            if others:
-                raise fail(
-                    sch,
-                    name,
-                    f"block `{others[0].name}` outside {loop} writes another part of "
-                    f"`{region.buffer.name}`, which `{node.name}` reads",
-                    others[0],
-                )
-
-
-def _elsewhere(sch: Schedule, other: Block, producer: Block, buffer: Buffer) -> bool:
-    """Whether a block that updates `buffer` in place does so to other elements than `producer`."""
-    if not any(region.buffer is buffer for region in other.reads):
-        return False
-    boxes = []
-    for block in (other, producer):
-        inner = loop_domain(sch.state.loops(block))
-        values: dict[Var, Expr] = {bound.var: bound.binding for bound in block.iters}
-        written = next(region for region in block.writes if region.buffer is buffer)
-        box = region_box(written, values, inner)
-        boxes.append([p and (expr_key(p.low.expr()), expr_key(p.extent)) for p in box])
-    return boxes[0] != boxes[1]
-
-
-def _check_needed(sch: Schedule, name: str, node: Block, producers: list[Block]) -> None:
-    """Raise when a producer runs in a part of the iterations only, while `node` reads its result
-    under a condition of its own: it runs elsewhere too, and cannot follow."""
-    partial = {r.buffer for p in producers if p.predicate is not TRUE for r in p.writes}
-    for found in post_order(node.body):
-        if type(found) is Call and found.name == "if_then_else":
-            for load in post_order(found):
-                if type(load) is BufferLoad and load.buffer in partial:
-                    raise fail(
-                        sch,
-                        name,
-                        f"block `{node.name}` reads `{load.buffer.name}` under a condition, and "
-                        "the block that writes it runs in a part of the iterations only",
-                        node,
-                    )
-
-
-def _check_order(
-    sch: Schedule, name: str, node: Block, producers: list[Block], loop: LoopRef
-) -> None:
-    """Raise when moving `node` back to `loop` takes it before another block that it reads, or
-    past one that reads it."""
-    order = {block: n for n, block in enumerate(sch.state.block_links)}
-    here = max(order[block.name] for block in blocks_below(sch.state.loop(loop.var)))
-    for producer in _users(sch.state.writers, [r.buffer for r in node.reads], node):
-        if order[producer.name] > here:
-            raise fail(
-                sch,
-                name,
-                f"block `{node.name}` also reads `{producer.name}`, which runs after {loop}",
-                node,
-            )
-    for consumer in _users(sch.state.readers, [r.buffer for r in node.writes], node):
-        if order[consumer.name] < here and consumer.name not in {p.name for p in producers}:
-            raise fail(
-                sch, name, f"block `{consumer.name}` reads `{node.name}` before {loop}", consumer
-            )
-
-
 # -- boxes ---------------------------------------------------------------------------------------
-
-
-Domains = dict[Var, Box1]
 
 
 def _domains_of_writes(node: Block, boxes: dict[Buffer, list[Box1 | None]]) -> Domains:
@@ -391,7 +254,7 @@ def _domains_of_reads(
         box = needed_box(sch.state, region.buffer, writers, target, "writes")
         for dim, (part, found) in enumerate(zip(region.ranges, box, strict=True)):
             size = region.buffer.shape[dim]
-            if found is None or _is_whole(found, size, around):
+            if found is None or is_whole(found, size, around):
                 continue
             index = affine(part.min)
             variables = [(atom, count) for atom, count in index.terms.values() if atom in iters]
@@ -409,14 +272,9 @@ def _domains_of_reads(
                 )
             moved = Box1(found.low.plus(Affine({}, index.constant), -1), found.extent)
             _constrain(sch, name, node, domains, iters[atom], moved, around)
+            if as_int(iters[atom].extent) is None or as_int(found.extent) is None:
+                check_reads_all(sch, node, iters[atom], index.constant, size, around)
     return domains
-
-
-def _is_whole(box: Box1, size: Expr, around: Around) -> bool:
-    """Whether a box certainly holds [0, size)."""
-    reach = box.low.plus(affine(box.extent)).plus(affine(size), -1)
-    negated = Affine({}, 0).plus(box.low, -1)
-    return around.nonnegative(negated) and around.nonnegative(reach)
 
 
 def _constrain(
@@ -452,29 +310,6 @@ def _constrain(
 
 
 # -- the block in its new place ----------------------------------------------------------------
-
-
-def _check_covered(sch: Schedule, node: Block, domains: Domains, shared: list[For]) -> None:
-    """Raise when elements of `node` that read nothing of the producers would no longer be computed
-    (the edge of a padded copy): together, the boxes must be the whole domain."""
-    analyzer = Analyzer()
-    for loop in shared:
-        analyzer.bind(loop.var, loop.min, loop.extent)
-    for bound in node.iters:
-        box, whole = domains.get(bound.var), as_int(bound.extent)
-        length = None if box is None else as_int(box.extent)
-        if box is None or whole is None or length is None:
-            continue
-        first = analyzer.bounds(box.low.expr())
-        if first.lo > 0 or first.hi + length < whole:
-            raise fail(
-                sch,
-                "reverse_compute_at",
-                f"variable `{bound.var.name}` of block `{node.name}` would run over "
-                f"[{first.lo}, {first.hi + length}) instead of [0, {whole}): the rest reads "
-                "nothing that the loop produces; split that part off first (decompose_padding)",
-                node,
-            )
 
 
 def _shared_guard(sch: Schedule, node: Block, producers: list[Block], shared: set[Var]) -> Expr:

@@ -139,7 +139,7 @@ def _check_init_reads(sch: Schedule, node: Block, loop: For) -> None:
     """Raise if the init reads what a block inside `loop` writes: it would then run too early."""
     assert node.init is not None
     for region in point_reads([node.init], ()):
-        for other in sch.state.writers[region.buffer]:
+        for other in sch.state.writers.get(region.buffer, ()):
             if any(around is loop for around in sch.state.loops(other)):
                 raise fail(
                     sch,
