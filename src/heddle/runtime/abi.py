@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -100,6 +101,7 @@ _BFLOAT_CODE = 4
 _BOOL_CODE = 6
 
 
+@functools.cache
 def dlpack_code(dtype: np.dtype) -> tuple[int, int] | None:
     """DLPack's (type code, bits) of a numpy dtype; None when it has none that models take.
 

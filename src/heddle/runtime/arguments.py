@@ -13,6 +13,7 @@ import numpy as np
 from heddle.runtime import dlpack
 from heddle.runtime.abi import DLTensor, describe
 from heddle.runtime.info import ModelInfo, TensorInfo
+from heddle.runtime.memory import data_address
 from heddle.runtime.tensor import Tensor
 from heddle.support.errors import UserError
 
@@ -86,7 +87,7 @@ class ArgumentFrame:
                 and (flags.writeable or self.role == "input")
             ):
                 struct: Any = self._structs[index]
-                struct.data = array.__array_interface__["data"][0]
+                struct.data = data_address(array)
             else:
                 self.pointers[index] = ctypes.pointer(self._describe(index, array))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from ctypes import addressof, c_char
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,25 @@ _RECYCLED_FROM = 256 << 10
 _KEPT_PER_SIZE = 2
 
 
+_view = c_char.from_buffer
+
+
+def data_address(array: np.ndarray) -> int:
+    """Where the elements of an array begin.
+
+    The buffer protocol tells in a quarter of the time of `__array_interface__`, but for read-only
+    and empty arrays, and dtypes that it does not know.
+    """
+    try:
+        return addressof(_view(array))
+    except (TypeError, ValueError, BufferError):
+        return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
 def aligned_bytes(size: int) -> np.ndarray:
     """An uninitialised uint8 array of `size` elements that starts at a multiple of 64 bytes."""
     raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT
+    start = -data_address(raw) % ALIGNMENT
     return raw[start : start + size]
 
 
@@ -59,7 +75,7 @@ class ResultPool:
         """An uninitialised array; `size` is its size in bytes."""
         if size < _RECYCLED_FROM:
             raw = np.empty(size + ALIGNMENT, np.uint8)
-            start = -raw.__array_interface__["data"][0] % ALIGNMENT
+            start = -data_address(raw) % ALIGNMENT
             return np.ndarray(shape, dtype, raw, start)
         with self._lock:
             idle = self._idle[size]

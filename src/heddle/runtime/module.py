@@ -69,6 +69,7 @@ class Executable:
         self.info: ModelInfo = read_model(library.heddle_get_model().contents)
         self._frames: list[_Frame] = []  # append and pop are atomic
         self._results = ResultPool()
+        self._num_inputs, self._num_outputs = len(self.info.inputs), len(self.info.outputs)
         self._num_dims = sum(len(info.shape) for info in self.info.outputs)
         self._static = self._static_outputs()
         closer = weakref.finalize(self, _ctypes.dlclose, library._handle)
@@ -182,7 +183,7 @@ class Executable:
             return _Frame(self.info)
 
     def _values(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-        if not named and len(args) == len(self.info.inputs):
+        if not named and len(args) == self._num_inputs:
             return args
         return arrange(self.info, args, named)
 
@@ -213,7 +214,7 @@ class Executable:
 
     def _run(self, frame: _Frame) -> None:
         if self._library.heddle_run(
-            frame.input_address, len(self.info.inputs), frame.output_address, len(self.info.outputs)
+            frame.input_address, self._num_inputs, frame.output_address, self._num_outputs
         ):
             raise _library_error(self._library)
 
