@@ -233,8 +233,11 @@ MENDED = [
     ("symbolic_sum", 209),
     ("symbolic_sum", 5014),
     ("gather", 1123),
+    ("gather", 6026),
+    ("gather", 6111),
     ("max_pool", 122),
     ("max_pool", 1033),
+    ("triangular_loops", 6092),
     ("triangular_product", 1065),
 ]
 """Sequences that once gave wrong values."""

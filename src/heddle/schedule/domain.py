@@ -7,9 +7,9 @@ from heddle.ir.expr import GE, GT, LE, LT, Expr, as_int, const
 from heddle.ir.walk import uses_var
 from heddle.schedule.affine import Affine, Domain, affine
 from heddle.schedule.boxes import loop_domain
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.state import State
 from heddle.tir.nodes import Block, For, IfThenElse, While
+from heddle.tir.predicate import conjuncts
 
 
 def what_narrows(state: State, block: Block, *, below: For | None = None) -> str:

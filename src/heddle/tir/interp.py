@@ -42,6 +42,7 @@ from heddle.tir.nodes import (
     Stmt,
     While,
 )
+from heddle.tir.predicate import guards
 
 Value = Any
 Env = dict[Any, Any]
@@ -194,12 +195,12 @@ def _for(stmt: For) -> Callable[[Env], None]:
 
 
 def _block(stmt: Block) -> Callable[[Env], None]:
-    predicate, body = evaluate(stmt.predicate), execute(stmt.body)
+    predicate, body = [evaluate(part) for part in guards(stmt.predicate)], execute(stmt.body)
     init = None if stmt.init is None else execute(stmt.init)
     iters = [(b, evaluate(b.binding), evaluate(b.extent)) for b in stmt.iters]
 
     def run_block(env: Env) -> None:
-        if not predicate(env):
+        if not all(holds(env) for holds in predicate):
             return
         first = True
         values = [binding(env) for _, binding, _ in iters]

@@ -224,7 +224,8 @@ class IterVar(Node):
 class Block(Stmt):
     """The unit of scheduling. See the module's documentation.
 
-    Instances of the block run for those values of the loops around it where `predicate` holds.
+    Instances of the block run for those values of the loops around it where `predicate` holds;
+    what reads memory in it is looked at where the rest of it holds.
     `init`, if any, runs before the body when every REDUCTION iteration variable is 0.
     `alloc_buffers` are buffers that live inside the block. The name is unique in a PrimFunc.
     """

@@ -8,7 +8,7 @@ for k in range(8):                        C[i] = 0
 
 from __future__ import annotations
 
-from heddle.ir.expr import EQ, And, Expr, Var, all_of, as_int
+from heddle.ir.expr import EQ, Expr, Var, all_of, as_int
 from heddle.ir.walk import rewrite, uses_var
 from heddle.passes.tir.flatten import flatten, verify_flat
 from heddle.passes.tir.lower_blocks import lower_blocks
@@ -17,6 +17,7 @@ from heddle.passes.tir.storage import place_storage
 from heddle.schedule.compact import compact_buffers
 from heddle.tir.build import seq
 from heddle.tir.nodes import For, ForKind, IfThenElse, PrimFunc, Seq, Stmt
+from heddle.tir.predicate import conjuncts
 
 
 def lower_for_c(func: PrimFunc) -> PrimFunc:
@@ -41,18 +42,12 @@ def _hoist(loop: For) -> Stmt:
         or uses_var(first.then, loop.var)
     ):
         return loop
-    conditions = _conjuncts(first.condition)
+    conditions = conjuncts(first.condition)
     rest = [item for item in conditions if not _is_zero(item, loop.var)]
     if len(rest) == len(conditions) or any(uses_var(item, loop.var) for item in rest):
         return loop
     start = IfThenElse(all_of(*rest), first.then) if rest else first.then
     return seq(start, loop.replace(body=seq(*body[1:])))
-
-
-def _conjuncts(condition: Expr) -> list[Expr]:
-    if isinstance(condition, And):
-        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
-    return [condition]
 
 
 def _is_zero(condition: Expr, var: Var) -> bool:

@@ -17,6 +17,7 @@ from heddle.ir.walk import pre_order, rewrite, substitute
 from heddle.support import InternalError
 from heddle.tir.build import seq
 from heddle.tir.nodes import Allocate, Block, IfThenElse, IterKind, PrimFunc, Stmt
+from heddle.tir.predicate import guards
 
 
 def lower_blocks(func: PrimFunc) -> PrimFunc:
@@ -55,4 +56,6 @@ def _first_step(block: Block) -> Expr:
 
 
 def _guard(condition: Expr, body: Stmt) -> Stmt:
-    return body if as_int(condition) else IfThenElse(condition, body)
+    for part in reversed(guards(condition)):
+        body = IfThenElse(part, body)
+    return body

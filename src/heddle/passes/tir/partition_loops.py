@@ -23,7 +23,6 @@ from heddle.ir.dtype import BOOL
 from heddle.ir.expr import (
     LE,
     LT,
-    And,
     Call,
     Expr,
     Select,
@@ -50,6 +49,7 @@ from heddle.tir.nodes import (
     Stmt,
     While,
 )
+from heddle.tir.predicate import conjuncts
 
 _SPLIT = (ForKind.SERIAL, ForKind.UNROLLED)
 
@@ -217,12 +217,6 @@ class _Partition:
         return IfThenElse(guard, full, other)
 
 
-def conjuncts(condition: Expr) -> list[Expr]:
-    if isinstance(condition, And):
-        return conjuncts(condition.a) + conjuncts(condition.b)
-    return [condition]
-
-
 def _extreme(
     condition: Expr, worst: dict[Var, tuple[Expr, Expr]], analyzer: Analyzer
 ) -> Expr | None:
@@ -237,7 +231,10 @@ def _extreme(
             if step is None:
                 return None
             ends[var] = last if step > 0 else first
-    return substitute(condition, ends)
+    extreme = substitute(condition, ends)
+    if any(uses_var(extreme, var) for var in worst):  # an inner loop is as long as another says
+        return None
+    return extreme
 
 
 def _bisect(holds: object, low: int, high: int) -> int:

@@ -64,6 +64,7 @@ from heddle.tir.nodes import (
     Seq,
     Stmt,
 )
+from heddle.tir.predicate import conjuncts
 
 REDUCERS: Final = {Add: "sum", Mul: "prod", Max: "max", Min: "min"}
 
@@ -96,12 +97,6 @@ def verify_vectorized(func: PrimFunc) -> None:
     for found in pre_order(func.body):
         if isinstance(found, For) and found.kind is ForKind.VECTORIZED:
             raise InternalError(f"loop `{found.var.name}` is left after vectorize")
-
-
-def _conjuncts(condition: Expr) -> list[Expr]:
-    if type(condition) is And:
-        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
-    return [condition]
 
 
 class _LoopVectorizer:
@@ -184,9 +179,9 @@ class _LoopVectorizer:
         if stmt.otherwise is None and type(stmt.condition) is And:
             # What all lanes share is asked once, outside: under a mask alone, a load that they
             # share would run where no lane does.
-            shared = [part for part in _conjuncts(stmt.condition) if self.is_shared(part)]
+            shared = [part for part in conjuncts(stmt.condition) if self.is_shared(part)]
             if shared:
-                rest = [part for part in _conjuncts(stmt.condition) if part not in shared]
+                rest = [part for part in conjuncts(stmt.condition) if part not in shared]
                 inner = self.branch(stmt.replace(condition=all_of(*rest)))
                 return stmt.replace(condition=all_of(*shared), then=inner)
         written = {n.buffer for n in pre_order(stmt) if isinstance(n, BufferStore)}

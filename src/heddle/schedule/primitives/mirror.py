@@ -12,10 +12,10 @@ from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.affine import affine, is_product
 from heddle.schedule.boxes import loop_domain, loops_between, region_box, region_points
 from heddle.schedule.primitives.base import fail
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.region import expr_key
 from heddle.tir.build import TRUE
 from heddle.tir.nodes import Block, BufferRegion, For, ForKind, IterKind, IterVar, Stmt
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule

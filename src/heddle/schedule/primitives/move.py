@@ -27,7 +27,6 @@ from heddle.schedule.primitives.move_checks import (
     users,
 )
 from heddle.schedule.primitives.private import check_stays
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.primitives.steps import check_all_steps
 from heddle.schedule.refs import BlockLike, LoopRef
 from heddle.schedule.region import expr_key
@@ -43,6 +42,7 @@ from heddle.tir.nodes import (
     Seq,
     Stmt,
 )
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule

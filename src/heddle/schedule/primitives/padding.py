@@ -30,7 +30,6 @@ from heddle.schedule.primitives.block_iters import plain_nest
 from heddle.schedule.primitives.cache import buffer_names, root_child
 from heddle.schedule.primitives.inline import add_buffers, single_store
 from heddle.schedule.primitives.loops import rebind
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.primitives.rfactor import Reduction, reduction_of
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import point_reads
@@ -47,6 +46,7 @@ from heddle.tir.nodes import (
     IterVar,
     Stmt,
 )
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule

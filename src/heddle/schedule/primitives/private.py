@@ -11,11 +11,11 @@ from heddle.ir.walk import free_vars, substitute, uses_var
 from heddle.schedule.affine import Box1, affine
 from heddle.schedule.boxes import loop_domain, loops_between, region_box
 from heddle.schedule.primitives.base import fail
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.region import expr_key
 from heddle.schedule.state import State, blocks_below
 from heddle.tir.build import TRUE
 from heddle.tir.nodes import Block, Buffer, For, IfThenElse, IterKind, While
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heddle.arith import detect_iter_map
 from heddle.arith.enumerate import maps_distinctly
-from heddle.ir.expr import And, Expr, Var, as_int, logical_and
+from heddle.ir.expr import Expr, Var, as_int, logical_and
 from heddle.ir.walk import rewrite, substitute, uses_var
 from heddle.schedule.affine import is_injective
 from heddle.schedule.primitives.base import fail, primitive
@@ -17,6 +17,7 @@ from heddle.schedule.state import edit
 from heddle.tir.access import detect_access_regions
 from heddle.tir.build import TRUE, make_block, seq
 from heddle.tir.nodes import Block, For, ForKind, IterKind, IterVar, Stmt
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -193,15 +194,3 @@ def _init_nest(
             body,
         )
     return body, made
-
-
-def conjuncts(condition: Expr) -> list[Expr]:
-    """The conditions of a conjunction."""
-    stack, found = [condition], []
-    while stack:
-        current = stack.pop()
-        if type(current) is And:
-            stack.extend((current.b, current.a))
-        elif current is not TRUE:
-            found.append(current)
-    return found

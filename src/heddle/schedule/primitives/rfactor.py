@@ -25,7 +25,6 @@ from heddle.schedule.boxes import loop_domain
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.cache import buffer_names
 from heddle.schedule.primitives.inline import add_buffers
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import point_reads
 from heddle.schedule.state import blocks_below, with_body
@@ -42,6 +41,7 @@ from heddle.tir.nodes import (
     IterVar,
     Stmt,
 )
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule

@@ -14,7 +14,6 @@ from heddle.schedule.boxes import loop_domain, loops_between, needed_box, region
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.inline import intermediate
 from heddle.schedule.primitives.private import contains
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.schedule.refs import BlockLike, LoopRef
 from heddle.schedule.region import has_loops
 from heddle.tir.build import load, store
@@ -32,6 +31,7 @@ from heddle.tir.nodes import (
     Seq,
     Stmt,
 )
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule

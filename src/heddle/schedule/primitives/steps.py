@@ -11,9 +11,9 @@ from heddle.ir.walk import uses_var
 from heddle.schedule.affine import Affine, Around, affine, estimate
 from heddle.schedule.boxes import loop_domain
 from heddle.schedule.primitives.base import fail
-from heddle.schedule.primitives.reduce import conjuncts
 from heddle.tir.build import shape_symbols
 from heddle.tir.nodes import Block, IterKind, IterVar
+from heddle.tir.predicate import conjuncts
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
