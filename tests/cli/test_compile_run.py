@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -202,6 +203,38 @@ def test_compare_layers(heddle_command: Run, model: Path) -> None:
     strict = heddle_command(*arguments, "--tolerance", "1e-6")
     assert strict.exit_code == 1
     assert "first beyond 1e-06: product" in strict.stdout
+
+
+@pytest.mark.parametrize("against", ["onnxruntime", "interpreter"])
+def test_compare_layers_with_another_implementation(
+    heddle_command: Run, model: Path, tmp_path: Path, against: str
+) -> None:
+    if against == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="the values to compare with")
+    plot = tmp_path / "errors.svg"
+    arguments = ("compare", model, "--layers", "--against", against)
+    result = heddle_command(*arguments, "--plot", plot)
+    assert result.exit_code == 0, result.stderr
+    assert "none beyond 1e-04; worst: " in result.stdout
+    data = json.loads(heddle_command(*arguments, "--json", "--quiet").stdout)
+    assert len(data["layers"]) >= 2
+    assert all(row["max_error"] < 1e-5 for row in data["layers"])
+    root = ElementTree.parse(plot).getroot()
+    assert len(root.findall("{*}circle")) == len(data["layers"])
+    nowhere = heddle_command(*arguments, "--plot", tmp_path / "no folder" / "errors.svg")
+    assert nowhere.exit_code == 1
+    assert "cannot write" in nowhere.stderr
+
+
+def test_the_first_layer_that_differs_is_named(
+    heddle_command: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A precision that nobody told the reference about shows at the product, not at the end."""
+    _bfloat16()
+    arguments = ("--precision", "bf16", "--against", "interpreter", "--tolerance", "1e-6")
+    result = heddle_command("compare", model, "--layers", *arguments)
+    assert result.exit_code == 1
+    assert "first beyond 1e-06: product" in result.stdout
 
 
 def test_compare_with_the_model_that_was_quantised(heddle_command: Run, model: Path) -> None:

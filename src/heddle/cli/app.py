@@ -258,12 +258,20 @@ def _compare(
         str,
         typer.Option(
             "--against",
-            help="onnxruntime; interpreter: numpy, operator by operator; float32: layer by layer.",
+            help="onnxruntime; interpreter: numpy, operator by operator; float32: its own layers.",
         ),
     ] = "onnxruntime",
     reference: Annotated[
         Path | None,
         typer.Option("--reference", help="With --against float32: the model that was quantised."),
+    ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Every layer, not the outputs alone; float32 always does."),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw the errors of the layers into this SVG file."),
     ] = None,
     tolerance: Annotated[
         float | None,
@@ -304,17 +312,14 @@ def _compare(
             "precision": precision,
             "shapes": parse_shapes(shape or ()),
         }
-        if against == "float32":
-            limit = 0.1 if tolerance is None else tolerance
-            run_compare_layers(model, console, reference=reference, tolerance=limit, **common)
-            return
-        run_compare(
-            model,
-            console,
-            against="interpreter" if against == "interpreter" else "onnxruntime",
-            tolerance=1e-4 if tolerance is None else tolerance,
-            **common,
-        )
+        default = 0.1 if against == "float32" else 1e-4
+        common["tolerance"] = default if tolerance is None else tolerance
+        if layers or plot is not None or against == "float32":
+            run_compare_layers(
+                model, console, against=against, reference=reference, plot=plot, **common
+            )
+        else:
+            run_compare(model, console, against=against, **common)
 
 
 @app.command("targets")

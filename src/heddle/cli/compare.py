@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from heddle.cli.console import USER_ERROR, Console, table
+from heddle.cli.divergence_plot import divergence_svg
 from heddle.cli.models import Shapes, compile_model, gather_inputs, is_library
 from heddle.support import UserError
 
@@ -58,7 +59,9 @@ def run_compare_layers(
     model: Path,
     console: Console,
     *,
+    against: Reference | Literal["float32"],
     reference: Path | None,
+    plot: Path | None,
     tolerance: float,
     inputs: Sequence[str],
     seed: int,
@@ -67,23 +70,25 @@ def run_compare_layers(
     precision: str,
     shapes: Shapes,
 ) -> None:
-    """Print how far each layer is from its float32 form, the first beyond the tolerance and the
-    worst; exit with 1 when an output is beyond it."""
+    """Print how far each layer is from the reference's, the first beyond the tolerance and the
+    worst, and draw it into `plot`; exit with 1 when an output is beyond the tolerance."""
     if is_library(model):
         raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
-    from heddle.driver.accuracy import layer_accuracy
+    from heddle.driver.accuracy import layer_accuracy, layer_differences
 
     executable, _ = compile_model(model, console, target=target, precision=precision, shapes=shapes)
     values = gather_inputs(executable, inputs, seed, sizes)
-    console.note("running every layer in both precisions ...")
-    rows = layer_accuracy(
-        model, values, target=target, precision=precision, shapes=shapes, reference=reference
-    )
+    how: dict[str, Any] = {"target": target, "precision": precision, "shapes": shapes}
+    console.note(f"running every layer, and {against} ...")
+    if against == "float32":
+        rows = layer_accuracy(model, values, reference=reference, **how)
+    else:
+        rows = layer_differences(model, values, against=against, **how)
     outputs = {info.name for info in executable.outputs}
     beyond = [row for row in rows if row.max_error > tolerance]
     worst = min(rows, key=lambda row: row.sqnr_db)
     data = {
-        "against": "float32",
+        "against": against,
         "tolerance": tolerance,
         "ok": not any(row.name in outputs for row in beyond),
         "first": beyond[0].name if beyond else None,
@@ -91,8 +96,21 @@ def run_compare_layers(
         "layers": [row.as_dict() for row in rows],
     }
     console.result(_layers_text(data), data)
+    if plot is not None:
+        title = f"{model.name}: largest error of each layer beside {against}"
+        _draw(plot, data, title)
     if not data["ok"]:
         raise typer.Exit(USER_ERROR)
+
+
+def _draw(plot: Path, data: Mapping[str, Any], title: str) -> None:
+    picture = divergence_svg(
+        data["layers"], tolerance=data["tolerance"], title=title, first=data["first"]
+    )
+    try:
+        plot.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {plot}: {error.strerror or error}") from error
 
 
 def _layers_text(data: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the layers of a model in low precision are from the same model in float32.
+"""How far the layers of a model are from those of another implementation, or of another precision.
 
-    rows = layer_accuracy("model-int8.onnx", {"image": image})
+    rows = layer_accuracy("model-int8.onnx", {"image": image})      # beside float32
     worst = min(rows, key=lambda row: row.sqnr_db)
+    rows = layer_differences("model.onnx", {"image": image})        # beside ONNX Runtime
+    first = next((row for row in rows if row.max_error > 1e-4), None)
 
-Both models are compiled with every layer's result as one more output, and run on the same inputs.
+Models are compiled with every layer's result as one more output, and run on the same inputs.
 The float32 form of a quantised model is that model without its rounding: between `quantize` and
 `dequantize` only the saturation is left (which often is the only trace of a ReLU); weights are what
 the model file has, so what their rounding cost shows against the model that was quantised only.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from heddle import op
 from heddle.driver.api import Model, compile, import_model
 from heddle.graph.nodes import Call, Constant, Function, GraphExpr, Tuple, Var
 from heddle.ir.module import IRModule
+from heddle.ir.types import TensorType
+from heddle.op.interp import interpret
 from heddle.passes.graph.anf import Rewriter, map_functions, op_name, tensor_type
 from heddle.support import UserError
 
@@ -77,6 +81,71 @@ def layer_accuracy(
     return [
         _compare(name, operators.get(name, "output"), found[name], wanted[name]) for name in names
     ]
+
+
+def layer_differences(
+    model: Model,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    against: Literal["onnxruntime", "interpreter"] = "onnxruntime",
+    target: str = "native",
+    precision: str = "float32",
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+) -> list[LayerAccuracy]:
+    """Compare every value that `model` computes with that of another implementation.
+
+    against: "onnxruntime", for ONNX files (its own optimisations off), or "interpreter": the
+    operators' definitions in numpy. In the order of computation; values that one of the two does
+    not have are left out. Raises `UserError` when none is left.
+    """
+    main = _main(import_model(model, shapes=shapes))
+    computed = [b.var.name for b in main.bindings if isinstance(b.var.type, TensorType)]
+    if against == "onnxruntime":
+        wanted = _onnxruntime(model, computed, inputs)
+    else:
+        wanted = dict(zip(computed, _interpreter(main, computed, inputs), strict=True))
+    names = [name for name in computed if name in wanted]
+    if not names:
+        raise UserError(f"no value of the model has a name in {against}")
+    found = _values(main, names, inputs, target, precision)
+    operators = {b.var.name: op_name(b.value) for b in main.bindings}
+    return [_compare(name, operators[name] or "", found[name], wanted[name]) for name in names]
+
+
+def _onnxruntime(
+    model: Model, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The values of those `names` that an ONNX file has, by ONNX Runtime without optimisations."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            "comparing with ONNX Runtime needs the packages onnx and onnxruntime; "
+            "pip install onnx onnxruntime, or compare with the interpreter"
+        ) from error
+    if isinstance(model, IRModule):
+        raise UserError("an IRModule is no ONNX model; compare it with the interpreter")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model if isinstance(model, onnx.ModelProto) else onnx.load(model))
+    made = {name for node in proto.graph.node for name in node.output if name}
+    kept = [name for name in names if name in made]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in kept)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    values = session.run(kept, dict(inputs))
+    return {k: v for k, v in zip(kept, values, strict=True) if isinstance(v, np.ndarray)}
+
+
+def _interpreter(
+    main: Function, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+) -> Sequence[np.ndarray]:
+    found = interpret(IRModule({"main": _showing(main, names)}), inputs)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def without_rounding(module: IRModule) -> IRModule:
@@ -154,30 +223,40 @@ def _values(
     target: str,
     precision: str,
 ) -> dict[str, np.ndarray]:
-    variables = {binding.var.name: binding.var for binding in function.bindings}
-    attrs = {**function.attrs, "output_names": tuple(names)}
-    shown = function.replace(result=Tuple(tuple(variables[name] for name in names)), attrs=attrs)
-    module = IRModule({"main": shown})
+    module = IRModule({"main": _showing(function, names)})
     executable = compile(module, target, precision=precision, cache=False)
     results = executable(**inputs)
     values = results if isinstance(results, tuple) else (results,)
     return {name: value.numpy() for name, value in zip(names, values, strict=True)}
 
 
+def _showing(function: Function, names: Sequence[str]) -> Function:
+    """The function with the values of these names as its results."""
+    variables = {binding.var.name: binding.var for binding in function.bindings}
+    attrs = {**function.attrs, "output_names": tuple(names)}
+    shown: Function = function.replace(
+        result=Tuple(tuple(variables[name] for name in names)), attrs=attrs
+    )
+    return shown
+
+
 def _compare(name: str, operator: str, found: np.ndarray, wanted: np.ndarray) -> LayerAccuracy:
     if found.shape != wanted.shape:
-        raise UserError(f"layer `{name}` has shape {found.shape}, in float32 {wanted.shape}")
+        raise UserError(f"layer `{name}` has shape {found.shape}, the other {wanted.shape}")
     low, high = found.astype(np.float64), wanted.astype(np.float64)
-    error = np.abs(low - high)
-    largest, mean = np.abs(high).max(initial=0.0) or 1.0, np.abs(high).mean() or 1.0
-    noise = float((error**2).sum())
-    power = float((high**2).sum())
-    ratio = float("inf") if noise == 0 else 10 * np.log10(max(power, 1e-300) / noise)
+    same = (low == high) | (np.isnan(low) & np.isnan(high))  # infinities, say
+    with np.errstate(invalid="ignore"):
+        apart = np.nan_to_num(np.abs(low - high), nan=np.inf, posinf=np.inf)
+    error = np.where(same, 0.0, apart)
+    finite = np.where(np.isfinite(high), high, 0.0)
+    largest, total = np.abs(finite).max(initial=0.0) or 1.0, np.abs(finite).sum() or high.size or 1
+    noise, power = float((error**2).sum()), float((finite**2).sum())
+    ratio = 10 * np.log10(max(power / noise, 1e-99)) if noise else float("inf")
     return LayerAccuracy(
         name,
         operator,
         found.shape,
         float(error.max(initial=0.0) / largest),
-        float(error.mean() / mean),
+        float(error.sum() / total),
         float(ratio),
     )
