@@ -3,6 +3,7 @@
 
 from heddle.graph.builder import GraphBuilder, is_atom
 from heddle.graph.nodes import (
+    BindDim,
     Binding,
     Branch,
     Call,
@@ -11,6 +12,7 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Loop,
     Scalar,
     Tuple,
     TupleGetItem,
@@ -20,6 +22,7 @@ from heddle.graph.registry import resolve_op, set_op_resolver
 from heddle.graph.verify import verify, verify_module
 
 __all__ = [
+    "BindDim",
     "Binding",
     "Branch",
     "Call",
@@ -29,6 +32,7 @@ __all__ = [
     "GraphBuilder",
     "GraphExpr",
     "If",
+    "Loop",
     "Scalar",
     "Tuple",
     "TupleGetItem",

@@ -6,7 +6,8 @@ constant, every variable is bound once, and the body is evaluated in order.
 
     Function ::= params Var*, bindings Binding*, result Expr
     Binding  ::= Var = Expr
-    Expr     ::= Var | Constant | Scalar | Tuple | TupleGetItem | Call | CallDPS | If
+    Expr     ::= Var | Constant | Scalar | Tuple | TupleGetItem | Call | CallDPS | If | Loop
+               | BindDim
 """
 
 from __future__ import annotations
@@ -193,8 +194,54 @@ class If(GraphExpr):
 
 
 @node
+class Loop(GraphExpr):
+    """Calls of the graph function `body`, one after another:
+
+        i, going, state, rows = 0, condition, carried, []
+        while going and i < limit:
+            going, *results = body(i, *state, *captured)
+            state, new = results[: len(state)], results[len(state) :]
+            rows.append(new); i += 1
+        return i, *state, *map(stack, zip(*rows))
+
+    `i` and `limit` are scalars of int64, `condition` is a scalar bool; without a limit or condition
+    there is none. The types of the carried values stay. What the body gives besides is stacked
+    along a new first axis of `bound` rows, of which the first `i` are written; running more often
+    than `bound` times is an error at run time. `type` is the tuple of the count (a scalar of
+    int64), the carried and the stacked values.
+    """
+
+    body: GlobalVar
+    limit: GraphExpr | None
+    condition: GraphExpr | None
+    carried: tuple[GraphExpr, ...]
+    captured: tuple[GraphExpr, ...]
+    bound: Expr
+    type: Type
+
+
+@node
+class BindDim(GraphExpr):
+    """Gives the dimension `symbol` the value of a scalar of int64 that is computed at run time.
+
+    It is at most `bound`, an expression of dimensions that are known before: memory is planned for
+    that many. Anything else is an error at run time. The value of the expression is `value`.
+    """
+
+    value: GraphExpr
+    bound: Expr
+    symbol: Expr = binder()
+    type: Type = derived()
+
+    def _derive(self) -> None:
+        self.type = self.value.type
+
+
+@node
 class Function(BaseFunc):
-    """A graph-level function. Symbolic dimensions are bound by the shapes of `params`."""
+    """A graph-level function. Symbolic dimensions are bound by the shapes of `params`; those in
+    the attribute "symbols" are handed over by the caller, those of `BindDim` computed on the way.
+    """
 
     params: tuple[Var, ...] = binder()
     bindings: tuple[Binding, ...]

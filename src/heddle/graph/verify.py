@@ -22,6 +22,7 @@ from heddle.graph.dims import (
 )
 from heddle.graph.dps import arguments_of, dense_layout, output_types, scalar_of
 from heddle.graph.nodes import (
+    BindDim,
     Binding,
     Branch,
     Call,
@@ -30,12 +31,16 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Loop,
     Scalar,
     Tuple,
     TupleGetItem,
     Var,
 )
 from heddle.ir import (
+    BOOL,
+    INT64,
+    DType,
     ExternFunc,
     GlobalVar,
     IRModule,
@@ -87,6 +92,8 @@ class _Verifier:
             self.define(param)
             for dim in _dims(param.type):
                 self.symbols.update(free_vars(dim))
+        handed: Any = func.attrs.get("symbols", ())
+        self.symbols.update(handed)
         for binding in func.bindings:
             self.binding(binding)
         self.at = "result"
@@ -162,10 +169,10 @@ class _Verifier:
         for arg in args:
             self.atom(arg)
 
-    def callee(self, value: Call | CallDPS) -> Any:
+    def callee(self, value: Call | CallDPS | Loop) -> Any:
         if self.module is None:
             return None
-        name = value.callee.name
+        name = value.body.name if isinstance(value, Loop) else value.callee.name
         if name not in self.module:
             self.fail(f"the module has no function `{name}`", value)
         return self.module[name]
@@ -176,27 +183,28 @@ class _Verifier:
             return
         if not isinstance(func, Function):
             self.fail(f"`{value.callee.name}` is no graph function: use call_dps", value)
-        if len(func.params) != len(value.args):
-            self.fail(
-                f"`{value.callee.name}` takes {len(func.params)} arguments, got {len(value.args)}",
-                value,
-            )
-        shapes = [_shape(param.type) for param in func.params]
-        symbols = match_symbols(shapes, [_shape(arg.type) for arg in value.args])
-        for param, arg in zip(func.params, value.args, strict=True):
-            if isinstance(param.type, TensorType) and isinstance(arg.type, TensorType):
-                fits = param.type.dtype is arg.type.dtype
-                fits = fits and shape_fits(param.type.shape, arg.type.shape, symbols)
+        given = [arg.type for arg in value.args]
+        result = self.result_of(value, func, value.callee.name, given)
+        self.expect(value, result, f"`{value.callee.name}`")
+
+    def result_of(self, at: Node, func: Function, name: str, given: Sequence[Type]) -> Type:
+        """The type of the result of `func` for arguments of these types, which must fit."""
+        if len(func.params) != len(given):
+            self.fail(f"`{name}` takes {len(func.params)} arguments, got {len(given)}", at)
+        symbols = match_symbols([_shape(p.type) for p in func.params], [_shape(t) for t in given])
+        for param, type_ in zip(func.params, given, strict=True):
+            if isinstance(param.type, TensorType) and isinstance(type_, TensorType):
+                fits = param.type.dtype is type_.dtype
+                fits = fits and shape_fits(param.type.shape, type_.shape, symbols)
             else:
-                fits = same_type(param.type, arg.type)
+                fits = same_type(param.type, type_)
             if not fits:
                 self.fail(
-                    f"parameter `{param.name}` of `{value.callee.name}` is "
-                    f"{show_type(param.type)}, the argument {show_type(arg.type)}",
-                    value,
+                    f"parameter `{param.name}` of `{name}` is {show_type(param.type)}, the "
+                    f"argument {show_type(type_)}",
+                    at,
                 )
-        result = _with_symbols(func.result.type, symbols)
-        self.expect(value, result, f"`{value.callee.name}`")
+        return _with_symbols(func.result.type, symbols)
 
     def call_dps(self, value: CallDPS) -> None:
         self.atoms_of(value.args)
@@ -270,7 +278,9 @@ class _Verifier:
     def known_symbols(self, dim: Expr, at: Node) -> None:
         for var in free_vars(dim):
             if var not in self.symbols:
-                self.fail(f"symbol `{var.name}` is in no shape of a parameter", at)
+                self.fail(
+                    f"symbol `{var.name}` is in no shape of a parameter, and nothing binds it", at
+                )
 
     def tuple_item(self, value: TupleGetItem) -> None:
         self.atom(value.value)
@@ -287,6 +297,50 @@ class _Verifier:
             self.branch(branch)
             self.expect(value, branch.result.type, "a branch")
 
+    def loop(self, value: Loop) -> None:
+        for item, dtype in ((value.limit, "int64"), (value.condition, "bool")):
+            if item is not None:
+                self.atom(item)
+                self.scalar_of(item, dtype)
+        self.atoms_of((*value.carried, *value.captured))
+        self.known_symbols(value.bound, value)
+        func = self.callee(value)
+        if func is None:
+            return
+        if not isinstance(func, Function):
+            self.fail(f"`{value.body.name}` is no graph function", value)
+        count = TensorType((), INT64)
+        carried = [item.type for item in value.carried]
+        captured = [item.type for item in value.captured]
+        name = value.body.name
+        result = self.result_of(value, func, name, [count, *carried, *captured])
+        fields = result.fields if isinstance(result, TupleType) else ()
+        kept = [TensorType((), BOOL), *carried]
+        if len(fields) < len(kept) or not all(map(same_type, fields, kept)):
+            self.fail(
+                f"`{name}` gives {show_type(result)}, expected a tuple that begins with "
+                f"{', '.join(map(show_type, kept))}",
+                value,
+            )
+        rows = [
+            TensorType((value.bound, *item.shape), item.dtype)
+            for item in fields[len(kept) :]
+            if isinstance(item, TensorType)
+        ]
+        self.expect(value, TupleType((count, *carried, *rows)), f"`{name}`")
+
+    def bind_dim(self, value: BindDim) -> None:
+        self.atom(value.value)
+        self.scalar_of(value.value, "int64")
+        self.known_symbols(value.bound, value)
+        if value.symbol in self.symbols:
+            self.fail(f"dimension `{value.symbol}` is bound twice", value)
+        self.symbols.add(value.symbol)
+
+    def scalar_of(self, value: GraphExpr, dtype: str) -> None:
+        if not same_type(value.type, TensorType((), DType.of(dtype))):
+            self.fail(f"got {show_type(value.type)}, expected a scalar of {dtype}", value)
+
     def branch(self, branch: Branch) -> None:
         outer, at = set(self.scope), self.at
         for binding in branch.bindings:
@@ -302,6 +356,8 @@ _CHECKS: Mapping[type[Node], Callable[[_Verifier, Any], None]] = {
     Tuple: _Verifier.atoms,
     TupleGetItem: _Verifier.tuple_item,
     If: _Verifier.conditional,
+    Loop: _Verifier.loop,
+    BindDim: _Verifier.bind_dim,
     Var: _Verifier.atom,
     Constant: lambda _verifier, _value: None,
 }

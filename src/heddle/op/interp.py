@@ -18,6 +18,7 @@ import numpy as np
 from heddle.graph.dims import show_shape
 from heddle.graph.dps import arguments_of, output_types
 from heddle.graph.nodes import (
+    BindDim,
     Binding,
     Call,
     CallDPS,
@@ -25,6 +26,7 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Loop,
     Scalar,
     Tuple,
     TupleGetItem,
@@ -95,8 +97,12 @@ class _Interpreter:
         self.on_value = on_value
         self.externs = externs
 
-    def call(self, func: Function, inputs: Sequence[Value]) -> Value:
+    def call(
+        self, func: Function, inputs: Sequence[Value], symbols: Mapping[Any, Any] | None = None
+    ) -> Value:
         frame = _Frame(self)
+        handed: Any = func.attrs.get("symbols", ())
+        frame.symbols.update((name, (symbols or {})[name]) for name in handed)
         for param, value in zip(func.params, inputs, strict=True):
             frame.bind_param(param, value)
         frame.check_params(func)
@@ -172,7 +178,7 @@ class _Frame:
             func = self.interpreter.module[node.callee.name]
             if not isinstance(func, Function):
                 raise InternalError(f"`{node.callee.name}` is no graph function")
-            return self.interpreter.nested().call(func, args)
+            return self.interpreter.nested().call(func, args, self.symbols)
         attrs = {name: self.attribute(value) for name, value in node.attrs.items()}
         result: Value = node.callee.evaluate(args, attrs)
         return result
@@ -234,6 +240,43 @@ class _Frame:
         self.run(branch.bindings)
         return self.value(branch.result)
 
+    def loop(self, node: Loop) -> Value:
+        body = self.interpreter.module[node.body.name]
+        if not isinstance(body, Function):
+            raise InternalError(f"`{node.body.name}` is no graph function")
+        limit = None if node.limit is None else self.integer(node.limit)
+        going = node.condition is None or bool(self.value(node.condition))
+        state = [self.value(item) for item in node.carried]
+        captured = [self.value(item) for item in node.captured]
+        bound, count = self.dim(node.bound), 0
+        fields = node.type.fields if isinstance(node.type, TupleType) else ()
+        stacked = [self.empty(field) for field in fields[1 + len(state) :]]
+        while going and (limit is None or count < limit):
+            if stacked and count == bound:
+                raise UserError(f"the loop over `{node.body.name}` ran more than {bound} times")
+            arguments = [np.asarray(count, np.int64), *state, *captured]
+            results = self.interpreter.nested().call(body, arguments, self.symbols)
+            going = node.condition is None or bool(results[0])
+            state = list(results[1 : 1 + len(state)])
+            for rows, row in zip(stacked, results[1 + len(state) :], strict=True):
+                rows[count] = row
+            count += 1
+        return (np.asarray(count, np.int64), *state, *stacked)
+
+    def integer(self, node: GraphExpr) -> int:
+        value = self.value(node)
+        assert isinstance(value, np.ndarray)
+        return int(value)
+
+    def bind_dim(self, node: BindDim) -> Value:
+        value = self.value(node.value)
+        size, bound = self.integer(node.value), self.dim(node.bound)
+        if not 0 <= size <= bound:
+            name = node.symbol.name  # type: ignore[attr-defined]
+            raise UserError(f"dimension `{name}` is {size}, expected 0 to {bound}")
+        self.symbols[node.symbol] = size
+        return value
+
 
 _EVALUATE: Mapping[type[Node], Callable[[_Frame, Any], Value]] = {
     Var: _Frame.variable,
@@ -244,4 +287,6 @@ _EVALUATE: Mapping[type[Node], Callable[[_Frame, Any], Value]] = {
     Tuple: _Frame.tuple,
     TupleGetItem: _Frame.tuple_item,
     If: _Frame.conditional,
+    Loop: _Frame.loop,
+    BindDim: _Frame.bind_dim,
 }

@@ -16,7 +16,7 @@ import numpy as np
 from heddle.graph import nodes as graph
 from heddle.graph.registry import resolve_op
 from heddle.ir import DType, GlobalVar, TupleType, Type, first_mismatch, structural_equal
-from heddle.ir.expr import Expr
+from heddle.ir.expr import Expr, const
 from heddle.script.parse_base import Context
 from heddle.script.parse_expr import ExprParser
 
@@ -289,6 +289,39 @@ class GraphParser(ExprParser):
                 self.fail(item, f"`{item.id}` is a tensor: combine it by operators, op.mul(x, y)")
         return graph.Scalar(self.scalar(node), span=self.span(node))
 
+    def loop_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        if type_ is None:
+            self.fail(node, "a loop needs its type: `y: G.Tuple(...) = G.loop(...)`")
+        optional = ("limit", "condition", "carried", "captured", "bound")
+        given = self.arguments(node, ("body",), optional)
+        scalars = {
+            name: self.operand(given[name]) if name in given else None
+            for name in ("limit", "condition")
+        }
+        groups = {name: self.operands(given.get(name)) for name in ("carried", "captured")}
+        bound = self.dimension(given["bound"]) if "bound" in given else const(0)
+        body = self.global_var(given["body"])
+        return graph.Loop(body, **scalars, **groups, bound=bound, type=type_, span=self.span(node))
+
+    def operands(self, node: ast.expr | None) -> tuple[graph.GraphExpr, ...]:
+        if node is None:
+            return ()
+        if not isinstance(node, (ast.Tuple, ast.List)):
+            self.fail(node, "expected a tuple of values: (x,)")
+        return tuple(self.operand(item) for item in node.elts)
+
+    def bind_dim(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        given = self.arguments(node, ("value", "symbol", "bound"))
+        if not isinstance(given["symbol"], ast.Name):
+            self.fail(given["symbol"], "G.bind_dim: the symbol is a new name")
+        value, bound = self.operand(given["value"]), self.dimension(given["bound"])
+        before, self.implicit_symbols = self.implicit_symbols, True
+        try:
+            symbol = self.dimension(given["symbol"])
+        finally:
+            self.implicit_symbols = before
+        return graph.BindDim(value, bound, symbol, span=self.span(node))
+
     def call_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
         if not node.args:
             self.fail(node, "G.call: the function is missing")
@@ -349,4 +382,6 @@ _FORMS: Final[Mapping[str | None, Callable[..., graph.GraphExpr]]] = {
     "call": GraphParser.call_form,
     "typed": GraphParser.typed_form,
     "const": GraphParser.const,
+    "loop": GraphParser.loop_form,
+    "bind_dim": GraphParser.bind_dim,
 }

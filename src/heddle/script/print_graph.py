@@ -82,7 +82,7 @@ class GraphPrinter:
             self.branches(value, var)
             return
         text = self.value(value)
-        needed = isinstance(value, (graph.Call, graph.CallDPS))
+        needed = isinstance(value, (graph.Call, graph.CallDPS, graph.Loop))
         needed = needed or not structural_equal(value.type, var.type)
         self.assign(var, var.type if needed else None, text)
 
@@ -140,9 +140,29 @@ class GraphPrinter:
             if value.attrs:
                 parts.append(f"attrs={self.expr.value(value.attrs)}")
             return f"G.call_dps({', '.join(parts)})"
+        if isinstance(value, graph.Loop):
+            return self.loop(value)
+        if isinstance(value, graph.BindDim):
+            symbol = self.names.find(value.symbol) or self.names.define(
+                value.symbol,
+                value.symbol.name,  # type: ignore[attr-defined]
+            )
+            bound = self.expr.text(value.bound)
+            return f"G.bind_dim({self.operand(value.value)}, {symbol}, bound={bound})"
         if isinstance(value, graph.If):
             return f"G.opaque('If on {self.operand(value.condition)}')"
         return self.expr.fallback(value)
+
+    def loop(self, value: graph.Loop) -> str:
+        parts = [self.callee(value.body)]
+        for name in ("limit", "condition"):
+            item = getattr(value, name)
+            if item is not None:
+                parts.append(f"{name}={self.operand(item)}")
+        parts.append(f"carried={self.tuple(value.carried)}")
+        parts.append(f"captured={self.tuple(value.captured)}")
+        parts.append(f"bound={self.expr.text(value.bound)}")
+        return f"G.loop({', '.join(parts)})"
 
     def tuple(self, fields: Iterable[Any]) -> str:
         parts = [self.operand(item) for item in fields]

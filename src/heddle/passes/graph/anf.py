@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from heddle.graph.dims import same_shape
 from heddle.graph.nodes import (
+    BindDim,
     Binding,
     Branch,
     Call,
@@ -23,6 +24,7 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Loop,
     Tuple,
     TupleGetItem,
     Var,
@@ -98,6 +100,10 @@ def atoms_of(value: GraphExpr) -> Iterator[GraphExpr]:
             for binding in branch.bindings:
                 yield from atoms_of(binding.value)
             yield from atoms_of(branch.result)
+    elif isinstance(value, (Loop, BindDim)):
+        for item in value.children():
+            if isinstance(item, GraphExpr):
+                yield from atoms_of(item)
 
 
 def use_counts(function: Function) -> Counter[Var]:
