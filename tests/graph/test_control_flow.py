@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import heddle
 from heddle.graph import verify_module
 from heddle.ir import IRModule, first_mismatch
 from heddle.op.interp import interpret
@@ -27,7 +28,10 @@ class Module:
         start = op.mul(a, 1.0)
         loop: G.Tuple(
             G.Tensor((), "int64"), G.Tensor((n,), "float32"), G.Tensor((20,), "float32")
-        ) = G.loop(step, limit=limit, condition=G.const(True, "bool"), carried=(start,), captured=(a,), bound=20)
+        ) = G.loop(
+            step, limit=limit, condition=G.const(True, "bool"),
+            carried=(start,), captured=(a,), bound=20,
+        )
         count = loop[0]
         times = G.bind_dim(count, rows, bound=20)
         power = loop[1]
@@ -71,3 +75,15 @@ def test_interpreted(limit: int) -> None:
 def test_more_iterations_than_the_bound() -> None:
     with pytest.raises(UserError, match="the loop over `step` ran more than 20 times"):
         interpret(powers(), [np.ones(2, np.float32), np.asarray(21)])
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 20])
+def test_compiled(limit: int) -> None:
+    executable = heddle.compile(powers(), cache=False)
+    a = np.asarray([1.5, 2.0, 3.0], np.float32)
+    count, power, totals = (value.numpy() for value in executable(a, np.asarray(limit)))
+    want = expected(a, limit)
+    assert int(count) == want[0]
+    np.testing.assert_allclose(power, want[1], rtol=1e-6)
+    assert totals.shape == (len(want[2]),)
+    np.testing.assert_allclose(totals, want[2], rtol=1e-6)

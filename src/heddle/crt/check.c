@@ -28,7 +28,8 @@ int64_t hd_total_output_dims(void) {
 
 int32_t hd_call_begin(hd_call *call) {
   const int64_t inputs = MODEL->num_inputs, outputs = MODEL->num_outputs;
-  const int64_t symbols = MODEL->num_symbols, dims = hd_total_output_dims();
+  const int64_t symbols = (int64_t)MODEL->num_symbols + MODEL->num_late_symbols;
+  const int64_t dims = hd_total_output_dims();
   const int64_t needed = 2 * symbols + dims + 2 * inputs + 2 * outputs;
   _Static_assert(sizeof(void *) <= sizeof(int64_t), "pointers fit in a word");
   call->allocated = NULL;

@@ -10,8 +10,8 @@
 #define HD_INLINE_WORDS 512
 
 typedef struct hd_call {
-  int64_t *symbols;      /* num_symbols values; -1 until bound */
-  int64_t *bound_by;     /* num_symbols: the input that bound the symbol */
+  int64_t *symbols;      /* num_symbols values, -1 until bound, then the late ones */
+  int64_t *bound_by;     /* the input that bound each symbol */
   int64_t *output_dims;  /* expected dimensions of all outputs */
   void **inputs;         /* data pointers */
   void **outputs;

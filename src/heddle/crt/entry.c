@@ -70,6 +70,16 @@ static int32_t run_checked(hd_call *call, struct hd_profile *profile) {
   return status;
 }
 
+/* Tells the caller how much of its outputs has been written. */
+static void set_final_dims(hd_call *call, DLTensor *const *outputs) {
+  if (!MODEL->final_dims) return;
+  MODEL->final_dims(call->symbols, call->output_dims);
+  const int64_t *dims = call->output_dims;
+  for (int32_t i = 0; i < MODEL->num_outputs; ++i) {
+    for (int32_t axis = 0; axis < outputs[i]->ndim; ++axis) outputs[i]->shape[axis] = *dims++;
+  }
+}
+
 static int32_t run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *const *outputs,
                    int32_t num_outputs, struct hd_profile *profile) {
   hd_call call;
@@ -78,6 +88,7 @@ static int32_t run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *
   if (status == 0) status = hd_check_input_memory(&call, inputs);
   if (status == 0) status = hd_check_outputs(&call, outputs, num_outputs);
   if (status == 0) status = run_checked(&call, profile);
+  if (status == 0) set_final_dims(&call, outputs);
   hd_call_end(&call);
   return status;
 }

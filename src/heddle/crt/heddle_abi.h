@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a structure below changes; a library with another number is not loaded. */
-#define HEDDLE_ABI_VERSION 1u
+#define HEDDLE_ABI_VERSION 2u
 
 /* One input or output. */
 typedef struct hd_arg_desc {
@@ -35,7 +35,7 @@ struct hd_profile;
 typedef struct hd_context {
   void *const *inputs;        /* data pointers with byte_offset applied; NULL if empty */
   void *const *outputs;       /* likewise */
-  const int64_t *symbols;     /* value of symbol k */
+  int64_t *symbols;           /* value of symbol k; main writes the late ones, behind the others */
   uint8_t *arena;             /* arena_size(symbols) bytes, aligned to arena_alignment */
   const uint8_t *constants;   /* constants_size bytes, 64-byte aligned */
   struct hd_profile *profile; /* NULL unless profiling */
@@ -47,16 +47,21 @@ typedef struct hd_context {
 typedef struct hd_model {
   uint32_t abi_version; /* HEDDLE_ABI_VERSION */
   const char *name;
-  int32_t num_inputs, num_outputs, num_symbols, num_kernels;
+  int32_t num_inputs, num_outputs, num_symbols;
+  int32_t num_late_symbols; /* dimensions that are computed by main */
+  int32_t num_kernels;
   const hd_arg_desc *inputs, *outputs;
-  const char *const *symbol_names;
+  const char *const *symbol_names; /* those of the late ones follow */
   const int64_t *symbol_min, *symbol_max; /* legal range of each symbol, both ends included */
   const char *const *kernel_names;
   int64_t constants_size;
   int64_t arena_alignment; /* a power of two, 64 or more */
   int64_t (*arena_size)(const int64_t *symbols);
-  /* Writes the dimensions of all outputs, one after another. */
+  /* Writes the dimensions of all outputs, one after another: the largest that they may have where
+   * they depend on late symbols. */
   void (*output_dims)(const int64_t *symbols, int64_t *dims);
+  /* Likewise, after main, the dimensions that they have; NULL without late symbols. */
+  void (*final_dims)(const int64_t *symbols, int64_t *dims);
   /* Returns 0, or nonzero after hd_set_error. Must be re-entrant. */
   int32_t (*main)(const hd_context *ctx);
   const char *metadata_json;

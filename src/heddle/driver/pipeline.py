@@ -34,6 +34,7 @@ from heddle.passes.graph.integers import integers
 from heddle.passes.graph.lower import Lower
 from heddle.passes.graph.mixed_precision import mixed_precision
 from heddle.passes.graph.normalise import normalise
+from heddle.passes.graph.outline import outline
 from heddle.passes.graph.plan import plan_memory
 from heddle.passes.graph.winograd import DEFAULT_ERROR, Winograd
 from heddle.runtime.toolchain import link_shared
@@ -80,6 +81,7 @@ def graph_pipeline(
     return Pipeline(
         [
             Pass("normalise", normalise),
+            Pass("outline", outline, "Make branches functions of their own."),
             Pass("fold_constants", fold_constants, "Evaluate calls whose arguments are constants."),
             Pass("canonicalise", canonicalise),
             Pass("eliminate_common_subexpressions", eliminate_common_subexpressions, common),

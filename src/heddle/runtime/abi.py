@@ -22,7 +22,7 @@ from ctypes import (
 import ml_dtypes
 import numpy as np
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 CPU = 1
 """DLPack's number for CPU memory."""
 
@@ -78,6 +78,7 @@ class Model(Structure):
         ("num_inputs", c_int32),
         ("num_outputs", c_int32),
         ("num_symbols", c_int32),
+        ("num_late_symbols", c_int32),
         ("num_kernels", c_int32),
         ("inputs", POINTER(ArgDesc)),
         ("outputs", POINTER(ArgDesc)),
@@ -89,6 +90,7 @@ class Model(Structure):
         ("arena_alignment", c_int64),
         ("arena_size", c_void_p),
         ("output_dims", c_void_p),
+        ("final_dims", c_void_p),
         ("main", c_void_p),
         ("metadata_json", c_char_p),
     ]

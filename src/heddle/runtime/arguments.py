@@ -91,6 +91,11 @@ class ArgumentFrame:
             else:
                 self.pointers[index] = ctypes.pointer(self._describe(index, array))
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes as the library has left them."""
+        found = [self.pointers[place].contents for place in range(len(self.infos))]
+        return [tuple(item.shape[: item.ndim]) for item in found]
+
     def clear(self) -> None:
         """Lets go of what was made on behalf of the values."""
         if self._borrowed:

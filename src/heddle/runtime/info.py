@@ -38,6 +38,8 @@ class ModelInfo:
     outputs: tuple[TensorInfo, ...]
     symbols: dict[str, tuple[int, int]]
     """The range of each symbol, both ends included."""
+    late_symbols: tuple[str, ...]
+    """Dimensions of outputs that a call computes on the way."""
     kernels: tuple[str, ...]
     constants_size: int
     metadata: dict[str, Any]
@@ -60,15 +62,15 @@ def _tensor_info(desc: ArgDesc, symbols: list[str]) -> TensorInfo:
 
 def read_model(model: Model) -> ModelInfo:
     """Copies a model's description out of its library."""
-    symbols = [_text(model.symbol_names[k]) for k in range(model.num_symbols)]
+    late = range(model.num_symbols, model.num_symbols + model.num_late_symbols)
+    symbols = [_text(model.symbol_names[k]) for k in range(late.stop)]
     metadata = json.loads(_text(model.metadata_json) or "{}")
     return ModelInfo(
         name=_text(model.name),
         inputs=tuple(_tensor_info(model.inputs[i], symbols) for i in range(model.num_inputs)),
         outputs=tuple(_tensor_info(model.outputs[i], symbols) for i in range(model.num_outputs)),
-        symbols={
-            name: (model.symbol_min[k], model.symbol_max[k]) for k, name in enumerate(symbols)
-        },
+        symbols={symbols[k]: (model.symbol_min[k], model.symbol_max[k]) for k in range(late.start)},
+        late_symbols=tuple(symbols[k] for k in late),
         kernels=tuple(_text(model.kernel_names[k]) for k in range(model.num_kernels)),
         constants_size=model.constants_size,
         metadata=metadata if isinstance(metadata, dict) else {},

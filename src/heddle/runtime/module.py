@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import math
 import os
 import shutil
 import time
@@ -142,6 +143,8 @@ class Executable:
             results = self._allocate(frame)
             frame.outputs.fill(results)
             self._run(frame)
+            if self.info.late_symbols:
+                results = list(map(_written, results, frame.outputs.shapes()))
         finally:
             frame.inputs.clear()
             frame.outputs.clear()
@@ -152,8 +155,10 @@ class Executable:
     def call_into(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Runs the model and writes the results into memory of the caller.
 
-        Outputs are of exactly the dtype and shape that the model gives, contiguous, and share
-        memory with nothing else in the call. Raises `UserError`.
+        Outputs are of exactly the dtype and shape that `infer_shapes` tells, contiguous, and share
+        memory with nothing else in the call. Where a dimension is known at run time only, that is
+        the largest shape, and the call writes as many elements as there are, from the start on.
+        Raises `UserError`.
         """
         values = self._values(tuple(inputs), {})
         if len(outputs) != len(self.outputs):
@@ -295,6 +300,13 @@ def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
     for dim in shape:
         count *= dim
     return count
+
+
+def _written(result: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The part of an output that the model has written, dense from its start on."""
+    if shape == result.shape:
+        return result
+    return result.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _aligned(constants: np.ndarray) -> np.ndarray:

@@ -11,10 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from heddle.graph.nodes import Call, CallDPS, Constant, Function, GraphExpr, TupleGetItem, Var
+from heddle.graph.nodes import (
+    BindDim,
+    Binding,
+    Call,
+    CallDPS,
+    Constant,
+    Function,
+    GraphExpr,
+    TupleGetItem,
+    Var,
+)
 from heddle.ir.module import BaseFunc, IRModule
 from heddle.ir.walk import post_order
 from heddle.passes.graph.anf import Rewriter, atoms_of, is_primitive, map_functions, op_name
+from heddle.passes.graph.outline import symbols_of
 
 _SMALL = 256
 
@@ -82,13 +93,25 @@ def _attr_key(value: object) -> Hashable:
 
 
 def _remove_unused(function: Function) -> Function:
-    live = {item for item in post_order(function.result) if isinstance(item, Var)}
-    kept = []
-    for binding in reversed(function.bindings):
-        if binding.var in live:
-            kept.append(binding)
-            live.update(item for item in atoms_of(binding.value) if isinstance(item, Var))
+    kept = live_bindings(function)
     if len(kept) == len(function.bindings):
         return function
-    shorter: Function = function.replace(bindings=tuple(reversed(kept)))
+    shorter: Function = function.replace(bindings=kept)
     return shorter
+
+
+def live_bindings(function: Function) -> tuple[Binding, ...]:
+    """The bindings that the result of a function needs; what binds a dimension that they mention
+    is among them."""
+    live = {item for item in post_order(function.result) if isinstance(item, Var)}
+    late = any(isinstance(binding.value, BindDim) for binding in function.bindings)
+    symbols: set[object] = set()
+    kept: list[Binding] = []
+    for binding in reversed(function.bindings):
+        value = binding.value
+        if binding.var in live or (isinstance(value, BindDim) and value.symbol in symbols):
+            kept.append(binding)
+            live.update(item for item in atoms_of(value) if isinstance(item, Var))
+            if late:
+                symbols.update(symbols_of([binding], ()))
+    return tuple(reversed(kept))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`HostPlan`: a graph function as a flat list of kernel calls on placed memory.
+"""`HostPlan`: a graph function as a flat list of steps on placed memory.
 
 It is what is left of `main` after fusion, lowering and memory planning, and all that the code
-generator needs to write the native host function:
+generator needs to write the native host function. Most steps are kernel calls,
 
-    for call in plan.calls:
-        call.kernel(*addresses of call.args, *values of call.scalars)
+    call.kernel(*addresses of call.args, *values of call.scalars)
+
+the others call graph functions, which have plans of their own: once, one of two, or in a loop.
 
 Every size and offset is an int64 expression over `plan.symbols`, a constant when nothing is
 dynamic. All offsets are multiples of `ALIGNMENT`, except those of views into the middle of a value.
@@ -13,14 +14,17 @@ dynamic. All offsets are multiples of `ALIGNMENT`, except those of views into th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
+from heddle.graph.dims import simplify_dim
 from heddle.ir.dtype import DType
-from heddle.ir.expr import Expr, IntImm, Var
+from heddle.ir.expr import Expr, IntImm, Var, maximum
 from heddle.ir.types import TensorType
+from heddle.ir.walk import substitute
 
 ALIGNMENT: Final = 64
 """Bytes that the starts of the arena, of the constants and of every value in them align to."""
@@ -83,6 +87,63 @@ class KernelCall:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """One call of a graph function of the module.
+
+    inputs, outputs: where its parameters and results lie. symbols: the values of its symbolic
+    dimensions, in the order of its plan. arena: where its working memory begins.
+    """
+
+    function: str
+    inputs: tuple[Storage, ...]
+    outputs: tuple[Storage, ...]
+    symbols: tuple[Expr, ...]
+    arena: Storage
+
+
+@dataclass(frozen=True, slots=True)
+class BranchStep:
+    """One of two calls with the same outputs."""
+
+    condition: ScalarLoad
+    then: FunctionCall
+    otherwise: FunctionCall
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStep:
+    """Calls of `body`, as `graph.Loop` says.
+
+    The inputs of `body` are the number of the iteration, the carried values and those captured; its
+    outputs whether to go on, the next carried values, and the first row of each stacked value.
+    carried: where each carried value comes from, where it ends up and its bytes; iterations take
+    turns between the place where it ends up and the output of `body`, which are the same place for
+    those that the body writes over. row_bytes: of each stacked value. count: where the number of
+    iterations goes.
+    """
+
+    body: FunctionCall
+    limit: ScalarLoad | None
+    condition: ScalarLoad | None
+    carried: tuple[tuple[Storage, Storage, Expr], ...]
+    row_bytes: tuple[Expr, ...]
+    bound: Expr
+    count: Storage
+
+
+@dataclass(frozen=True, slots=True)
+class BindStep:
+    """Gives a symbol the value of a number in memory, at most `bound`."""
+
+    symbol: Var
+    value: ScalarLoad
+    bound: Expr
+
+
+Step: TypeAlias = "KernelCall | FunctionCall | BranchStep | LoopStep | BindStep"
+
+
+@dataclass(frozen=True, slots=True)
 class PlanTensor:
     """An input or output of the model."""
 
@@ -117,7 +178,10 @@ class HostPlan:
 
     symbols: the symbolic dimensions, each a variable in the shape of some input; the first place
     binds it. symbol_ranges: the smallest and largest legal value of each. Dimensions of outputs
-    are expressions of `symbols`. Outputs never overlap inputs, constants, the arena or each other.
+    are expressions of `symbols` and of `late_symbols`, which steps bind on the way; of those the
+    largest values, expressions of `symbols`. Outputs never overlap inputs, constants, the arena or
+    each other. functions: the plans of the graph functions that are called, by name; their
+    constants are among those of the whole.
     """
 
     name: str
@@ -128,8 +192,16 @@ class HostPlan:
     constants: tuple[PlanConstant, ...]
     constants_size: int
     arena_size: Expr
-    calls: tuple[KernelCall, ...]
+    steps: tuple[Step, ...]
     report: MemoryReport = field(default=MemoryReport(0, 0, 0))
+    late_symbols: Mapping[Var, Expr] = field(default_factory=dict)
+    functions: Mapping[str, HostPlan] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> tuple[KernelCall, ...]:
+        """The kernel calls of this function, then those of the functions that it calls."""
+        plans = (self, *self.functions.values())
+        return tuple(s for plan in plans for s in plan.steps if isinstance(s, KernelCall))
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -145,3 +217,15 @@ class HostPlan:
             raw = np.ascontiguousarray(constant.data).reshape(-1).view(np.uint8)
             image[constant.offset : constant.offset + raw.size] = raw
         return image
+
+
+def largest(size: Expr, bounds: Mapping[Var, Expr]) -> Expr:
+    """The largest value of a size whose symbols in `bounds` are between zero and these.
+
+    Sizes rise or fall in each symbol, so the ends are enough. A bound names no later symbol.
+    """
+    for symbol, bound in reversed(bounds.items()):
+        ends = [substitute(size, {symbol: end}) for end in (bound, IntImm(0))]
+        if ends[0] is not size:
+            size = simplify_dim(maximum(*ends))
+    return size

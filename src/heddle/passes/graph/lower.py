@@ -21,6 +21,7 @@ from heddle import te
 from heddle.graph.dims import match_symbols
 from heddle.graph.dps import arguments_of, dense_layout
 from heddle.graph.nodes import (
+    BindDim,
     Binding,
     Call,
     CallDPS,
@@ -28,6 +29,7 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Loop,
     Tuple,
     TupleGetItem,
     Var,
@@ -140,8 +142,6 @@ class _Lowering:
             return Binding(lowered, binding.var, span=binding.span)  # type: ignore[call-arg]
         if isinstance(value, CallDPS):
             return binding.replace(value=self._with_symbols(value))  # type: ignore[no-any-return]
-        if isinstance(value, If):
-            raise UserError("control flow cannot be lowered yet: `If`", span=value.span)
         if op_name(value) and not is_view(value):
             raise InternalError(f"op.{op_name(value)} in `main` outside of a kernel")
         return binding
@@ -206,7 +206,8 @@ def _result_fields(result: GraphExpr) -> tuple[tuple[GraphExpr, ...], bool]:
 
 
 def _is_kernel(value: GraphExpr) -> bool:
-    return isinstance(value, CallDPS)
+    """Whether the results are memory of their own."""
+    return isinstance(value, (CallDPS, If, Loop))
 
 
 def _root(value: GraphExpr, owners: Mapping[Var, GraphExpr]) -> GraphExpr:
@@ -223,6 +224,8 @@ def _root(value: GraphExpr, owners: Mapping[Var, GraphExpr]) -> GraphExpr:
             if not isinstance(inner, Tuple):
                 return value
             value = inner.fields[definition.index]
+        elif isinstance(definition, BindDim):
+            value = definition.value
         else:
             value = definition
     return value

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plan memory: give every value of the lowered `main` a place, and write it down as a `HostPlan`.
 
-Values live from the kernel that writes them to the last kernel that reads them (through any view).
+Values live from the step that writes them to the last step that reads them (through any view).
 Values of known size are placed largest first, each at the lowest offset of the arena where it
 overlaps nothing that is alive at the same time. Values of symbolic size follow behind: a value
 takes the slot of one that has died, whose size becomes the larger of the two. Results are written
 straight into the outputs.
+
+Graph functions that `main` calls (branches, bodies of loops) have plans of their own. Their arenas
+are values of the caller's arena that live during the call, and inputs and outputs are wherever the
+caller has them, so nothing is copied on the way in or out. Dimensions that are bound at run time
+count as the largest values that they may have.
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import numpy as np
-
+from heddle.graph.dims import match_symbols, simplify_dim
 from heddle.graph.dps import arguments_of, scalar_of
 from heddle.graph.nodes import (
+    BindDim,
     Call,
     CallDPS,
     Constant,
     Function,
     GraphExpr,
+    If,
+    Loop,
     Scalar,
     Tuple,
     TupleGetItem,
@@ -34,46 +40,44 @@ from heddle.ir.expr import Expr, IntImm, as_int, const, maximum
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
-from heddle.ir.types import TensorType, TupleType
-from heddle.passes.graph.anf import free_symbols, nominal_value
+from heddle.ir.types import TensorType, TupleType, Type
+from heddle.ir.walk import substitute
+from heddle.passes.graph.anf import atoms_of, free_symbols
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.host_plan import (
     ALIGNMENT,
     SYMBOL_MAX,
+    BindStep,
+    BranchStep,
+    FunctionCall,
     HostPlan,
     KernelCall,
-    MemoryReport,
-    PlanConstant,
+    LoopStep,
     PlanTensor,
     ScalarLoad,
+    Step,
     Storage,
+    largest,
 )
+from heddle.passes.graph.outline import called_function
+from heddle.passes.graph.place_values import ArenaValue, Constants, place_values
 from heddle.support import InternalError, UserError
 from heddle.tir.nodes import PrimFunc
-
-_SAMPLE: Final = 64
-
-
-@dataclass(slots=True, eq=False)
-class _Value:
-    """One piece of memory in the arena, alive during the calls [start, end]."""
-
-    size: Expr
-    start: int
-    end: int
-    offset: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a tensor is: a value of the arena, or fixed storage."""
 
-    value: _Value | None = None
+    value: ArenaValue | None = None
     storage: Storage | None = None
 
 
 _Number: TypeAlias = "Expr | tuple[_Place, DType]"
 """A number of a call, or where it is when the call is made."""
+
+_STEPS: Final = (CallDPS, If, Loop, BindDim)
+"""Values that take time; all others are other names for them."""
 
 
 def plan_memory(module: IRModule, *, name: str = "main") -> HostPlan:
@@ -87,18 +91,46 @@ def plan_memory(module: IRModule, *, name: str = "main") -> HostPlan:
     function = module[name]
     if not isinstance(function, Function):
         raise UserError(f"`{name}` is not a graph function")
-    return _Planner(module, function, name).run()
+    return _Planner(module, function, name, _Functions(module)).run()
+
+
+class _Functions:
+    """What the plans of one module share: the constants, and the plans of called functions."""
+
+    def __init__(self, module: IRModule) -> None:
+        self.module = module
+        self.constants = Constants()
+        self.plans: dict[str, HostPlan] = {}
+        self._open: list[str] = []
+
+    def plan(self, name: str) -> HostPlan:
+        """The plan of a called function."""
+        if name not in self.plans:
+            function = self.module[name]
+            if not isinstance(function, Function):
+                raise UserError(f"`{name}` is no graph function")
+            if name in self._open:
+                chain = " -> ".join(f"`{step}`" for step in (*self._open, name))
+                raise UserError(f"recursion is not supported yet: {chain}")
+            self._open.append(name)
+            self.plans[name] = _Planner(self.module, function, name, self).run()
+            self._open.pop()
+        return self.plans[name]
 
 
 class _Planner:
-    def __init__(self, module: IRModule, function: Function, name: str) -> None:
+    def __init__(
+        self, module: IRModule, function: Function, name: str, functions: _Functions
+    ) -> None:
         self.module = module
         self.function = function
         self.name = name
+        self.functions = functions
+        self.constants = functions.constants
         self.places: dict[Any, tuple[_Place, ...]] = {}
-        self.values: list[_Value] = []
-        self.constants = _Constants()
-        self.calls: list[tuple[CallDPS, list[_Place], list[_Number]]] = []
+        self.values: list[ArenaValue] = []
+        self.steps: list[Callable[[], Step]] = []  # called once all values have their places
+        self.late: dict[Symbol, Expr] = {}  # bounds of the symbols that steps bind
         self.aliases: dict[Var, tuple[Var, ...]] = {}  # views and tuples: whose memory they are
 
     def run(self) -> HostPlan:
@@ -113,16 +145,7 @@ class _Planner:
             placed = self._place(item)[0].storage
             if placed is None or placed.kind != "output" or placed.index != position:
                 raise InternalError(f"result {position} of `{self.name}` is not in its output")
-        report, arena = _place_values(self.values)
-        calls = tuple(
-            KernelCall(
-                call.callee.name,
-                tuple(_resolve(place) for place in args),
-                (*map(_host_number, scalars), *_symbols_of(call)),
-                str(call.attrs.get("label", "")),
-            )
-            for call, args, scalars in self.calls
-        )
+        report, arena = place_values(self.values)
         ranges = self.function.attrs.get("symbol_ranges", {})
         assert isinstance(ranges, Mapping)
         return HostPlan(
@@ -134,8 +157,10 @@ class _Planner:
             constants=tuple(self.constants.items),
             constants_size=self.constants.size,
             arena_size=arena,
-            calls=calls,
+            steps=tuple(step() for step in self.steps),
             report=report,
+            late_symbols=self.late,
+            functions=self.functions.plans,
         )
 
     # -- interface ---------------------------------------------------------------------------
@@ -150,10 +175,11 @@ class _Planner:
         return tuple(inputs)
 
     def _symbols(self, types: Sequence[TensorType]) -> tuple[Symbol, ...]:
-        symbols = free_symbols(types)
+        handed: Any = self.function.attrs.get("symbols", ())
+        symbols = [*handed, *(s for s in free_symbols(types) if s not in handed)]
         bare = {dim for item in types for dim in item.shape if isinstance(dim, Symbol)}
         for symbol in symbols:
-            if symbol not in bare:
+            if symbol not in bare and symbol not in handed:
                 raise UserError(
                     f"dimension `{symbol.name}` occurs only inside expressions of input shapes; "
                     "some input must have it as a dimension of its own"
@@ -185,7 +211,7 @@ class _Planner:
         field = 0
         while True:
             value = owners.get(item) if isinstance(item, Var) else None
-            if isinstance(value, CallDPS):
+            if isinstance(value, (CallDPS, If, Loop)):
                 break
             if is_view(value):
                 assert isinstance(value, Call)
@@ -199,6 +225,8 @@ class _Planner:
                     item, field = source, value.index
             elif isinstance(value, Var):
                 item = value
+            elif isinstance(value, BindDim):
+                item = value.value
             else:
                 raise InternalError(
                     f"result {position} of `{self.name}` is no kernel's result; run `lower` first"
@@ -211,17 +239,17 @@ class _Planner:
     # -- bindings ----------------------------------------------------------------------------
 
     def _last_uses(self) -> dict[Var, int]:
-        """The number of the last kernel call that reads each variable, views looked through.
-        A value that nothing reads dies where it is made."""
-        call, last = -1, dict[Var, int]()
+        """The number of the last step that reads each variable, views looked through. A value that
+        nothing reads dies where it is made."""
+        step, last = -1, dict[Var, int]()
         for binding in self.function.bindings:
             value = binding.value
-            if isinstance(value, CallDPS):
-                call += 1
-                for item in value.args:
-                    for source in self._sources(item):
-                        last[source] = call
-            else:
+            if isinstance(value, _STEPS):
+                step += 1
+                for atom in atoms_of(value):
+                    for source in self._sources(atom):
+                        last[source] = step
+            if not isinstance(value, (CallDPS, If, Loop)):
                 self.aliases[binding.var] = tuple(_vars(value))
         return last
 
@@ -251,28 +279,176 @@ class _Planner:
         raise InternalError(f"memory planning met a {type(item).__name__}; run `lower` first")
 
     def _binding(self, var: Var, value: GraphExpr, last_use: Mapping[Var, int]) -> None:
-        if not isinstance(value, CallDPS):
+        if not isinstance(value, _STEPS):
             self.places[var] = self._place(value)
             return
-        number = len(self.calls)
+        end = max(len(self.steps), last_use.get(var, 0))
+        if isinstance(value, CallDPS):
+            self._call(var, value, end)
+        elif isinstance(value, If):
+            self._branches(var, value, end)
+        elif isinstance(value, Loop):
+            self._loop(var, value, end)
+        else:
+            self._bind_dim(var, value)
+
+    def _call(self, var: Var, value: CallDPS, end: int) -> None:
         tensors, scalars = self._arguments(value)
         args = [place for item in tensors for place in self._place(item)]
-        types = var.type.fields if isinstance(var.type, TupleType) else (var.type,)
-        end = max(number, last_use.get(var, number))
-        results = []
-        for field, item in enumerate(types):
-            assert isinstance(item, TensorType)
+        results = self._results(
+            var, end, lambda item: self._overwritten(value, args, item, len(self.steps), end)
+        )
+        kernel, label = value.callee.name, str(value.attrs.get("label", ""))
+        self.steps.append(
+            lambda: KernelCall(
+                kernel,
+                tuple(map(_resolve, [*args, *results])),
+                (*map(_host_number, scalars), *_symbols_of(value)),
+                label,
+            )
+        )
+
+    def _results(
+        self,
+        var: Var,
+        end: int,
+        given: Callable[[TensorType], _Place | None] = lambda _type: None,
+    ) -> list[_Place]:
+        """Where the results of this step lie: in outputs, where `given` says, or in new memory."""
+        results: list[_Place] = []
+        for field, item in enumerate(_fields(var.type)):
             fixed = self.places.get((var, field))
-            if fixed is not None:
-                results.append(fixed[0])
-                continue
-            place = self._overwritten(value, args, item, number, end)
-            if place is None:
-                place = _Place(_Value(_byte_size(item), number, end))
-                self.values.append(place.value)  # type: ignore[arg-type]
-            results.append(place)
+            place = fixed[0] if fixed is not None else given(item)
+            results.append(self._memory(self._byte_size(item), end) if place is None else place)
         self.places[var] = tuple(results)
-        self.calls.append((value, [*args, *results], scalars))
+        return results
+
+    def _memory(self, size: Expr, end: int) -> _Place:
+        """A value of the arena that is written by this step."""
+        value = ArenaValue(size, len(self.steps), end)
+        self.values.append(value)
+        return _Place(value)
+
+    # -- calls of graph functions ------------------------------------------------------------
+
+    def _branches(self, var: Var, value: If, end: int) -> None:
+        number = len(self.steps)
+        where = self._place(value.condition)[0]
+        results = self._results(var, end)
+        calls = [called_function(branch) for branch in (value.then, value.otherwise)]
+        if calls[0] is None or calls[1] is None:
+            raise InternalError("a branch is more than a call; run `outline` first")
+        arena = self._memory(
+            maximum(*(self._arena_of(call.callee.name, call.args) for call in calls if call)),
+            number,
+        )
+        then, otherwise = (
+            self._function_call(
+                call.callee.name,
+                call.args,
+                [place for arg in call.args for place in self._place(arg)],
+                results,
+                arena,
+            )
+            for call in calls
+            if call
+        )
+        self.steps.append(
+            lambda: BranchStep(ScalarLoad(_resolve(where), DType.of("bool")), then(), otherwise())
+        )
+
+    def _loop(self, var: Var, value: Loop, end: int) -> None:
+        number = len(self.steps)
+        count, *results = self._results(var, end)
+        carried, stacked = results[: len(value.carried)], results[len(value.carried) :]
+        sizes = [self._dense_size(item.type) for item in value.carried]
+        rows = [self._dense_size(item, first=1) for item in _fields(value.type)[1 + len(carried) :]]
+        name = value.body.name
+        iteration, going = (self._memory(IntImm(ALIGNMENT), number) for _ in range(2))
+        turns = [self._memory(self._byte_size(t), number) for t in map(_tensor, value.carried)]
+        count_type = Var("count", TensorType((), DType.of("int64")))
+        given = (count_type, *value.carried, *value.captured)
+        arena = self._memory(self._arena_of(name, given), number)
+        captured = [place for item in value.captured for place in self._place(item)]
+        body = self._function_call(
+            name, given, [iteration, *carried, *captured], [going, *turns, *stacked], arena
+        )
+        start = [self._place(item)[0] for item in value.carried]
+        limit = None if value.limit is None else self._place(value.limit)[0]
+        condition = None if value.condition is None else self._place(value.condition)[0]
+        self.steps.append(
+            lambda: LoopStep(
+                body(),
+                None if limit is None else ScalarLoad(_resolve(limit), DType.of("int64")),
+                None if condition is None else ScalarLoad(_resolve(condition), DType.of("bool")),
+                tuple(zip(map(_resolve, start), map(_resolve, carried), sizes, strict=True)),
+                tuple(rows),
+                value.bound,
+                _resolve(count),
+            )
+        )
+
+    def _bind_dim(self, var: Var, value: BindDim) -> None:
+        place = self.places[var] = self._place(value.value)
+        symbol = value.symbol
+        assert isinstance(symbol, Symbol)
+        self.late[symbol] = self._largest(value.bound)
+        self.steps.append(
+            lambda: BindStep(symbol, ScalarLoad(_resolve(place[0]), DType.of("int64")), value.bound)
+        )
+
+    def _function_call(
+        self,
+        name: str,
+        args: Sequence[GraphExpr],
+        inputs: Sequence[_Place],
+        outputs: Sequence[_Place],
+        arena: _Place,
+    ) -> Callable[[], FunctionCall]:
+        values = self._symbol_values(name, args)
+        return lambda: FunctionCall(
+            name,
+            tuple(map(_resolve, inputs)),
+            tuple(map(_resolve, outputs)),
+            tuple(values),
+            _resolve(arena),
+        )
+
+    def _symbol_values(self, name: str, args: Sequence[GraphExpr]) -> list[Expr]:
+        """The values of the symbols of a called function, expressions of those of this one."""
+        plan = self.functions.plan(name)
+        params = [item.type.shape for item in plan.inputs]
+        known = match_symbols(params, [_tensor(arg).shape for arg in args])
+        return [known.get(symbol, symbol) for symbol in plan.symbols]
+
+    def _arena_of(self, name: str, args: Sequence[GraphExpr]) -> Expr:
+        """The bytes that a called function works in, at most."""
+        plan = self.functions.plan(name)
+        values = dict(zip(plan.symbols, self._symbol_values(name, args), strict=True))
+        size = self._largest(simplify_dim(substitute(plan.arena_size, values)))
+        return maximum(size, IntImm(ALIGNMENT))
+
+    def _largest(self, size: Expr) -> Expr:
+        """The largest value of a size, whatever the symbols turn out to be that steps bind."""
+        return largest(size, self.late)
+
+    def _byte_size(self, type_: TensorType) -> Expr:
+        """Bytes that a tensor may need, rounded up to the alignment."""
+        size = self._largest(self._dense_size(type_))
+        fixed = as_int(size)
+        if fixed is not None:
+            return IntImm(-(-fixed // ALIGNMENT) * ALIGNMENT)
+        return (size + (ALIGNMENT - 1)) // ALIGNMENT * ALIGNMENT
+
+    def _dense_size(self, type_: Type, *, first: int = 0) -> Expr:
+        """Bytes of a tensor, or of a part that has its dimensions from `first` on."""
+        assert isinstance(type_, TensorType)
+        size: Expr = const(type_.dtype.nbytes)
+        for dim in type_.shape[first:]:
+            size = size * dim
+        return size
+
+    # -- kernels -----------------------------------------------------------------------------
 
     def _arguments(self, call: CallDPS) -> tuple[list[GraphExpr], list[_Number]]:
         """The tensors of a call, and its numbers, in order."""
@@ -305,7 +481,7 @@ class _Planner:
                 continue
             if sum(other.value is value for other in args) > 1:
                 continue
-            if structural_equal(value.size, _byte_size(type_)):
+            if structural_equal(value.size, self._byte_size(type_)):
                 value.end = max(value.end, end)
                 return place
         return None
@@ -331,7 +507,7 @@ def _vars(value: GraphExpr) -> list[Var]:
         return _vars(value.args[0])
     if isinstance(value, Tuple):
         return [var for item in value.fields for var in _vars(item)]
-    if isinstance(value, TupleGetItem):
+    if isinstance(value, (TupleGetItem, BindDim)):
         return _vars(value.value)
     return []
 
@@ -344,133 +520,12 @@ def _resolve(place: _Place) -> Storage:
     return Storage("arena", 0, place.value.offset)
 
 
-def _byte_size(type_: TensorType) -> Expr:
-    """Bytes of a dense tensor, rounded up to the alignment."""
-    size: Expr = const(type_.dtype.nbytes)
-    for dim in type_.shape:
-        size = size * dim
-    fixed = as_int(size)
-    if fixed is not None:
-        return IntImm(-(-fixed // ALIGNMENT) * ALIGNMENT)
-    return (size + (ALIGNMENT - 1)) // ALIGNMENT * ALIGNMENT
+def _fields(type_: Type) -> list[TensorType]:
+    found = type_.fields if isinstance(type_, TupleType) else (type_,)
+    return [item for item in found if isinstance(item, TensorType)]
 
 
-# -- the constants --------------------------------------------------------------------------------
-
-
-class _Constants:
-    """The constants, equal ones once."""
-
-    def __init__(self) -> None:
-        self.items: list[PlanConstant] = []
-        self.size = 0
-        self._by_identity: dict[int, Storage] = {}
-        self._by_sample: dict[object, list[tuple[np.ndarray, Storage]]] = {}
-        self._keep_alive: list[np.ndarray] = []
-
-    def place(self, data: np.ndarray) -> Storage:
-        """Where `data` is among the constants."""
-        found = self._by_identity.get(id(data))
-        if found is None:
-            found = self._by_identity[id(data)] = self._add(data)
-            self._keep_alive.append(data)
-        return found
-
-    def _add(self, data: np.ndarray) -> Storage:
-        dense = np.ascontiguousarray(data)
-        raw = dense.reshape(-1).view(np.uint8)
-        # A sample tells most constants apart, so that only likely twins are compared in full.
-        step = max(1, raw.size // _SAMPLE)
-        twins = self._by_sample.setdefault((raw.size, raw[::step].tobytes()), [])
-        for other, storage in twins:
-            if np.array_equal(other, raw):
-                return storage
-        storage = Storage("constant", 0, IntImm(self.size))
-        twins.append((raw, storage))
-        self.items.append(PlanConstant(self.size, dense))
-        self.size += -(-raw.size // ALIGNMENT) * ALIGNMENT
-        return storage
-
-
-# -- placement ------------------------------------------------------------------------------------
-
-
-def _place_values(values: Sequence[_Value]) -> tuple[MemoryReport, Expr]:
-    """Give every value an offset; returns the report and the size of the arena."""
-    fixed = [value for value in values if as_int(value.size) is not None]
-    symbolic = [value for value in values if as_int(value.size) is None]
-    end = _place_fixed(fixed)
-    arena = _place_symbolic(symbolic, IntImm(end))
-    nominal = {id(value): nominal_value(value.size) for value in values}
-    report = MemoryReport(
-        arena=nominal_value(arena) if symbolic else end,
-        live_peak=_live_peak(values, nominal),
-        unshared=sum(nominal.values()),
-    )
-    return report, arena
-
-
-def _place_fixed(values: Sequence[_Value]) -> int:
-    """Largest first, each at the lowest free offset; returns the end of all."""
-    placed: list[tuple[int, int, _Value]] = []  # offset, end, value; sorted by offset
-    for value in sorted(values, key=lambda v: (-_known(v.size), v.start)):
-        size, offset = _known(value.size), 0
-        for low, high, other in placed:
-            if other.start > value.end or value.start > other.end:
-                continue
-            if low - offset >= size:
-                break
-            offset = max(offset, high)
-        value.offset = IntImm(offset)
-        insort(placed, (offset, offset + size, value), key=lambda item: item[0])
-    return max((high for _, high, _ in placed), default=0)
-
-
-def _known(size: Expr) -> int:
-    number = as_int(size)
-    assert number is not None
-    return number
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    size: Expr
-    nominal: int
-    end: int
-    values: list[_Value]
-
-
-def _place_symbolic(values: Sequence[_Value], start: Expr) -> Expr:
-    """Values share slots; a dead slot of the nearest nominal size is taken. Returns the end."""
-    slots: list[_Slot] = []
-    for value in sorted(values, key=lambda v: v.start):
-        size = nominal_value(value.size)
-        free = [slot for slot in slots if slot.end < value.start]
-        best = min(free, key=lambda slot: abs(slot.nominal - size), default=None)
-        if best is None:
-            best = _Slot(value.size, size, value.end, [])
-            slots.append(best)
-        elif not structural_equal(best.size, value.size):
-            best.size = maximum(best.size, value.size)
-            best.nominal = max(best.nominal, size)
-        best.end = value.end
-        best.values.append(value)
-    offset = start
-    for slot in slots:
-        for value in slot.values:
-            value.offset = offset
-        offset = offset + slot.size
-    return offset
-
-
-def _live_peak(values: Sequence[_Value], nominal: Mapping[int, int]) -> int:
-    changes: dict[int, int] = {}
-    for value in values:
-        size = nominal[id(value)]
-        changes[value.start] = changes.get(value.start, 0) + size
-        changes[value.end + 1] = changes.get(value.end + 1, 0) - size
-    peak = live = 0
-    for when in sorted(changes):
-        live += changes[when]
-        peak = max(peak, live)
-    return peak
+def _tensor(value: GraphExpr) -> TensorType:
+    if not isinstance(value.type, TensorType):
+        raise UserError("what a loop or a branch uses must be tensors", span=value.span)
+    return value.type
