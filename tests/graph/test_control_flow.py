@@ -13,7 +13,7 @@ from heddle.op.interp import interpret
 from heddle.script import parse
 from heddle.support import UserError
 
-POWERS = '''
+POWERS = """
 @I.ir_module
 class Module:
     @G.function
@@ -38,7 +38,7 @@ class Module:
         table = loop[2]
         totals = op.slice(table, starts=(0,), ends=(rows,), axes=(0,))
         return (times, power, totals)
-'''
+"""
 
 
 def powers() -> IRModule:

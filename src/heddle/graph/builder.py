@@ -9,7 +9,7 @@ func = b.finish(y)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from heddle.graph.nodes import (
     Binding,
@@ -113,7 +113,7 @@ class GraphBuilder:
         type_ = where.type
         if not (isinstance(type_, TensorType) and type_.ndim == 0 and type_.dtype.is_bool):
             raise UserError("the condition of `if` must be a scalar bool", span=where.span)
-        first, second = self._branch(then), self._branch(otherwise)
+        first, second = self.branch(then), self.branch(otherwise)
         if not structural_equal(first.result.type, second.result.type):
             raise UserError("the branches of `if` give different types", span=where.span)
         value = If(where, first, second, first.result.type)
@@ -121,8 +121,9 @@ class GraphBuilder:
         self._scopes[-1].append(Binding(value, var))
         return var
 
-    def _branch(self, body: Callable[[], GraphExpr]) -> Branch:
-        self._scopes.append([])
+    def branch(self, body: Callable[[], GraphExpr], *, after: Iterable[Binding] = ()) -> Branch:
+        """What `body` emits, as a branch: behind the bindings `after`, which it may use."""
+        self._scopes.append(list(after))
         try:
             result = self._result(body())
         finally:

@@ -200,6 +200,86 @@ def _slices(shape: Sequence[Expr], attrs: dict[str, Any]) -> dict[int, tuple[Exp
     return found
 
 
+@operator("prefix", kind="injective")
+def prefix(x: TensorType, *, shape: Dims) -> TensorType:
+    """x[: shape[0], : shape[1], ...]: the first elements along each axis. Unlike those of `slice`,
+    the dimensions are taken as they are: none may be larger than that of x.
+
+    It cuts what was computed in memory of the largest size down to a size that is known at run
+    time (see `graph.BindDim`).
+    """
+    dims = as_dims(shape)
+    if len(dims) != x.ndim:
+        raise UserError(f"`shape` has {len(dims)} dimensions, x has {x.ndim}")
+    for axis, (dim, size) in enumerate(zip(dims, x.shape, strict=True)):
+        known, room = as_int(dim), as_int(size)
+        if known is not None and (known < 0 or (room is not None and known > room)):
+            raise UserError(f"dimension {axis} of `shape` is {known}, that of x {show_dim(size)}")
+    return TensorType(dims, x.dtype)
+
+
+@prefix.rule("compute")
+def _(x: te.Tensor, *, shape: Dims) -> te.Tensor:
+    return te.compute(as_dims(shape), lambda *i: x[i], name="prefix")
+
+
+@prefix.rule("numpy")
+def _(x: np.ndarray, *, shape: Ints) -> np.ndarray:
+    return x[tuple(slice(0, size) for size in shape)]
+
+
+@prefix.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, shape: Dims) -> GraphExpr:
+    return ops.extend(dout, shape=plain_dims(dims_of(x)))
+
+
+prefix.samples(
+    case(floats(4, 5), shape=(2, 5)),
+    case(floats(3), shape=(3,)),
+    case(floats(3, 2), shape=(0, 1)),
+)
+
+
+@operator("extend", kind="injective")
+def extend(x: TensorType, *, shape: Dims) -> TensorType:
+    """x at the beginning of a tensor of `shape`, zeros behind it along each axis. None of the
+    dimensions may be smaller than that of x; `prefix` takes it out again."""
+    dims = as_dims(shape)
+    if len(dims) != x.ndim:
+        raise UserError(f"`shape` has {len(dims)} dimensions, x has {x.ndim}")
+    for axis, (dim, size) in enumerate(zip(dims, x.shape, strict=True)):
+        room, known = as_int(dim), as_int(size)
+        if room is not None and (room < 0 or (known is not None and room < known)):
+            raise UserError(f"dimension {axis} of `shape` is {room}, that of x {show_dim(size)}")
+    return TensorType(dims, x.dtype)
+
+
+@extend.rule("compute")
+def _(x: te.Tensor, *, shape: Dims) -> te.Tensor:
+    def body(*i: Expr) -> Expr:
+        inside = all_of(*(at < size for at, size in zip(i, x.shape, strict=True)))
+        return if_then_else(inside, x[i], const(0, x.dtype))
+
+    return te.compute(as_dims(shape), body, name="extend")
+
+
+@extend.rule("numpy")
+def _(x: np.ndarray, *, shape: Ints) -> np.ndarray:
+    return np.pad(x, [(0, room - size) for room, size in zip(shape, x.shape, strict=True)])
+
+
+@extend.rule("grad")
+def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, shape: Dims) -> GraphExpr:
+    return ops.prefix(dout, shape=plain_dims(dims_of(x)))
+
+
+extend.samples(
+    case(floats(2, 5), shape=(4, 5)),
+    case(floats(3), shape=(3,)),
+    case(floats(0, 1), shape=(2, 2)),
+)
+
+
 @operator("slice", kind="injective")
 def slice_(
     x: TensorType, *, starts: Dims, ends: Dims, axes: Ints | None = None, steps: Ints | None = None

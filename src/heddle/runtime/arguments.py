@@ -91,8 +91,9 @@ class ArgumentFrame:
             else:
                 self.pointers[index] = ctypes.pointer(self._describe(index, array))
 
-    def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes as the library has left them."""
+    def take_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes as the library has left them; the structures are not used again."""
+        self._last = [None] * len(self.infos)
         found = [self.pointers[place].contents for place in range(len(self.infos))]
         return [tuple(item.shape[: item.ndim]) for item in found]
 

@@ -144,7 +144,7 @@ class Executable:
             frame.outputs.fill(results)
             self._run(frame)
             if self.info.late_symbols:
-                results = list(map(_written, results, frame.outputs.shapes()))
+                results = list(map(_written, results, frame.outputs.take_shapes()))
         finally:
             frame.inputs.clear()
             frame.outputs.clear()

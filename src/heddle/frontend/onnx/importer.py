@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +24,9 @@ from heddle.frontend.onnx.symbolic import evaluate_symbolic
 from heddle.frontend.onnx.tensors import to_array
 from heddle.frontend.onnx.values import Poison, Symbolic, Value
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
-from heddle.ir import DType, IRModule, pre_order
+from heddle.ir import DType, IRModule
+from heddle.ir.expr import Var as Symbol
+from heddle.passes.graph.eliminate import live_bindings
 from heddle.support import Span, UserError
 
 _ = ops
@@ -107,6 +108,12 @@ class Importer:
         self.file = str(path) if path is not None else "<model>"
         self.name = name or (path.stem if path is not None else model.graph.name) or "main"
         self.builder = GraphBuilder(self.name)
+        self.params = self.builder.params
+        """Parameters of the whole model, whatever function is being built."""
+        self.bodies: dict[str, Function] = {}
+        """Functions that loops of the model call."""
+        self.late: dict[Symbol, GraphExpr] = {}
+        """The value of each dimension that is computed at run time."""
         self.report = Report()
         self.values = values
         constant = {tensor.name for tensor in model.graph.initializer}
@@ -137,13 +144,14 @@ class Importer:
         results = [self._output(name, scope) for name in names]
         self.report.raise_if_any(self.file)
         function = self._finish(results, names)
-        return IRModule({"main": function})
+        return IRModule({"main": function, **self.bodies})
 
     def _finish(self, results: Sequence[GraphExpr | None], names: Sequence[str]) -> Function:
         found: list[GraphExpr] = [value for value in results if value is not None]
         result = found[0] if len(found) == 1 else Tuple(tuple(found))
         attrs = {"output_names": tuple(names)}
-        return drop_unused(self.builder.finish(result, attrs=attrs))
+        whole = self.builder.finish(result, attrs=attrs)
+        return whole.replace(bindings=live_bindings(whole))  # type: ignore[no-any-return]
 
     def _parameter(self, value: onnx.ValueInfoProto) -> Value:
         if not value.name:
@@ -178,7 +186,7 @@ class Importer:
         except Unsupported as problem:
             self.report.add("output", "graph", name, problem)
             return None
-        if isinstance(value, Constant) or value in self.builder.params or value in self._returned:
+        if isinstance(value, Constant) or value in self.params or value in self._returned:
             node = self._helper_node(name, scope)
             value = node.finish([node.op.identity(value)])[0]
             assert isinstance(value, GraphExpr)
@@ -407,19 +415,3 @@ def _schema_defaults(function: onnx.FunctionProto, scope: Scope) -> dict[str, on
         for name, attribute in schema.attributes.items()
         if attribute.default_value.name
     }
-
-
-def drop_unused(function: Function) -> Function:
-    """The function without bindings that its result does not need."""
-    needed: set[Var] = set()
-
-    def note(value: Any) -> None:
-        needed.update(item for item in pre_order(value) if isinstance(item, Var))
-
-    note(function.result)
-    kept = []
-    for binding in reversed(function.bindings):
-        if binding.var in needed:
-            kept.append(binding)
-            note(binding.value)
-    return function.replace(bindings=tuple(reversed(kept)))  # type: ignore[no-any-return]

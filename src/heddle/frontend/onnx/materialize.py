@@ -52,6 +52,9 @@ def scalar(node: Node, value: e.Expr, params: Sequence[Var]) -> GraphExpr:
 
 
 def _dimension(node: Node, symbol: e.Var, params: Sequence[Var]) -> GraphExpr:
+    late = node.importer.late.get(symbol)
+    if late is not None:
+        return late
     for param in params:
         if not isinstance(param.type, TensorType):
             continue

@@ -23,9 +23,10 @@ from heddle.frontend.onnx.values import (
     as_dims,
     tensor_type,
 )
-from heddle.graph import Call, Constant, GraphExpr, TupleGetItem, Var
+from heddle.graph import BindDim, Call, Constant, GraphExpr, TupleGetItem, Var
 from heddle.ir import DType, TensorType, TupleType
-from heddle.ir.expr import as_int
+from heddle.ir.expr import Expr, as_int, const
+from heddle.ir.expr import Var as Symbol
 from heddle.support import Span, UserError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Node:
         return value
 
     def _materialise(self, value: Symbolic) -> GraphExpr:
-        shaped = materialize(self, value.data, self.importer.builder.params)
+        shaped = materialize(self, value.data, self.importer.params)
         return self.cast(shaped, value.dtype)
 
     def constant(self, position: int, what: str) -> np.ndarray:
@@ -178,6 +179,22 @@ class Node:
             return tuple(self._bind(TupleGetItem(value, index)) for index in range(count))
         return value
 
+    def emit(self, value: GraphExpr) -> Var:
+        """Emit what is no call of an operator."""
+        return self._bind(value)
+
+    def item(self, value: GraphExpr, index: int) -> Var:
+        """Emit the field of a tuple."""
+        return self._bind(TupleGetItem(value, index))
+
+    def bind_dim(self, value: GraphExpr, bound: Expr) -> Expr:
+        """A dimension whose size is the int64 scalar `value`, at most `bound`: a new symbol."""
+        if isinstance(value, Constant):
+            return const(int(value.data))
+        symbol = Symbol(f"{self.outputs[0] or self.op_type}_size")
+        self.importer.late[symbol] = self._bind(BindDim(value, bound, symbol))
+        return symbol
+
     def _bind(self, value: GraphExpr) -> Var:
         fields = value.type.fields if isinstance(value.type, TupleType) else (value.type,)
         for type_ in fields:
@@ -225,6 +242,8 @@ class Node:
             name = names.get(var) or f"{stem}.{_stem(value)}"
             self._bound[var] = bound = self.importer.builder.emit(value.map(current), name=name)
             self.importer.derive_sources(bound, value)
+            if isinstance(value, BindDim):
+                self.importer.late[value.symbol] = bound
         self._pending.clear()
         return current
 

@@ -63,6 +63,17 @@ class Report:
         self._needs |= problem.inputs
         self._hopeless |= not problem.inputs
 
+    def mark(self) -> Report:
+        """What has been noted so far, for `rewind`."""
+        return Report(
+            {k: list(v) for k, v in self._nodes.items()}, set(self._needs), self._hopeless
+        )
+
+    def rewind(self, mark: Report) -> None:
+        """Forget what was noted since `mark`: something else is tried."""
+        self._nodes, self._needs = mark._nodes, mark._needs
+        self._hopeless = mark._hopeless
+
     def raise_if_any(self, model: str) -> None:
         """`ImportFailure` when anything was noted."""
         if not self._nodes:

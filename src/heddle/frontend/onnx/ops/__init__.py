@@ -11,6 +11,7 @@ from heddle.frontend.onnx.ops import (
     quantize,
     recurrent,
     reduction,
+    sequence,
     shape,
     signal,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "quantize",
     "recurrent",
     "reduction",
+    "sequence",
     "shape",
     "signal",
 ]

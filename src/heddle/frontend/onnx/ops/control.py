@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control flow that is decided at import, sequences of known length, optionals."""
+"""If, Loop and Scan: decided and unrolled while importing where that is possible and short, else
+conditions and loops of the compiled model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
+from heddle import op
+from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
-from heddle.frontend.onnx.tensors import dtype_of
-from heddle.frontend.onnx.values import Optional_, Sequence_, Value
-from heddle.graph import Constant, GraphExpr
+from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
+from heddle.graph import Branch, Constant, Function, GraphBuilder, GraphExpr, If, Loop, Tuple, Var
+from heddle.graph.dims import same_type, show_type
+from heddle.ir import INT64, GlobalVar, TensorType, TupleType, Type
+from heddle.ir.expr import Expr, as_expr, as_int, const, maximum
+from heddle.passes.graph.outline import captured_by, symbols_of
 from heddle.support import UserError
 
 _UNROLL_LIMIT: Final = 4096
+_SHORT: Final = 16
+"""Loops of known length up to here are unrolled, which lets shapes and sequences change."""
 
 
 def _body(node: Node, name: str, inputs: list[Value]) -> list[Value]:
@@ -25,23 +33,160 @@ def _body(node: Node, name: str, inputs: list[Value]) -> list[Value]:
     return [node.unpoisoned(value) for value in results]
 
 
+def _scalar(node: Node, value: Value, dtype: str) -> GraphExpr:
+    """A value of one element without its axes."""
+    tensor = node.cast(node.as_tensor(value), dtype)
+    return tensor if rank(tensor) == 0 else node.reshape(tensor, ())
+
+
+# -- If --------------------------------------------------------------------------------------
+
+
 @converts("If")
 def _if(node: Node) -> Any:
-    condition = node.constant(0, "cond")
+    where = node.value(0)
+    if not isinstance(where, Constant):
+        return _run_time_if(node, _scalar(node, where, "bool"))
+    condition = where.data
     if condition.size != 1 or condition.dtype != np.bool_:
         raise UserError(f"the condition is {condition.dtype} of shape {condition.shape}")
     return tuple(_body(node, "then_branch" if condition.item() else "else_branch", []))
 
 
+def _run_time_if(node: Node, condition: GraphExpr) -> Any:
+    builder = node.importer.builder
+    (where,) = node.flush([condition])
+    assert isinstance(where, GraphExpr)
+
+    def run(name: str) -> Callable[[], GraphExpr]:
+        def emit() -> GraphExpr:
+            results = [node.as_tensor(value) for value in _body(node, name, [])]
+            return Tuple(tuple(item for item in node.flush(results) if isinstance(item, GraphExpr)))
+
+        return emit
+
+    branches = [builder.branch(run(name)) for name in ("then_branch", "else_branch")]
+    branches, shapes = _same_shapes(node, branches)
+    value = If(where, *branches, branches[0].result.type)
+    result = builder.emit(value, name=node.outputs[0] or "if")
+    node.importer.derive_sources(result, where)
+    return _fields(node, result, shapes)
+
+
+def _same_shapes(
+    node: Node, branches: Sequence[Branch]
+) -> tuple[list[Branch], list[tuple[Expr, ...] | None]]:
+    """The branches with results of one type. Where shapes differ, results are padded flat tensors,
+    with their dimensions as further results; the shapes with the largest of these are given."""
+    rows = [branch.result.fields for branch in branches if isinstance(branch.result, Tuple)]
+    largest: list[tuple[Expr, ...] | None] = []
+    for a, b in zip(*rows, strict=True):
+        x, y = tensor_type(a), tensor_type(b)
+        if x.dtype is not y.dtype or x.ndim != y.ndim:
+            raise Unsupported(
+                f"the branches give {show_type(x)} and {show_type(y)}: element types and numbers "
+                "of dimensions must agree"
+            )
+        dims = tuple(maximum(p, q) for p, q in zip(x.shape, y.shape, strict=True))
+        largest.append(None if same_type(x, y) else dims)
+    if not any(largest):
+        return list(branches), largest
+    return [_padded(node, branch, largest) for branch in branches], largest
+
+
+def _padded(node: Node, branch: Branch, largest: Sequence[tuple[Expr, ...] | None]) -> Branch:
+    builder = node.importer.builder
+    assert isinstance(branch.result, Tuple)
+    fields = branch.result.fields
+
+    def emit() -> GraphExpr:
+        values: list[GraphExpr] = []
+        sizes: list[GraphExpr] = []
+        for item, dims in zip(fields, largest, strict=True):
+            if dims is not None:
+                own = tensor_type(item).shape
+                flat = op.reshape(item, shape=(_count(own),))
+                values.append(op.extend(flat, shape=(_plain(_count(dims)),)))
+                sizes.extend(_sizes(node, own))
+            else:
+                values.append(item)
+        return Tuple((*values, *sizes))
+
+    return builder.branch(emit, after=branch.bindings)
+
+
+def _plain(value: Expr) -> int | Expr:
+    known = as_int(value)
+    return value if known is None else known
+
+
+def _count(dims: Sequence[Expr]) -> Expr:
+    total: Expr = const(1)
+    for dim in dims:
+        total = total * dim
+    return total
+
+
+def _sizes(node: Node, dims: Sequence[Expr]) -> list[GraphExpr]:
+    """Dimensions as scalars of int64."""
+    data = np.empty(len(dims), object)
+    data[:] = list(dims)
+    whole = node.as_tensor(Symbolic(data))
+    cuts = [
+        node.op.slice(whole, starts=(at,), ends=(at + 1,), axes=(0,)) for at in range(len(dims))
+    ]
+    made = node.flush([node.reshape(cut, ()) for cut in cuts])
+    return [item for item in made if isinstance(item, GraphExpr)]
+
+
+def _fields(
+    node: Node, result: Var, largest: Sequence[tuple[Expr, ...] | None]
+) -> tuple[GraphExpr, ...]:
+    """The results of a conditional; those of differing shapes cut to the shape that they have."""
+    assert isinstance(result.type, TupleType)
+    items = [node.item(result, at) for at in range(len(result.type.fields))]
+    sizes = iter(items[len(largest) :])
+    found = []
+    for item, dims in zip(items, largest, strict=False):
+        if dims is None:
+            found.append(item)
+            continue
+        own = [node.bind_dim(next(sizes), bound) for bound in dims]
+        flat = node.op.prefix(item, shape=(_count(own),))
+        found.append(node.reshape(flat, own))
+    return tuple(found)
+
+
+# -- Loop ------------------------------------------------------------------------------------
+
+
 @converts("Loop")
 def _loop(node: Node) -> Any:
-    """Unrolled: the trip count must be known, and the condition as well when there is one."""
-    trips = node.integer(0, "M") if node.has(0) else None
-    going = bool(node.constant(1, "cond").all()) if node.has(1) else True
-    state: list[Value] = list(node.inputs[2:])
+    state = list(node.inputs[2:])
+    trips = node.value(0) if node.has(0) else None
+    length = int(trips.data.item()) if isinstance(trips, Constant) else None
+    going = node.value(1) if node.has(1) else Constant(np.asarray(True))
+    tensors = all(isinstance(value, (GraphExpr, Symbolic)) for value in state)
+    known = isinstance(going, Constant) and length is not None
+    if not tensors or (known and length is not None and length <= _SHORT):
+        mark = node.importer.report.mark()
+        try:
+            return _unrolled(node, state, going, length)
+        except Unsupported:
+            if not tensors:
+                raise
+            node.importer.report.rewind(mark)
+    return _run_time_loop(node, state, going)
+
+
+def _unrolled(node: Node, state: list[Value], start: Value, length: int | None) -> Any:
+    """The trip count must be known, and the condition as well when there is one."""
+    going = bool(node.known(start, "cond").all())
     kept: list[list[GraphExpr]] = []
     count = 0
-    while going and (trips is None or count < trips):
+    if length is None and node.has(0):
+        node.integer(0, "M")  # says why it is not known
+    while going and (length is None or count < length):
         if count >= _UNROLL_LIMIT:
             raise Unsupported(f"a loop of more than {_UNROLL_LIMIT} iterations")
         first: list[Value] = [Constant(np.asarray(count)), Constant(np.asarray(True))]
@@ -63,9 +208,133 @@ def _stack(node: Node, rows: list[list[GraphExpr]], count: int) -> list[Any]:
     ]
 
 
+def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
+    limit = _scalar(node, node.value(0), "int64") if node.has(0) else None
+    always = isinstance(start, Constant) and bool(start.data.all())
+    condition = None if always else _scalar(node, start, "bool")
+    carried = [node.as_tensor(value) for value in state]
+
+    def body(iteration: Var, own: list[Var], _captured: Sequence[GraphExpr]) -> list[Value]:
+        formal = node.attr.graph("body").input
+        dims = formal[0].type.tensor_type.shape.dim if formal else ()
+        first = node.reshape(iteration, (1,)) if len(dims) == 1 else iteration
+        return _body(node, "body", [first, Constant(np.asarray(True)), *own])
+
+    made = _Body(node, carried, body)
+    goes_on = isinstance(made.going, Constant) and bool(made.going.data.all())
+    if condition is None and not goes_on:
+        condition = Constant(np.asarray(True))
+    bound = _bound(node, limit, len(made.rows))
+    count, finals, rows = made.loop(limit, condition, bound)
+    if not rows:
+        return finals
+    exact = condition is None and isinstance(limit, Constant)
+    size = bound if exact or condition is None else node.bind_dim(count, bound)
+    return (*finals, *(_rows(node, item, size) for item in rows))
+
+
+def _rows(node: Node, item: GraphExpr, size: Expr) -> GraphExpr:
+    dims = tensor_type(item).shape
+    if dims[0] is size or as_int(dims[0]) == as_int(size) is not None:
+        return item
+    return node.op.prefix(item, shape=(size, *dims[1:]))  # type: ignore[no-any-return]
+
+
+def _bound(node: Node, limit: GraphExpr | None, rows: int) -> Expr:
+    """The most iterations that a loop with `rows` stacked values may make."""
+    if not rows:
+        return const(0)
+    known = node.value(0) if node.has(0) else None
+    if isinstance(known, Symbolic) and known.data.size == 1:
+        return as_expr(known.data.item())
+    if isinstance(known, Constant) and known.data.item() <= 1 << 24:
+        return const(int(known.data.item()))
+    raise Unsupported(
+        "scan outputs of a loop whose number of iterations has no bound: `M` must be a number or "
+        "a dimension"
+    )
+
+
+class _Body:
+    """The body of a loop as a function of its own, and the calls of it."""
+
+    def __init__(
+        self,
+        node: Node,
+        carried: Sequence[GraphExpr],
+        run: Callable[[Var, list[Var], Sequence[GraphExpr]], list[Value]],
+    ) -> None:
+        self.node = node
+        importer = node.importer
+        given = node.flush(list(carried))
+        self.carried = [item for item in given if isinstance(item, GraphExpr)]
+        outer = importer.builder
+        importer.builder = builder = GraphBuilder(outer.fresh_name(f"{outer.name}_loop"))
+        try:
+            iteration = builder.param("iteration", TensorType((), INT64))
+            own = [builder.param(f"carried_{at}", x.type) for at, x in enumerate(self.carried)]
+            results = run(iteration, own, ())
+            going = _scalar(node, results[0], "bool")
+            values = [node.as_tensor(value) for value in results[1:]]
+            self._check(values)
+            fields = [x for x in node.flush([going, *values]) if isinstance(x, GraphExpr)]
+            function = builder.finish(Tuple(tuple(fields)))
+        finally:
+            importer.builder = outer
+        self.going, self.rows = fields[0], fields[1 + len(self.carried) :]
+        self.captured = [
+            var
+            for var in captured_by(function.bindings, function.result)
+            if var not in function.params
+        ]
+        self.name = builder.name
+        importer.bodies[self.name] = _closed(function, self.captured)
+
+    def _check(self, values: Sequence[GraphExpr]) -> None:
+        for at, (before, after) in enumerate(zip(self.carried, values, strict=False)):
+            if not same_type(before.type, after.type):
+                raise Unsupported(
+                    f"carried value {at} is {show_type(before.type)} before the loop and "
+                    f"{show_type(after.type)} after an iteration; shapes must stay, or the loop "
+                    f"have at most {_SHORT} iterations"
+                )
+
+    def loop(
+        self, limit: GraphExpr | None, condition: GraphExpr | None, bound: Expr
+    ) -> tuple[GraphExpr, list[GraphExpr], list[GraphExpr]]:
+        """Emit the loop: the number of iterations, the carried values, the stacked ones."""
+        node = self.node
+        count = TensorType((), INT64)
+        stacked: list[Type] = [
+            TensorType((bound, *tensor_type(row).shape), tensor_type(row).dtype)
+            for row in self.rows
+        ]
+        type_ = TupleType((count, *(item.type for item in self.carried), *stacked))
+        carried, captured = tuple(self.carried), tuple(self.captured)
+        value = Loop(GlobalVar(self.name), limit, condition, carried, captured, bound, type_)
+        result = node.emit(value)
+        items = [node.item(result, at) for at in range(len(type_.fields))]
+        return items[0], items[1 : 1 + len(carried)], items[1 + len(carried) :]
+
+
+def _closed(function: Function, captured: Sequence[Var]) -> Function:
+    """A function with what it captures as parameters."""
+    params = {var: Var(var.name, var.type, span=var.span) for var in captured}  # type: ignore[call-arg]
+
+    def inside(item: Any) -> Any:
+        return params.get(item, item) if isinstance(item, Var) else item.map(inside)
+
+    bindings = tuple(item.replace(value=inside(item.value)) for item in function.bindings)
+    everything = (*function.params, *params.values())
+    attrs = {**function.attrs, "symbols": tuple(symbols_of(function.bindings, everything))}
+    return Function(everything, bindings, inside(function.result), attrs)
+
+
+# -- Scan ------------------------------------------------------------------------------------
+
+
 @converts("Scan", since=9)
 def _scan(node: Node) -> Any:
-    """Unrolled along the scanned axes."""
     count = node.attr.int("num_scan_inputs")
     values = node.inputs
     state: list[Value] = list(values[: len(values) - count])
@@ -75,142 +344,78 @@ def _scan(node: Node) -> Any:
     if not scanned:
         raise UserError("`num_scan_inputs` is 0")
     places = [normal_axis(axis, rank(x)) for axis, x in zip(axes, scanned, strict=True)]
-    length = node.static_dim(scanned[0], places[0], "the scanned input")
-    if length > _UNROLL_LIMIT:
-        raise Unsupported(f"a scan of more than {_UNROLL_LIMIT} steps")
+    length = shape(scanned[0])[places[0]]
+    parts = list(zip(scanned, places, backwards, strict=True))
+    if isinstance(length, int) and length <= _SHORT:
+        mark = node.importer.report.mark()
+        try:
+            return _unrolled_scan(node, state, parts, length)
+        except Unsupported:
+            node.importer.report.rewind(mark)
+    return _run_time_scan(node, state, parts, as_expr(length))
+
+
+_Parts = Sequence[tuple[GraphExpr, int, int]]
+"""What is scanned, along which axis, and whether backwards."""
+
+
+def _run_time_scan(node: Node, state: Sequence[Value], parts: _Parts, length: Expr) -> Any:
+    carried = [node.as_tensor(value) for value in state]
+    known = as_int(length)
+    limit: GraphExpr = (
+        Constant(np.asarray(known)) if known is not None else _sizes(node, [length])[0]
+    )
+    scanned = [x for x in node.flush([x for x, _, _ in parts]) if isinstance(x, GraphExpr)]
+
+    def body(iteration: Var, own: list[Var], _captured: Sequence[GraphExpr]) -> list[Value]:
+        rows: list[Value] = []
+        for x, (_, axis, back) in zip(scanned, parts, strict=True):
+            at: GraphExpr = iteration
+            if back:
+                last = node.op.sub(limit, Constant(np.asarray(1)))
+                at = node.op.sub(last, iteration)
+            rows.append(node.op.gather(x, at, axis=axis))
+        results = _body(node, "body", [*own, *rows])
+        return [Constant(np.asarray(True)), *results]
+
+    made = _Body(node, carried, body)
+    _, finals, rows = made.loop(limit, None, length)
+    return (*finals, *_scan_outputs(node, rows, len(finals), length))
+
+
+def _scan_outputs(
+    node: Node, rows: Sequence[GraphExpr], states: int, length: Expr
+) -> list[GraphExpr]:
+    """Stacked values with the new axis where, and in the direction that, the node says."""
+    outputs = len(node.outputs) - states
+    axes = node.attr.ints("scan_output_axes", (0,) * outputs)
+    reverse = node.attr.ints("scan_output_directions", (0,) * outputs)
+    found = []
+    for at, item in enumerate(rows):
+        value = item
+        if reverse[at]:
+            start = _plain(length - 1)
+            cut = {"starts": (start,), "ends": (-(1 << 62),), "axes": (0,), "steps": (-1,)}
+            value = node.op.slice(value, **cut)
+        axis = normal_axis(axes[at], rank(value))
+        if axis:
+            order = list(range(1, rank(value)))
+            order.insert(axis, 0)
+            value = node.op.transpose(value, axes=tuple(order))
+        found.append(value)
+    return found
+
+
+def _unrolled_scan(node: Node, state: list[Value], parts: _Parts, length: int) -> Any:
     rows: list[list[GraphExpr]] = []
     for step in range(length):
-        parts: list[Value] = []
-        for x, axis, back in zip(scanned, places, backwards, strict=True):
+        cuts: list[Value] = []
+        for x, axis, back in parts:
             at = length - 1 - step if back else step
             cut = node.op.slice(x, starts=(at,), ends=(at + 1,), axes=(axis,))
-            parts.append(node.op.squeeze(cut, axes=(axis,)))
-        results = _body(node, "body", [*state, *parts])
+            cuts.append(node.op.squeeze(cut, axes=(axis,)))
+        results = _body(node, "body", [*state, *cuts])
         state = results[: len(state)]
         rows.append([node.as_tensor(value) for value in results[len(state) :]])
-    outputs = len(node.outputs) - len(state)
-    out_axes = node.attr.ints("scan_output_axes", (0,) * outputs)
-    reverse = node.attr.ints("scan_output_directions", (0,) * outputs)
-    scans = []
-    for at in range(outputs):
-        row = [results[at] for results in rows]
-        axis = normal_axis(out_axes[at], rank(row[0]) + 1)
-        ordered = reversed(row) if reverse[at] else row
-        scans.append(
-            node.op.concat(*(node.op.unsqueeze(x, axes=(axis,)) for x in ordered), axis=axis)
-        )
-    return (*state, *scans)
-
-
-# -- sequences -------------------------------------------------------------------------------
-
-
-def _sequence(node: Node, position: int) -> Sequence_:
-    value = node.value(position)
-    if not isinstance(value, Sequence_):
-        raise UserError(f"input {position} is no sequence")
-    return value
-
-
-def _position(node: Node, value: int, count: int) -> int:
-    if not -count <= value < count:
-        raise UserError(f"position {value} is out of range for a sequence of {count}")
-    return value % count
-
-
-@converts("SequenceEmpty")
-def _sequence_empty(node: Node) -> Any:
-    return Sequence_((), dtype_of(node.attr.int("dtype", 1), "the sequence"))
-
-
-@converts("SequenceConstruct")
-def _sequence_construct(node: Node) -> Any:
-    tensors = node.tensors()
-    return Sequence_(tuple(tensors), dtype(tensors[0]))
-
-
-@converts("SequenceAt")
-def _sequence_at(node: Node) -> Any:
-    items = _sequence(node, 0).items
-    return items[_position(node, node.integer(1, "position"), len(items))]
-
-
-@converts("SequenceLength")
-def _sequence_length(node: Node) -> Any:
-    return Constant(np.asarray(len(_sequence(node, 0).items)))
-
-
-@converts("SequenceInsert")
-def _sequence_insert(node: Node) -> Any:
-    sequence = _sequence(node, 0)
-    items = list(sequence.items)
-    at = node.integer(2, "position") if node.has(2) else len(items)
-    if not -len(items) <= at <= len(items):
-        raise UserError(f"position {at} is out of range for a sequence of {len(items)}")
-    items.insert(at, node.tensor(1))
-    return Sequence_(tuple(items), sequence.dtype)
-
-
-@converts("SequenceErase")
-def _sequence_erase(node: Node) -> Any:
-    sequence = _sequence(node, 0)
-    items = list(sequence.items)
-    at = node.integer(1, "position") if node.has(1) else -1
-    del items[_position(node, at, len(items))]
-    return Sequence_(tuple(items), sequence.dtype)
-
-
-@converts("ConcatFromSequence")
-def _concat_from_sequence(node: Node) -> Any:
-    items = list(_sequence(node, 0).items)
-    axis = node.attr.int("axis")
-    if not items:
-        raise UserError("an empty sequence cannot be concatenated")
-    if node.attr.flag("new_axis"):
-        axis = normal_axis(axis, rank(items[0]) + 1)
-        items = [node.op.unsqueeze(item, axes=(axis,)) for item in items]
-    return node.op.concat(*items, axis=axis)
-
-
-@converts("SplitToSequence")
-def _split_to_sequence(node: Node) -> Any:
-    x = node.tensor(0)
-    axis = normal_axis(node.attr.int("axis", 0), rank(x))
-    size = node.static_dim(x, axis, "input")
-    each = node.constant(1, "split") if node.has(1) else np.asarray(1)
-    if each.ndim == 0:
-        step = int(each)
-        if step < 1:
-            raise UserError(f"`split` is {step}")
-        sizes = [min(step, size - at) for at in range(0, size, step)]
-    else:
-        sizes = [int(item) for item in each]
-    parts = node.op.split(x, sizes=tuple(sizes), axis=axis) if len(sizes) > 1 else (x,)
-    if not node.has(1) and not node.attr.flag("keepdims", True):
-        parts = tuple(node.op.squeeze(part, axes=(axis,)) for part in parts)
-    return Sequence_(tuple(parts), dtype(x))
-
-
-# -- optionals -------------------------------------------------------------------------------
-
-
-@converts("Optional")
-def _optional(node: Node) -> Any:
-    return Optional_(node.value(0) if node.has(0) else None)
-
-
-@converts("OptionalHasElement")
-def _has_element(node: Node) -> Any:
-    value = node.value(0) if node.has(0) else Optional_()
-    empty = isinstance(value, Optional_) and value.value is None
-    return Constant(np.asarray(not empty))
-
-
-@converts("OptionalGetElement")
-def _get_element(node: Node) -> Any:
-    value = node.value(0)
-    if not isinstance(value, Optional_):
-        return value
-    if value.value is None:
-        raise UserError("the optional is empty")
-    return value.value
+    stacked = _stack(node, rows, len(node.outputs) - len(state))
+    return (*state, *_scan_outputs(node, stacked, len(state), const(length)))

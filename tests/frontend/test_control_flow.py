@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""If, Loop and Scan that are decided at run time, compiled, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+import heddle
+from heddle.support import UserError
+
+ort = pytest.importorskip("onnxruntime", reason="the values to compare with")
+
+
+def model(text: str) -> onnx.ModelProto:
+    """A model of opset 18 in ONNX's own text form."""
+    made = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}')
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def check(proto: onnx.ModelProto, *calls: dict[str, Any]) -> None:
+    """Every call of one executable gives what ONNX Runtime gives, shapes included."""
+    executable = heddle.compile(proto, cache=False)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for inputs in calls:
+        found = executable(**inputs)
+        values = found if isinstance(found, tuple) else (found,)
+        for got, want in zip(values, session.run(None, inputs), strict=True):
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
+
+
+IF = """
+g (bool c, float[n, 4] x) => (float[n, 4] y, float[n, 4] z) {
+  s = Mul(x, x)
+  y, z = If (c) <
+    then_branch = a () => (float[n, 4] p, float[n, 4] q) { p = Relu(x)  q = Add(s, x) },
+    else_branch = b () => (float[n, 4] u, float[n, 4] v) { t = Neg(s)  u = Exp(t)  v = Identity(x) }
+  >
+}
+"""
+
+
+def test_if() -> None:
+    rng = np.random.default_rng(0)
+    xs = [rng.standard_normal((n, 4)).astype(np.float32) for n in (1, 3, 0, 7)]
+    check(model(IF), *({"c": np.asarray(c), "x": x} for x in xs for c in (True, False)))
+
+
+def test_branches_of_differing_shapes() -> None:
+    proto = model("""
+    g (bool c, float[n, 4] x) => (float[m, k] y) {
+      y = If (c) <
+        then_branch = a () => (float[n, 4] p) { p = Relu(x) },
+        else_branch = b () => (float[o, 8] q) { q = Concat <axis = 1> (x, x) }
+      >
+    }""")
+    x = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+    check(proto, *({"c": np.asarray(c), "x": x} for c in (True, False, True)))
+
+
+def test_nested() -> None:
+    proto = model("""
+    g (bool c, bool d, float[5] x) => (float[5] y) {
+      y = If (c) <
+        then_branch = a () => (float[5] p) {
+          p = If (d) <
+            then_branch = aa () => (float[5] pp) { pp = Relu(x) },
+            else_branch = ab () => (float[5] pq) { pq = Neg(x) }
+          >
+        },
+        else_branch = b () => (float[5] q) { q = Abs(x) }
+      >
+    }""")
+    x = np.linspace(-1, 1, 5, dtype=np.float32)
+    flags = (True, False)
+    check(proto, *({"c": np.asarray(c), "d": np.asarray(d), "x": x} for c in flags for d in flags))
+
+
+LOOP = """
+g (int64 m, float[n] x) => (float[n] last, float[k, n] all) {
+  one = Constant <value = bool {1}> ()
+  last, all = Loop (m, one, x) <
+    body = b (int64 i, bool go, float[n] a) => (bool on, float[n] next, float[n] out) {
+      f = Cast <to = 1> (i)
+      next = Add(a, f)
+      out = Mul(next, x)
+      s = ReduceSum <keepdims = 0> (next)
+      lim = Constant <value = float {60.0}> ()
+      on = Less(s, lim)
+    }
+  >
+}
+"""
+
+
+def test_loop_needs_a_bound_for_what_it_stacks() -> None:
+    with pytest.raises(UserError, match="number of iterations has no bound"):
+        heddle.compile(model(LOOP), cache=False)
+
+
+def test_loop_with_a_condition() -> None:
+    proto = model(
+        LOOP.replace("int64 m, ", "")
+        .replace("Loop (m,", "Loop (m,")
+        .replace("one = Constant", "m = Constant <value = int64 {40}> ()  one = Constant", 1)
+    )
+    rng = np.random.default_rng(2)
+    check(proto, *({"x": rng.standard_normal(n).astype(np.float32)} for n in (4, 1, 9)))
+
+
+def test_while() -> None:
+    proto = model(
+        """
+    g (float[n] x, float limit) => (float[n] y, int64 count) {
+      none = Constant <value = int64 {0}> ()
+      s0 = ReduceSum <keepdims = 0> (x)
+      go0 = Less(s0, limit)
+      y, count = Loop ("", go0, x, none) <
+        body = b (int64 i, bool go, float[n] a, int64 c) => (bool on, float[n] b1, int64 c1) {
+          b1 = Add(a, a)
+          one = Constant <value = int64 {1}> ()
+          c1 = Add(c, one)
+          s = ReduceSum <keepdims = 0> (b1)
+          on = Less(s, limit)
+        }
+      >
+    }""".replace('""', "")
+    )
+    x = np.asarray([1.0, 2.0], np.float32)
+    limits = (0.0, 3.5, 100.0, 1e4)
+    check(proto, *({"x": x, "limit": np.asarray(v, np.float32)} for v in limits))
+
+
+def test_scan_over_a_symbolic_axis() -> None:
+    proto = model("""
+    g (float[t, 3] x, float[3] h) => (float[3] last, float[t, 3] all) {
+      last, all = Scan (h, x) <num_scan_inputs = 1,
+        body = b (float[3] s, float[3] row) => (float[3] s1, float[3] out) {
+          m = Add(s, row)
+          s1 = Tanh(m)
+          out = Mul(s1, row)
+        }
+      >
+    }""")
+    rng = np.random.default_rng(3)
+    h = np.zeros(3, np.float32)
+    check(
+        proto, *({"x": rng.standard_normal((t, 3)).astype(np.float32), "h": h} for t in (1, 30, 5))
+    )
