@@ -401,7 +401,7 @@ def _scan_outputs(
         if axis:
             order = list(range(1, rank(value)))
             order.insert(axis, 0)
-            value = node.op.transpose(value, axes=tuple(order))
+            value = node.op.transpose(value, permutation=tuple(order))
         found.append(value)
     return found
 

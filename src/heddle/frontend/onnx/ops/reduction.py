@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, rank
+from heddle.frontend.onnx.ops.selection import topk_of
 from heddle.frontend.onnx.registry import converts
-from heddle.graph import GraphExpr
+from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
 _REDUCTIONS: Final = {
@@ -81,6 +82,9 @@ def _running(node: Node) -> Any:
 
 @converts("TopK", since=10)
 def _topk(node: Node) -> Any:
+    if not isinstance(node.value(1), Constant):
+        largest = node.attr.flag("largest", True)
+        return topk_of(node, node.tensor(0), node.tensor(1), node.attr.int("axis", -1), largest)
     return _topk_of(node, node.integer(1, "k"))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.selection import run_time_slice
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
@@ -210,9 +211,11 @@ def _slice(node: Node) -> Any:
         starts, ends = node.attr.ints("starts"), node.attr.ints("ends")
         axes = node.attr.ints("axes", None)
     else:
-        starts, ends = node.dims(1, "starts"), node.dims(2, "ends")
         axes = node.ints(3, "axes") if node.has(3) else None
         steps = node.ints(4, "steps") if node.has(4) else None
+        if not all(isinstance(node.value(at), (Constant, Symbolic)) for at in (1, 2)):
+            return run_time_slice(node, x, axes, steps)
+        starts, ends = node.dims(1, "starts"), node.dims(2, "ends")
     return node.op.slice(x, starts=_clamped(starts), ends=_clamped(ends), axes=axes, steps=steps)
 
 
@@ -356,21 +359,6 @@ def _reverse_sequence(node: Node) -> Any:
     sizes = node.static_shape(x, "input")
     wide = np.broadcast_to(index.reshape(*index.shape, *(1,) * (rank(x) - 2)), sizes)
     return node.op.gather_elements(x, np.ascontiguousarray(wide), axis=time)
-
-
-@converts("Compress")
-def _compress(node: Node) -> Any:
-    x = node.tensor(0)
-    picked = np.flatnonzero(node.constant(1, "condition"))
-    axis = node.attr.int("axis", None)
-    if axis is None:
-        x, axis = node.reshape(x, (-1,)), 0
-    return node.op.gather(x, picked, axis=normal_axis(axis, rank(x)))
-
-
-@converts("NonZero")
-def _non_zero(node: Node) -> Any:
-    return Constant(np.asarray(np.nonzero(node.constant(0, "X")), dtype=np.int64))
 
 
 @converts("Unique")

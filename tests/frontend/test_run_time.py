@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""If, Loop and Scan that are decided at run time, compiled, against ONNX Runtime."""
+"""Control flow and shapes that are decided at run time, compiled, against ONNX Runtime."""
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import numpy as np
@@ -153,3 +154,113 @@ def test_scan_over_a_symbolic_axis() -> None:
     check(
         proto, *({"x": rng.standard_normal((t, 3)).astype(np.float32), "h": h} for t in (1, 30, 5))
     )
+
+
+def test_scan_outputs_of_a_symbolic_axis_elsewhere_and_backwards() -> None:
+    proto = model("""
+    g (float[t, 3] x, float[3] h) => (float[3] last, float[3, t] all) {
+      last, all = Scan (h, x) <num_scan_inputs = 1, scan_input_directions = [1],
+        scan_output_axes = [1], scan_output_directions = [1],
+        body = b (float[3] s, float[3] row) => (float[3] s1, float[3] out) {
+          s1 = Add(s, row)
+          out = Mul(s1, row)
+        }
+      >
+    }""")
+    rng = np.random.default_rng(4)
+    h = np.ones(3, np.float32)
+    xs = (rng.standard_normal((t, 3)).astype(np.float32) for t in (1, 20, 3))
+    check(proto, *({"x": x, "h": h} for x in xs))
+
+
+def test_positions_of_what_is_not_zero() -> None:
+    proto = model("""
+    g (float[n, 4] x) => (int64[2, k] where, float[k] positive, float[k, 2] twice) {
+      zero = Constant <value = float {0.0}> ()
+      good = Greater(x, zero)
+      where = NonZero (good)
+      rows = Transpose (where)
+      positive = GatherND (x, rows)
+      one = Constant <value = int64[1] {1}> ()
+      column = Unsqueeze (positive, one)
+      twice = Concat <axis = 1> (column, column)
+    }""")
+    rng = np.random.default_rng(5)
+    check(proto, *({"x": rng.standard_normal((n, 4)).astype(np.float32)} for n in (3, 1, 6)))
+    check(proto, {"x": -np.ones((2, 4), np.float32)}, {"x": np.ones((2, 4), np.float32)})
+
+
+def test_ends_of_a_slice() -> None:
+    proto = model("""
+    g (float[n, 5] x, int64[2] from, int64[2] to) => (float[a, b] y, float[c, 5] z) {
+      axes = Constant <value = int64[2] {0, 1}> ()
+      steps = Constant <value = int64[2] {1, -2}> ()
+      y = Slice (x, from, to, axes, steps)
+      none = Constant <value = int64[1] {0}> ()
+      first = Gather (from, none)
+      last = Gather (to, none)
+      z = Slice (x, first, last)
+    }""")
+    x = np.random.default_rng(6).standard_normal((6, 5)).astype(np.float32)
+    ends = [((0, 4), (6, -6)), ((1, 3), (4, 0)), ((-3, -1), (99, 1)), ((5, 0), (2, 4))]
+    arrays = ((np.asarray(a, np.int64), np.asarray(b, np.int64)) for a, b in ends)
+    check(proto, *({"x": x, "from": a, "to": b} for a, b in arrays))
+
+
+def test_a_number_of_largest_elements() -> None:
+    proto = model("""
+    g (float[n] x, int64[1] k) => (float[m] values, int64[m] places) {
+      values, places = TopK (x, k)
+    }""")
+    x = np.random.default_rng(7).standard_normal(9).astype(np.float32)
+    check(proto, *({"x": x, "k": np.asarray([k])} for k in (1, 9, 4)))
+    executable = heddle.compile(proto, cache=False)
+    message = r"g: dimension `values_size` is 10, expected 0 to 9"
+    with pytest.raises(UserError, match=message):
+        executable(x=x, k=np.asarray([10]))
+    assert executable.infer_shapes(x=x, k=np.asarray([3])) == ((9,), (9,))
+
+
+def test_non_max_suppression() -> None:
+    proto = model("""
+    g (float[1, n, 4] boxes, float[1, 2, n] scores, int64[1] most) => (int64[m, 3] chosen) {
+      overlap = Constant <value = float[1] {0.4}> ()
+      least = Constant <value = float[1] {0.3}> ()
+      chosen = NonMaxSuppression (boxes, scores, most, overlap, least)
+    }""")
+    rng = np.random.default_rng(8)
+    for n, most in ((30, 5), (1, 3), (12, 100)):
+        corner, size = rng.random((1, n, 2)), 0.2 + 0.3 * rng.random((1, n, 2))
+        boxes = np.concatenate([corner, corner + size], axis=2).astype(np.float32)
+        scores = rng.random((1, 2, n)).astype(np.float32)
+        check(proto, {"boxes": boxes, "scores": scores, "most": np.asarray([most])})
+
+
+def test_ten_thousand_calls_of_random_sizes_need_no_more_memory() -> None:
+    proto = model("""
+    g (float[n, m] x) => (float[k] y, float[n, m] z) {
+      zero = Constant <value = float {0.0}> ()
+      good = Greater(x, zero)
+      where = NonZero (good)
+      rows = Transpose (where)
+      y = GatherND (x, rows)
+      t = Tanh (x)
+      z = Mul (t, x)
+    }""")
+    executable = heddle.compile(proto, cache=False)
+    rng = np.random.default_rng(9)
+    data = rng.standard_normal(64 * 64).astype(np.float32)
+
+    def call() -> None:
+        n, m = rng.integers(0, 64, 2)
+        x = data[: n * m].reshape(n, m)
+        y, z = executable(x)
+        assert y.shape == (int((x > 0).sum()),)
+        assert z.shape == (n, m)
+
+    for _ in range(500):
+        call()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(9500):
+        call()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048, "KiB more"
