@@ -255,6 +255,7 @@ MENDED = [
     ("max_pool", 122),
     ("max_pool", 1033),
     ("triangular_loops", 6092),
+    ("triangular_loops", 7111),
     ("triangular_product", 1065),
 ]
 """Sequences that once gave wrong values."""

@@ -66,15 +66,23 @@ def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> S
 def _check_same_part(
     sch: Schedule, node: Block, region: BufferRegion, producers: list[Block], target: For
 ) -> None:
-    """Raise when the blocks that write the buffer of `region` write different parts of it."""
+    """Raise when the blocks that write the buffer of `region` write different parts of it: they
+    must run through the same points, loop by loop."""
     parts: list[Any] = []
+    names: dict[int, Var] = {}
     for producer in producers:
-        inner = loop_domain(loops_between(sch.state, target, producer))
+        loops = loops_between(sch.state, target, producer)
         values: dict[Var, Expr] = {bound.var: bound.binding for bound in producer.iters}
         for written in producer.writes:
             if written.buffer is region.buffer:
-                box = region_box(written, values, inner)
-                parts.append([p and (expr_key(p.low.expr()), expr_key(p.extent)) for p in box])
+                points, _ = region_points(written, values, loop_domain(loops))
+                used = [n for n in loops if any(p is None or uses_var(p, n.var) for p in points)]
+                alike: dict[Var, Expr] = {
+                    n.var: names.setdefault(at, Var(f"loop{at}")) for at, n in enumerate(used)
+                }
+                sizes = [expr for n in used for expr in (n.min, n.extent)]
+                items = [*sizes, *(p for p in points if p is not None)]
+                parts.append([expr_key(substitute(item, alike)) for item in items])
     if any(part != parts[0] for part in parts):
         raise fail(
             sch,
