@@ -9,7 +9,9 @@ func = b.finish(y)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from heddle.graph.nodes import (
     Binding,
@@ -20,13 +22,20 @@ from heddle.graph.nodes import (
     Function,
     GraphExpr,
     If,
+    Loop,
     Scalar,
     Tuple,
     TupleGetItem,
     Var,
 )
-from heddle.ir import TensorType, Type, structural_equal
+from heddle.ir import INT64, GlobalVar, TensorType, TupleType, Type, structural_equal
+from heddle.ir.expr import Expr, as_expr
 from heddle.support import InternalError, UserError
+
+
+def as_constant(value: GraphExpr | int) -> GraphExpr:
+    """A number as an int64 scalar of the graph."""
+    return Constant(np.asarray(value, np.int64)) if isinstance(value, int) else value
 
 
 def is_atom(value: GraphExpr) -> bool:
@@ -120,6 +129,58 @@ class GraphBuilder:
         var = Var(self.fresh_name(name), value.type)
         self._scopes[-1].append(Binding(value, var))
         return var
+
+    def emit_loop(
+        self,
+        body: str,
+        function: Function,
+        *,
+        carried: Sequence[GraphExpr] = (),
+        captured: Sequence[GraphExpr] = (),
+        limit: GraphExpr | int | None = None,
+        condition: GraphExpr | None = None,
+        bound: Expr | int | None = None,
+        name: str = "loop",
+    ) -> tuple[Var, tuple[Var, ...], tuple[Var, ...]]:
+        """Bind a `Loop`: the number of iterations, the carried values, and the stacked ones.
+
+        body: the name that `function`, a function of the iteration (an int64 scalar), the carried
+        and the captured values, will have in the module. limit: the number of iterations, at most.
+        condition: a scalar bool, whether to begin; the body's first result says whether to go on
+        (and counts only when a condition is given). bound: rows of the stacked values; `limit` by
+        default, when that is a number.
+
+        Raises `UserError` when nothing bounds the stacked values.
+        """
+        number = limit if isinstance(limit, int) else None
+        stop = None if limit is None else as_constant(limit)
+        rows = number if bound is None else bound
+        result = function.result.type
+        fields = result.fields if isinstance(result, TupleType) else (result,)
+        stacked = [item for item in fields[1 + len(carried) :] if isinstance(item, TensorType)]
+        if stacked and rows is None:
+            raise UserError(f"the loop over `{body}` stacks values: give `bound`, a number of rows")
+        size = as_expr(0 if rows is None else rows)
+        state = tuple(map(self.atom, carried))
+        types = [
+            TensorType((), INT64),
+            *(item.type for item in state),
+            *(TensorType((size, *item.shape), item.dtype) for item in stacked),
+        ]
+        value = Loop(
+            GlobalVar(body),
+            None if stop is None else self.atom(stop),
+            None if condition is None else self.atom(condition),
+            state,
+            tuple(map(self.atom, captured)),
+            size,
+            TupleType(tuple(types)),
+        )
+        whole = self.emit(value, name=name)
+        items = [
+            self.emit(TupleGetItem(whole, at), name=f"{name}_{at}") for at in range(len(types))
+        ]
+        return items[0], tuple(items[1 : 1 + len(state)]), tuple(items[1 + len(state) :])
 
     def branch(self, body: Callable[[], GraphExpr], *, after: Iterable[Binding] = ()) -> Branch:
         """What `body` emits, as a branch: behind the bindings `after`, which it may use."""

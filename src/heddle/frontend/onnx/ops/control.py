@@ -14,9 +14,9 @@ from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
-from heddle.graph import Branch, Constant, Function, GraphBuilder, GraphExpr, If, Loop, Tuple, Var
+from heddle.graph import Branch, Constant, Function, GraphBuilder, GraphExpr, If, Tuple, Var
 from heddle.graph.dims import same_type, show_type
-from heddle.ir import INT64, GlobalVar, TensorType, TupleType, Type
+from heddle.ir import INT64, TensorType, TupleType
 from heddle.ir.expr import Expr, as_expr, as_int, const, maximum
 from heddle.passes.graph.outline import captured_by, symbols_of
 from heddle.support import UserError
@@ -301,20 +301,28 @@ class _Body:
 
     def loop(
         self, limit: GraphExpr | None, condition: GraphExpr | None, bound: Expr
-    ) -> tuple[GraphExpr, list[GraphExpr], list[GraphExpr]]:
+    ) -> tuple[GraphExpr, tuple[GraphExpr, ...], tuple[GraphExpr, ...]]:
         """Emit the loop: the number of iterations, the carried values, the stacked ones."""
         node = self.node
-        count = TensorType((), INT64)
-        stacked: list[Type] = [
-            TensorType((bound, *tensor_type(row).shape), tensor_type(row).dtype)
-            for row in self.rows
-        ]
-        type_ = TupleType((count, *(item.type for item in self.carried), *stacked))
-        carried, captured = tuple(self.carried), tuple(self.captured)
-        value = Loop(GlobalVar(self.name), limit, condition, carried, captured, bound, type_)
-        result = node.emit(value)
-        items = [node.item(result, at) for at in range(len(type_.fields))]
-        return items[0], items[1 : 1 + len(carried)], items[1 + len(carried) :]
+        ends = [item for item in (limit, condition) if item is not None]
+        flushed = iter(node.flush(ends))
+        first = None if limit is None else next(flushed)
+        second = None if condition is None else next(flushed)
+        assert first is None or isinstance(first, GraphExpr)
+        assert second is None or isinstance(second, GraphExpr)
+        found = node.importer.builder.emit_loop(
+            self.name,
+            node.importer.bodies[self.name],
+            carried=self.carried,
+            captured=self.captured,
+            limit=first,
+            condition=second,
+            bound=bound,
+            name=node.outputs[0] or "loop",
+        )
+        for var in (found[0], *found[1], *found[2]):
+            node.importer.derive_sources(var, Tuple((*self.carried, *self.captured, *ends)))
+        return found
 
 
 def _closed(function: Function, captured: Sequence[Var]) -> Function:
