@@ -179,10 +179,6 @@ class Node:
             return tuple(self._bind(TupleGetItem(value, index)) for index in range(count))
         return value
 
-    def emit(self, value: GraphExpr) -> Var:
-        """Emit what is no call of an operator."""
-        return self._bind(value)
-
     def item(self, value: GraphExpr, index: int) -> Var:
         """Emit the field of a tuple."""
         return self._bind(TupleGetItem(value, index))
