@@ -9,8 +9,9 @@ from typing import Any
 import onnx
 from onnx import defs
 
+from heddle.frontend.onnx.narrow import number_of
 from heddle.frontend.onnx.tensors import onnx_type
-from heddle.frontend.onnx.values import Symbolic, Value
+from heddle.frontend.onnx.values import Narrow, Symbolic, Value
 from heddle.graph import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import as_int
@@ -50,8 +51,12 @@ def _type_proto(value: Value) -> onnx.TypeProto:
         made.tensor_type.elem_type = onnx_type(value.dtype)
         for dim in value.data.shape:
             made.tensor_type.shape.dim.add().dim_value = dim
-    elif isinstance(value, GraphExpr) and isinstance(value.type, TensorType):
-        made.tensor_type.elem_type = onnx_type(value.type.dtype)
+        return made
+    number = None
+    if isinstance(value, Narrow):
+        number, value = number_of(value.kind), value.bytes
+    if isinstance(value, GraphExpr) and isinstance(value.type, TensorType):
+        made.tensor_type.elem_type = number or onnx_type(value.type.dtype)
         made.tensor_type.shape.SetInParent()
         for dim in value.type.shape:
             entry = made.tensor_type.shape.dim.add()

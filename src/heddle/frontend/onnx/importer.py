@@ -16,13 +16,14 @@ from heddle.frontend.onnx.attributes import Attributes
 from heddle.frontend.onnx.functions import find_function
 from heddle.frontend.onnx.inputs import Inputs, ShapeLike
 from heddle.frontend.onnx.model_file import opset_versions, read_model
+from heddle.frontend.onnx.narrow import closed, constant, kind_of, numpy_dtype, opened, to_bytes
 from heddle.frontend.onnx.node import Node, check_bytes
 from heddle.frontend.onnx.order import describe, sort_nodes
 from heddle.frontend.onnx.registry import Converter, find_converter
 from heddle.frontend.onnx.report import Report, Unsupported
 from heddle.frontend.onnx.symbolic import evaluate_symbolic
-from heddle.frontend.onnx.tensors import to_array
-from heddle.frontend.onnx.values import Poison, Symbolic, Value
+from heddle.frontend.onnx.tensors import to_value
+from heddle.frontend.onnx.values import Narrow, Poison, Symbolic, Value
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, IRModule
 from heddle.ir.expr import Var as Symbol
@@ -162,22 +163,27 @@ class Importer:
             self.report.add("input", "graph", value.name, problem)
             return Poison()
         check_bytes(type_)
+        kind = kind_of(value.type.tensor_type.elem_type)
         if value.name in self.values:
             given = np.asarray(self.values[value.name])
+            if kind is not None and given.dtype == numpy_dtype(kind):
+                given = to_bytes(given, kind)
             if DType.of(given.dtype) is not type_.dtype:
                 raise UserError(
                     f"values: `{value.name}` has dtype {given.dtype}, the model says {type_.dtype}"
                 )
-            return Constant(given)
+            return constant(given, kind)
         var = self.builder.param(value.name, type_)
         self._sources[var] = frozenset((value.name,))
-        return var
+        return var if kind is None else Narrow(var, kind)
 
     def _output(self, name: str, scope: Scope) -> GraphExpr | None:
         value = scope.find(name)
         if isinstance(value, Poison):
             return None
         try:
+            if isinstance(value, Narrow):
+                value = value.bytes
             if isinstance(value, Symbolic):
                 node = self._helper_node(name, scope)
                 value = node.finish([node.as_tensor(value)])[0]
@@ -205,7 +211,7 @@ class Importer:
             if not tensor.name or tensor.name in scope.values:
                 raise UserError(f"{what} has no name" if not tensor.name else f"{what} twice")
             try:
-                scope.values[tensor.name] = Constant(to_array(tensor, self.folder, what))
+                scope.values[tensor.name] = to_value(tensor, self.folder, what)
             except Unsupported as problem:
                 self.report.add("initializer", "graph", tensor.name, problem)
                 scope.values[tensor.name] = Poison()
@@ -290,6 +296,7 @@ class Importer:
 
     def _apply(self, converter: Converter, node: Node, where: str) -> Sequence[Value]:
         try:
+            kind = opened(node)
             results = converter(node)
         except UserError as error:
             if error.message.startswith("model `"):
@@ -303,7 +310,7 @@ class Importer:
             ) from error
         if not isinstance(results, (tuple, list)):
             results = (results,)
-        return node.finish(results)
+        return node.finish(closed(results, kind))
 
     def _node(
         self,

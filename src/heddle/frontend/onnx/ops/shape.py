@@ -28,7 +28,6 @@ _BIG = 1 << 62
 @converts("Constant")
 def _constant(node: Node) -> Any:
     readers = {
-        "value": node.attr.tensor,
         "value_float": lambda name: np.asarray(node.attr.float(name), np.float32),
         "value_floats": lambda name: np.asarray(node.attr.floats(name), np.float32),
         "value_int": lambda name: np.asarray(node.attr.int(name), np.int64),
@@ -37,6 +36,8 @@ def _constant(node: Node) -> Any:
     given = [name for name in node.attr.given if name.startswith(("value", "sparse_value"))]
     if len(given) != 1:
         raise UserError(f"expected one attribute that holds the value, got {len(given)}")
+    if given[0] == "value":
+        return node.attr.value("value")
     if given[0] not in readers:
         raise Unsupported(f"attribute `{given[0]}`")
     return Constant(readers[given[0]](given[0]))
