@@ -9,8 +9,8 @@ import numpy as np
 
 from heddle.frontend.onnx.narrow import kind_of, narrowed, widened
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
+from heddle.frontend.onnx.ops.random import dropped
 from heddle.frontend.onnx.registry import converts
-from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
 from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, tensor_type
 from heddle.graph import Constant, GraphExpr
@@ -118,7 +118,7 @@ def _dropout(node: Node) -> Any:
     if node.version >= 12:
         ratio = float(node.constant(1, "ratio")) if node.has(1) else 0.5
     if training and ratio != 0.0:
-        raise Unsupported("dropout in training mode is random")
+        return dropped(node, x, ratio)[: max(1, len(node.outputs))]
     mask = Constant(np.asarray(True))
     if len(node.outputs) > 1:
         mask = node.op.broadcast_to(mask, shape=_shape(x))
