@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Philox-4x32-10 against the published vectors, and what the numbers made of its words look like."""
+"""Philox-4x32-10 against the published vectors, and what its numbers look like."""
 
 from __future__ import annotations
 
