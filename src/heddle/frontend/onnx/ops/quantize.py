@@ -107,12 +107,19 @@ def _quantize_narrow(node: Node, x: GraphExpr, scale: GraphExpr, zero: Value, ki
     return narrowed(node, quotient, kind, saturate=node.attr.flag("saturate", True))
 
 
+def range_scale(node: Node, low: GraphExpr, high: GraphExpr) -> GraphExpr:
+    """The scale of uint8 for numbers in [low, high]; 1 where all are 0, as ONNX Runtime has it."""
+    width = node.op.sub(high, low)
+    one = node.scalar(1, width)
+    return node.op.where(node.op.equal(width, 0.0), one, node.op.div(width, 255.0))  # type: ignore[no-any-return]
+
+
 @converts("DynamicQuantizeLinear")
 def _dynamic_quantize(node: Node) -> Any:
     x = node.tensor(0)
     low = node.op.minimum(node.op.min(x), 0.0)
     high = node.op.maximum(node.op.max(x), 0.0)
-    scale = node.op.div(node.op.sub(high, low), 255.0)
+    scale = range_scale(node, low, high)
     shift = node.op.round(node.op.clip(node.op.div(node.op.negative(low), scale), min=0, max=255))
     point = node.cast(shift, "uint8")
     return node.op.quantize(x, scale, point, dtype="uint8"), scale, point
