@@ -4,6 +4,8 @@
 from heddle.frontend.onnx.ops import (
     classical,
     contraction,
+    contrib,
+    contrib_attention,
     control,
     deform,
     math,
@@ -24,6 +26,8 @@ from heddle.frontend.onnx.ops import (
 __all__ = [
     "classical",
     "contraction",
+    "contrib",
+    "contrib_attention",
     "control",
     "deform",
     "math",
