@@ -45,6 +45,16 @@ def find_function(
     return function
 
 
+def has_function(node: onnx.NodeProto, version: int) -> bool:
+    """Whether ONNX defines the operator of `node` by others, for whatever inputs."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema: Any = defs.get_schema(node.op_type, version, domain)
+    except defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
 def _type_proto(value: Value) -> onnx.TypeProto:
     made = onnx.TypeProto()
     if isinstance(value, Symbolic):
