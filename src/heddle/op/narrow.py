@@ -121,7 +121,7 @@ def _decode(code: Expr, layout: Layout) -> Expr:
 def _(x: np.ndarray, *, format: str) -> np.ndarray:
     kind = ml_dtypes.float8_e8m0fnu if format == "float8e8m0" else LAYOUTS[format].numpy
     bits = 8 if format == "float8e8m0" else LAYOUTS[format].bits
-    return (x & ((1 << bits) - 1)).astype(np.uint8).view(kind).astype(np.float32)
+    return (x & ((1 << bits) - 1)).astype(np.uint8).view(kind).astype(np.float32)  # type: ignore[no-any-return]
 
 
 narrow_decode.not_differentiable("codes are whole numbers")

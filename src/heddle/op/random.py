@@ -59,7 +59,7 @@ class _Lets:
     def around(self, body: Expr) -> Expr:
         """`body` with the variables bound."""
         for var, value in reversed(self._bound):
-            body = Let(value, var, body)  # type: ignore[call-arg]
+            body = Let(value, var, body)
         return body
 
 
@@ -144,7 +144,7 @@ def _words(key: np.ndarray, counter: np.ndarray | None, count: int) -> np.ndarra
 
 def _wide_words(key: np.ndarray, counter: np.ndarray | None, count: int) -> np.ndarray:
     pairs = _words(key, counter, 2 * count).astype(np.uint64).reshape(-1, 2)
-    return pairs[:, 0] | pairs[:, 1] << np.uint64(32)  # type: ignore[no-any-return]
+    return pairs[:, 0] | pairs[:, 1] << np.uint64(32)
 
 
 def _check(key: TensorType, counter: TensorType | None) -> None:
@@ -251,7 +251,7 @@ def _(
         return low + (high - low) * (top * 2.0**-53).reshape(shape)
     top = _words(key, counter, count) >> np.uint32(32 - digits)
     unit = (top * 2.0**-digits).astype(np.float32)
-    return (np.float32(low) + np.float32(high - low) * unit).reshape(shape)  # type: ignore[no-any-return]
+    return (np.float32(low) + np.float32(high - low) * unit).reshape(shape)
 
 
 @operator("random_normal", kind="injective", dtypes="int")
@@ -331,7 +331,7 @@ def _(
     radius = np.sqrt(-2 * np.log(unit[::2] + step))
     angle = 2 * np.pi * unit[1::2]
     both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).ravel()
-    return (mean + scale * both[: math.prod(shape)]).reshape(shape)  # type: ignore[no-any-return]
+    return (mean + scale * both[: math.prod(shape)]).reshape(shape)
 
 
 @operator("random_integers", kind="injective", dtypes="int")
