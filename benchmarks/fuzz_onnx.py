@@ -28,9 +28,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.fuzz_graphs import Value, model_of
-from benchmarks.fuzz_operators import random_model
+from benchmarks import fuzz_signal
+from benchmarks.fuzz_graphs import OPSETS, Graph, Unfit, Value, model_of, to_model
+from benchmarks.fuzz_operators import GENERATORS
 
+_ = fuzz_signal  # declares generators
 ROOT = Path(__file__).parents[1]
 Arrays = Mapping[str, np.ndarray]
 # What these make of NaN (and conversions of numbers that do not fit) is not defined.
@@ -40,6 +42,29 @@ NAN_UNSAID = frozenset(
 )
 # Relative to the largest element of a tensor: sums in another order, elementary functions.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-7}
+
+
+# -- models ----------------------------------------------------------------------------------
+
+
+def random_model(seed: int, depth: int = 6) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A model of up to `depth` nodes and values for its inputs, the same for each seed."""
+    rng = np.random.default_rng(seed)
+    graph = Graph(rng, OPSETS[int(rng.integers(len(OPSETS)))])
+    wanted = graph.number(1, depth)
+    names = list(GENERATORS)
+    while len(graph.nodes) < wanted:
+        kind = graph.one(names)
+        nodes, values = len(graph.nodes), len(graph.values)
+        inputs, constants = dict(graph.inputs), dict(graph.constants)
+        try:
+            GENERATORS[kind](graph, kind)
+        except (Unfit, onnx.defs.SchemaError):
+            del graph.nodes[nodes:], graph.values[values:]
+            graph.inputs, graph.constants = inputs, constants
+    model = to_model(graph)
+    read = {value.name for value in model.graph.input}
+    return model, {name: data for name, data in graph.inputs.items() if name in read}
 
 
 # -- what is expected ------------------------------------------------------------------------

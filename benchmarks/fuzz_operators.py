@@ -8,17 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 
 from benchmarks.fuzz_graphs import (
     FLOATS,
     INTEGERS,
     NUMBER_OF,
-    OPSETS,
     Graph,
     Unfit,
     Value,
-    to_model,
 )
 
 Generator = Callable[[Graph, str], Any]
@@ -37,13 +34,15 @@ def generates(*names: str) -> Callable[[Generator], Generator]:
     return declare
 
 
-def _axis(g: Graph, value: Value) -> int:
+def axis_of(g: Graph, value: Value) -> int:
+    """An axis of a tensor, counted from either end."""
     if not value.shape:
         raise Unfit
     return g.number(-len(value.shape), len(value.shape) - 1)
 
 
-def _ints(g: Graph, *items: int) -> Value:
+def ints(g: Graph, *items: int) -> Value:
+    """A constant vector of int64."""
     return g.constant(np.asarray(items, np.int64))
 
 
@@ -164,7 +163,7 @@ def _reduce(g: Graph, kind: str) -> None:
     if not axes:
         g.emit(kind, a, **attrs)
     elif g.opset >= 18 or kind == "ReduceSum":
-        g.emit(kind, a, _ints(g, *axes), **attrs)
+        g.emit(kind, a, ints(g, *axes), **attrs)
     else:
         g.emit(kind, a, axes=axes, **attrs)
 
@@ -173,30 +172,30 @@ def _reduce(g: Graph, kind: str) -> None:
 def _arg(g: Graph, kind: str) -> None:
     a = g.tensor(("float32", "float64", "int32"), 1, empty=False)
     last = g.number(0, 1)
-    g.emit(kind, a, axis=_axis(g, a), keepdims=g.number(0, 1), select_last_index=last)
+    g.emit(kind, a, axis=axis_of(g, a), keepdims=g.number(0, 1), select_last_index=last)
 
 
 @generates("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(g: Graph, kind: str) -> None:
     a = g.tensor(FLOATS, 1, empty=False)
-    g.emit(kind, a, axis=_axis(g, a))
+    g.emit(kind, a, axis=axis_of(g, a))
 
 
 @generates("CumSum")
 def _cumsum(g: Graph, kind: str) -> None:
     a = g.tensor(NUMBERS, 1)
-    axis = g.constant(np.asarray(_axis(g, a), np.int64))
+    axis = g.constant(np.asarray(axis_of(g, a), np.int64))
     g.emit(kind, a, axis, exclusive=g.number(0, 1), reverse=g.number(0, 1))
 
 
 @generates("TopK")
 def _topk(g: Graph, kind: str) -> None:
     a = g.tensor(("float32", "int64"), 1, empty=False)
-    axis = _axis(g, a)
+    axis = axis_of(g, a)
     count = g.number(1, a.shape[axis])
     # Equal elements may come in any order: make all of them different.
     data = g.rng.permutation(int(np.prod(a.shape))).reshape(a.shape).astype(a.dtype)
-    g.emit(kind, g.constant(data), _ints(g, count), axis=axis, largest=g.number(0, 1), outputs=2)
+    g.emit(kind, g.constant(data), ints(g, count), axis=axis, largest=g.number(0, 1), outputs=2)
 
 
 # -- shapes ----------------------------------------------------------------------------------
@@ -207,11 +206,11 @@ def _reshape(g: Graph, kind: str) -> None:
     a = g.tensor(ANY)
     total = int(np.prod(a.shape))
     if 0 in a.shape:
-        g.emit(kind, a, _ints(g, 0, *a.shape[1:]))
+        g.emit(kind, a, ints(g, 0, *a.shape[1:]))
         return
     first = g.one([d for d in range(1, total + 1) if total % d == 0][-6:])
     options = [(-1,), (first, total // first), (first, -1), (1, total), (*a.shape, 1)]
-    g.emit(kind, a, _ints(g, *g.one(options)))
+    g.emit(kind, a, ints(g, *g.one(options)))
 
 
 @generates("Transpose")
@@ -230,13 +229,13 @@ def _flatten(g: Graph, kind: str) -> None:
 def _squeeze(g: Graph, kind: str) -> None:
     a = g.tensor(ANY)
     axes = [axis for axis, dim in enumerate(a.shape) if dim == 1 and g.chance(0.7)]
-    g.emit(kind, a, *([_ints(g, *axes)] if axes else []))
+    g.emit(kind, a, *([ints(g, *axes)] if axes else []))
 
 
 @generates("Unsqueeze")
 def _unsqueeze(g: Graph, kind: str) -> None:
     a = g.tensor(ANY, 0, 4)
-    g.emit(kind, a, _ints(g, g.number(-len(a.shape) - 1, len(a.shape))))
+    g.emit(kind, a, ints(g, g.number(-len(a.shape) - 1, len(a.shape))))
 
 
 @generates("Expand")
@@ -245,19 +244,19 @@ def _expand(g: Graph, kind: str) -> None:
     wanted = [g.one([1, 2, 3]) if dim == 1 else dim for dim in a.shape]
     if g.chance(0.3):
         wanted = [2, *wanted]
-    g.emit(kind, a, _ints(g, *wanted))
+    g.emit(kind, a, ints(g, *wanted))
 
 
 @generates("Tile")
 def _tile(g: Graph, kind: str) -> None:
     a = g.tensor(ANY, 1, 4)
-    g.emit(kind, a, _ints(g, *(g.number(1, 3) for _ in a.shape)))
+    g.emit(kind, a, ints(g, *(g.number(1, 3) for _ in a.shape)))
 
 
 @generates("Concat")
 def _concat(g: Graph, kind: str) -> None:
     a = g.tensor(ANY, 1)
-    axis = _axis(g, a)
+    axis = axis_of(g, a)
     parts = [a]
     for _ in range(g.number(1, 2)):
         dims = list(a.shape)
@@ -274,7 +273,7 @@ def _split(g: Graph, kind: str) -> None:
     a = g.tensor(ANY, 1, fits=lambda v: max(v.shape, default=0) > 1, empty=False)
     axis = int(np.argmax(a.shape))
     first = g.number(1, a.shape[axis] - 1)
-    sizes = _ints(g, first, a.shape[axis] - first)
+    sizes = ints(g, first, a.shape[axis] - first)
     g.emit(kind, a, sizes, axis=axis, outputs=2)
 
 
@@ -289,7 +288,7 @@ def _slice(g: Graph, kind: str) -> None:
         steps.append(g.one([1, 1, 2, 3, -1, -2]))
         to_the_end = 2**31 - 1 if steps[-1] > 0 else -(2**31)
         ends.append(g.one([to_the_end, to_the_end, g.number(-size - 1, size + 1)]))
-    g.emit(kind, a, _ints(g, *starts), _ints(g, *ends), _ints(g, *axes), _ints(g, *steps))
+    g.emit(kind, a, ints(g, *starts), ints(g, *ends), ints(g, *axes), ints(g, *steps))
 
 
 @generates("Pad")
@@ -302,13 +301,13 @@ def _pad(g: Graph, kind: str) -> None:
     if mode == "constant" and g.chance(0.2) and min(a.shape) > 1:
         pads[0] = -1
     value = [g.constant(g.array((), a.dtype))] if mode == "constant" else []
-    g.emit(kind, a, _ints(g, *pads), *value, mode=mode)
+    g.emit(kind, a, ints(g, *pads), *value, mode=mode)
 
 
 @generates("Gather")
 def _gather(g: Graph, kind: str) -> None:
     a = g.tensor(ANY, 1, 4, empty=False)
-    axis = _axis(g, a)
+    axis = axis_of(g, a)
     index = g.rng.integers(-a.shape[axis], a.shape[axis], g.shape(0, 2))
     g.emit(kind, a, g.constant(index.astype(g.one(["int64", "int32"]))), axis=axis)
 
@@ -316,7 +315,7 @@ def _gather(g: Graph, kind: str) -> None:
 @generates("GatherElements", "ScatterElements")
 def _elements(g: Graph, kind: str) -> None:
     a = g.tensor(NUMBERS, 1, 4, empty=False)
-    axis = _axis(g, a)
+    axis = axis_of(g, a)
     dims = [g.number(1, dim) for dim in a.shape]
     count = a.shape[axis]
     if kind == "GatherElements":
@@ -430,13 +429,15 @@ def _einsum(g: Graph, kind: str) -> None:
     g.emit(kind, *parts, equation=equation)
 
 
-def _image(g: Graph, ndim: int | None = None) -> Value:
+def image(g: Graph, ndim: int | None = None) -> Value:
+    """A batch of small images (or signals, or volumes) with channels."""
     ndim = ndim or g.one([1, 2, 2, 2, 3])
     sizes = [g.number(3, {1: 20, 2: 12, 3: 6}[ndim]) for _ in range(ndim)]
     return g.fresh((g.number(1, 3), g.one([1, 2, 3, 4, 6, 8, 17]), *sizes), "float32")
 
 
-def _window(g: Graph, x: Value) -> dict[str, Any]:
+def window(g: Graph, x: Value) -> dict[str, Any]:
+    """Attributes of a convolution or pooling of x."""
     ndim = len(x.shape) - 2
     kernel = [g.number(1, 3) for _ in range(ndim)]
     attrs: dict[str, Any] = {"kernel_shape": kernel}
@@ -451,8 +452,8 @@ def _window(g: Graph, x: Value) -> dict[str, Any]:
 
 @generates("Conv")
 def _conv(g: Graph, kind: str) -> None:
-    x = _image(g)
-    attrs = _window(g, x)
+    x = image(g)
+    attrs = window(g, x)
     group = g.one([d for d in range(1, x.shape[1] + 1) if x.shape[1] % d == 0])
     outputs = group * g.one([1, 2, 3, 5])
     if "auto_pad" not in attrs and g.chance(0.3):
@@ -466,8 +467,8 @@ def _conv(g: Graph, kind: str) -> None:
 
 @generates("ConvTranspose")
 def _conv_transpose(g: Graph, kind: str) -> None:
-    x = _image(g, g.one([1, 2]))
-    attrs = _window(g, x)
+    x = image(g, g.one([1, 2]))
+    attrs = window(g, x)
     attrs.pop("auto_pad", None)
     w = g.like(x, (x.shape[1], g.one(SHORT), *attrs["kernel_shape"]))
     g.emit(kind, x, w, **attrs)
@@ -475,8 +476,8 @@ def _conv_transpose(g: Graph, kind: str) -> None:
 
 @generates("MaxPool", "AveragePool")
 def _pool(g: Graph, kind: str) -> None:
-    x = _image(g)
-    attrs = _window(g, x)
+    x = image(g)
+    attrs = window(g, x)
     if "auto_pad" not in attrs:
         attrs["ceil_mode"] = g.number(0, 1)
     if kind == "AveragePool":
@@ -489,7 +490,7 @@ def _pool(g: Graph, kind: str) -> None:
 
 @generates("GlobalAveragePool", "GlobalMaxPool")
 def _global_pool(g: Graph, kind: str) -> None:
-    g.emit(kind, _image(g))
+    g.emit(kind, image(g))
 
 
 # -- normalisations and others ---------------------------------------------------------------
@@ -497,7 +498,7 @@ def _global_pool(g: Graph, kind: str) -> None:
 
 @generates("BatchNormalization")
 def _batch_norm(g: Graph, kind: str) -> None:
-    x = _image(g)
+    x = image(g)
     parts = [g.like(x, (x.shape[1],)) for _ in range(3)]
     variance = np.abs(g.array((x.shape[1],), "float32")) + np.float32(0.1)
     g.emit(kind, x, *parts, g.constant(variance))
@@ -505,14 +506,14 @@ def _batch_norm(g: Graph, kind: str) -> None:
 
 @generates("InstanceNormalization")
 def _instance_norm(g: Graph, kind: str) -> None:
-    x = _image(g)
+    x = image(g)
     g.emit(kind, x, g.like(x, (x.shape[1],)), g.like(x, (x.shape[1],)))
 
 
 @generates("LayerNormalization")
 def _layer_norm(g: Graph, kind: str) -> None:
     x = g.tensor(("float32",), 1, empty=False, fits=lambda v: v.shape[-1:] > (1,))
-    axis = _axis(g, x)
+    axis = axis_of(g, x)
     tail = x.shape[axis:]
     g.emit(
         kind,
@@ -526,30 +527,30 @@ def _layer_norm(g: Graph, kind: str) -> None:
 
 @generates("LRN")
 def _lrn(g: Graph, kind: str) -> None:
-    g.emit(kind, _image(g, 2), size=g.one([1, 3, 5]), alpha=0.05)
+    g.emit(kind, image(g, 2), size=g.one([1, 3, 5]), alpha=0.05)
 
 
 @generates("LpNormalization")
 def _lp(g: Graph, kind: str) -> None:
     a = g.tensor(("float32",), 1, empty=False)
-    g.emit(kind, a, axis=_axis(g, a), p=g.number(1, 2))
+    g.emit(kind, a, axis=axis_of(g, a), p=g.number(1, 2))
 
 
 @generates("Resize")
 def _resize(g: Graph, kind: str) -> None:
-    x = _image(g, 2)
+    x = image(g, 2)
     mode = g.one(["nearest", "linear", "cubic"])
     place = g.one(["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
     attrs = {"mode": mode, "coordinate_transformation_mode": place}
     if mode == "nearest":
         attrs["nearest_mode"] = g.one(["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
-    sizes = _ints(g, *x.shape[:2], *(g.number(1, 2 * dim) for dim in x.shape[2:]))
+    sizes = ints(g, *x.shape[:2], *(g.number(1, 2 * dim) for dim in x.shape[2:]))
     g.emit(kind, x, None, None, sizes, **attrs)
 
 
 @generates("GridSample")
 def _grid(g: Graph, kind: str) -> None:
-    x = _image(g, 2)
+    x = image(g, 2)
     grid = g.rng.uniform(-1.2, 1.2, (x.shape[0], g.number(1, 5), g.number(1, 5), 2))
     mode = g.one(["linear", "nearest"] if g.opset >= 20 else ["bilinear", "nearest"])
     padding = g.one(["zeros", "border", "reflection"])
@@ -622,26 +623,3 @@ def _conv_integer(g: Graph, kind: str) -> None:
 @generates("Dropout")
 def _dropout(g: Graph, kind: str) -> None:
     g.emit(kind, g.tensor(FLOATS))
-
-
-# -- models ----------------------------------------------------------------------------------
-
-
-def random_model(seed: int, depth: int = 6) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A model of up to `depth` nodes and values for its inputs, the same for each seed."""
-    rng = np.random.default_rng(seed)
-    graph = Graph(rng, OPSETS[int(rng.integers(len(OPSETS)))])
-    wanted = graph.number(1, depth)
-    names = list(GENERATORS)
-    while len(graph.nodes) < wanted:
-        kind = graph.one(names)
-        nodes, values = len(graph.nodes), len(graph.values)
-        inputs, constants = dict(graph.inputs), dict(graph.constants)
-        try:
-            GENERATORS[kind](graph, kind)
-        except (Unfit, onnx.defs.SchemaError):
-            del graph.nodes[nodes:], graph.values[values:]
-            graph.inputs, graph.constants = inputs, constants
-    model = to_model(graph)
-    read = {value.name for value in model.graph.input}
-    return model, {name: data for name, data in graph.inputs.items() if name in read}

@@ -12,7 +12,7 @@ from heddle.frontend.onnx import backend
 pytest.importorskip("onnxruntime", reason="values are compared with ONNX Runtime's")
 
 from benchmarks import fuzz_onnx
-from benchmarks.fuzz_operators import random_model
+from benchmarks.fuzz_onnx import random_model
 
 
 @pytest.mark.parametrize("engine, graphs, seed", [("compiled", 40, 1000), ("reference", 150, 2000)])

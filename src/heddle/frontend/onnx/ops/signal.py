@@ -31,6 +31,30 @@ def _grid_sample(node: Node) -> Any:
     )
 
 
+@converts("AffineGrid")
+def _affine_grid(node: Node) -> Any:
+    """theta[N, r, r + 1] applied to the places [-1, 1]^r of a grid: [N, *sizes, r]."""
+    theta = node.tensor(0)
+    batch, _, *sizes = node.ints(1, "size")
+    count = len(sizes)
+    if count not in (2, 3) or any(size < 1 for size in (batch, *sizes)):
+        raise UserError(f"`size` is {(batch, *sizes)}, expected batch, channels and 2 or 3 sizes")
+    if int(np.prod(sizes)) > 1 << 24:
+        raise Unsupported(f"a grid of {sizes}")
+    axes = []
+    for size in sizes:
+        if node.attr.flag("align_corners"):
+            # The standard leaves a single place open: the middle, as in PyTorch.
+            axes.append(np.linspace(-1, 1, size) if size > 1 else np.zeros(1))
+        else:
+            axes.append((2 * np.arange(size) + 1) / size - 1)
+    grid = np.meshgrid(*axes, indexing="ij")
+    # Coordinates are told the last axis first, and 1 for the translation.
+    places = np.stack([part.ravel() for part in (*grid[::-1], np.ones(sizes))], axis=-1)
+    flat = node.op.matmul(places.astype(dtype(theta).numpy)[None], theta, transpose_b=True)
+    return node.reshape(flat, (batch, *sizes, count))
+
+
 # -- Fourier ---------------------------------------------------------------------------------
 
 
