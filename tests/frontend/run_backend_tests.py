@@ -29,7 +29,6 @@ EXCEPTIONS = {
     r"sequence|optional|identity_opt|identity_seq|if_opt|if_seq|loop13|loop16": (
         "sequences and optionals as inputs or outputs of a model"
     ),
-    r"nonmaxsuppression": "the shape of the result depends on values",
     r"scan_sum": "Scan of opset 8, with its batch axis",
     r"attention_.*(bf16|fp16)": (
         "expected with each step rounded to 16 bits; Heddle keeps float32 until the end"

@@ -24,7 +24,6 @@ _STRINGS: Final = "Heddle has no tensors of strings"
 REASONS: Final[dict[str, str]] = {
     "ImageDecoder": "decoding of compressed images is no tensor computation",
     "MaxRoiPool": "superseded by RoiAlign",
-    "NonMaxSuppression": "the shape of the result depends on values",
     "RegexFullMatch": _STRINGS,
     "StringConcat": _STRINGS,
     "StringNormalizer": _STRINGS,
@@ -47,16 +46,14 @@ _REFUSED: Final = frozenset(("Gradient",))
 LIMITS: Final[dict[str, str]] = {
     "Cast": "not from and to strings",
     "ConcatFromSequence": "sequences of known length",
-    "Compress": "with a condition that is known when compiling",
     "Det": "matrices up to 4 x 4",
     "DFT": "up to 4096 points, as products with a matrix",
-    "If": "with a condition that is known when compiling",
+    "If": "decided at run time: branches of one element type and number of dimensions",
     "LabelEncoder": "not of strings",
-    "Loop": "unrolled: the number of iterations is known when compiling",
+    "Loop": "at run time: the shapes of carried values stay, the number of stacked ones is bounded",
     "MaxPool": "positions for static shapes",
-    "NonZero": "of what is known when compiling",
     "RoiAlign": "with a sampling ratio that is not 0",
-    "Scan": "unrolled: the length is known when compiling; from opset 9 on",
+    "Scan": "from operator set 9 on",
     "STFT": "frames of up to 4096 points, as products with a matrix",
     "TfIdfVectorizer": "of integers",
     "Unique": "of what is known when compiling",
@@ -71,8 +68,9 @@ a converter, or "decomposed" into other operators by the definition that the sta
 `heddle coverage model.onnx` tells the same of the nodes of one model; [Import an ONNX
 model](tutorials/import-onnx.md) shows how to add an operator of one's own.
 
-Shapes may be symbolic. What decides shapes (the shape of `Reshape`, the k of `TopK`) has to be
-known when compiling, or be computed from shapes.
+Shapes may be symbolic. What decides the shape of a result in another way (the shape of `Reshape`)
+has to be known when compiling or be computed from shapes; what may be known at run time only is in
+[Control flow](tutorials/control-flow.md).
 
 Element types: float64, float32, float16, bfloat16, integers of 8 to 64 bits, bool. float8, float6,
 float4 and integers of 4 and 2 bits are held one to a byte, as codes in uint8 (floats), int8 or
