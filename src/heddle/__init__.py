@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heddle.ir import IRModule
     from heddle.runtime import Device, Executable, Tensor, load
     from heddle.script.hybrid import hybrid
+    from heddle.script.module_file import load_module, save_module
     from heddle.support import HeddleError, InternalError, UserError
     from heddle.target import Target
 
@@ -34,6 +35,8 @@ _HOMES = {
     "hybrid": "heddle.script.hybrid",
     "optimize": "heddle.driver.api",
     "load": "heddle.runtime",
+    "load_module": "heddle.script.module_file",
+    "save_module": "heddle.script.module_file",
     "value_and_grad": "heddle.driver.gradient",
     "vjp": "heddle.driver.gradient",
     "Executable": "heddle.runtime",
@@ -61,7 +64,9 @@ __all__ = [
     "grad",
     "hybrid",
     "load",
+    "load_module",
     "optimize",
+    "save_module",
     "value_and_grad",
     "vjp",
 ]

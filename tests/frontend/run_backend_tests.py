@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import multiprocessing
+import re
 import sys
 import time
 import warnings
@@ -20,6 +21,25 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+# Cases that do not pass, by a pattern of their names, and why.
+EXCEPTIONS = {
+    r"string|strnorm|regex|label_encoder": "Heddle has no tensors of strings",
+    r"image_decoder": "decoding of compressed images is no tensor computation",
+    r"gradient_of": "gradients are made by heddle.grad, not by an operator inside of a model",
+    r"sequence|optional|identity_opt|identity_seq|if_opt|if_seq|loop13|loop16": (
+        "sequences and optionals as inputs or outputs of a model"
+    ),
+    r"scan_sum": "Scan of opset 8, with its batch axis",
+    r"attention_.*(bf16|fp16)": (
+        "expected with each step rounded to 16 bits; Heddle keeps float32 until the end"
+    ),
+    r"dft_inverse": "expected with rounding errors of 2e-7 where the exact value is 0",
+    r"resize_downsample_scales_(linear|cubic)_align_corners": (
+        "expected with the product of size and scale as it is; Heddle and ONNX Runtime round it"
+    ),
+}
+# Outputs are random: what is compared is dtype, shape, and what else must hold.
+RANDOM = ("bernoulli", "training_dropout")
 KINDS = ("node", "real", "simple", "pytorch-converted", "pytorch-operator", "light")
 
 
@@ -53,7 +73,10 @@ def run_case(case: Any, engine: str) -> tuple[str, str]:
         rep = prepare(case.model, engine=engine)
         for inputs, expected in case.data_sets:
             outputs = rep.run(inputs)
-            check(expected, outputs, case.rtol, case.atol)
+            if any(part in case.name for part in RANDOM) and "zero_ratio" not in case.name:
+                check_random(case, inputs, expected, outputs)
+            else:
+                check(expected, outputs, case.rtol, case.atol)
     except ImportFailure as failure:
         return "unsupported", str(failure).splitlines()[1].strip()
     except Exception as error:
@@ -116,6 +139,28 @@ def check(expected: Any, outputs: Any, rtol: float, atol: float) -> None:
         if want.dtype.name == "bfloat16":
             want, got = want.astype(np.float32), got.astype(np.float32)
         np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+def check_random(case: Any, inputs: Any, expected: Any, outputs: Any) -> None:
+    """dtype and shape as expected; draws are 0 or 1, dropout scales what it keeps by one factor."""
+    import numpy as np
+
+    for want, got in zip(expected, outputs, strict=True):
+        if want.dtype != got.dtype or want.shape != got.shape:
+            raise AssertionError(f"{got.dtype} {got.shape}, expected {want.dtype} {want.shape}")
+    if "bernoulli" in case.name:
+        if not set(np.unique(outputs[0]).tolist()) <= {0, 1}:
+            raise AssertionError("a draw is neither 0 nor 1")
+        return
+    ratio = inputs[1] if len(inputs) > 1 else 0.5
+    kept = outputs[1] if len(outputs) > 1 else outputs[0] != 0
+    want = np.where(kept, inputs[0] / (1 - ratio), 0)
+    np.testing.assert_allclose(outputs[0], want, rtol=1e-6)
+
+
+def exception_for(name: str) -> str | None:
+    """Why a case is known not to pass, None when it has to."""
+    return next((why for part, why in EXCEPTIONS.items() if re.search(part, name)), None)
 
 
 def work(connection: Any, kinds: list[str], engine: str) -> None:

@@ -251,6 +251,25 @@ def _inspect(
         )
 
 
+@app.command("coverage")
+def _coverage(
+    model: Source,
+    shape: ShapeList = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what of a model can be imported, node by node; exit code 1 when not all of it can."""
+    console = Console(quiet, as_json)
+    with ending(console):
+        from heddle.cli.values import parse_shapes
+        from heddle.frontend import coverage
+
+        found = coverage(model, shapes=parse_shapes(shape or ()) or None)
+        console.result(str(found), found.to_json())
+        if not found.complete:
+            raise typer.Exit(1)
+
+
 @app.command("compare")
 def _compare(
     model: Source,

@@ -170,11 +170,16 @@ _BEYOND = 2**31 - 1
 
 
 def slice_bounds(dim: Expr, start: Expr, end: Expr, step: int) -> tuple[Expr, Expr]:
-    """First index and number of elements of `start:end:step`, as Python slices mean it."""
+    """First index and number of elements of `start:end:step`, as ONNX means it: as Python does, but
+    a backward slice from before the first element starts at the first."""
     first = _clamped(start, dim, low=0, high=dim if step > 0 else dim - 1)
     last = _clamped(end, dim, low=0 if step > 0 else -1, high=dim if step > 0 else dim - 1)
     span = last - first if step > 0 else first - last
     count = maximum(const(0), (span + (abs(step) - 1)) // abs(step))
+    if (
+        step < 0 and (as_int(dim) or 0) < 1
+    ):  # an axis that is empty, or may be, has no first element
+        count = minimum(count, dim)
     return simplify_dim(first), simplify_dim(count)
 
 
@@ -285,7 +290,8 @@ def slice_(
     x: TensorType, *, starts: Dims, ends: Dims, axes: Ints | None = None, steps: Ints | None = None
 ) -> TensorType:
     """x[starts:ends:steps] along these axes (None: the first ones), as Python slices: negative
-    positions count from the end, those outside are clamped, steps may be negative."""
+    positions count from the end, those outside are clamped, steps may be negative (then a start
+    before the first element means the first, as in ONNX)."""
     cuts = _slices(x.shape, {"starts": starts, "ends": ends, "axes": axes, "steps": steps})
     return TensorType(
         tuple(cuts[axis][1] if axis in cuts else dim for axis, dim in enumerate(x.shape)), x.dtype
@@ -329,6 +335,8 @@ def _(x: np.ndarray, *, starts: Ints, ends: Ints, axes: Ints, steps: Ints) -> np
         size = x.shape[axis]
         # Before the start of a backward slice there is nothing: None says so, -1 would wrap.
         last = None if step < 0 and end < -size else end
+        if step < 0:
+            start = max(start, -size)
         cuts[axis] = slice(start, last, step)
     return x[tuple(cuts)]
 
@@ -371,6 +379,8 @@ slice_.samples(
     case(floats(7), starts=(-100,), ends=(100,), axes=(-1,), steps=(3,)),
     case(floats(7), starts=(6,), ends=(1,), steps=(-2,)),
     case(floats(4), starts=(3,), ends=(1,)),
+    case(floats(4), starts=(-9,), ends=(-9,), steps=(-2,)),
+    case(floats(3, 0), starts=(-1,), ends=(-9,), axes=(1,), steps=(-1,)),
 )
 
 # -- pad -------------------------------------------------------------------------------------

@@ -482,7 +482,7 @@ def scan(
     @op.rule("numpy")
     def _(x: np.ndarray, *, axis: int, exclusive: bool, reverse: bool) -> np.ndarray:
         ordered = np.flip(x, axis) if reverse else x
-        if exclusive:
+        if exclusive and x.shape[axis]:
             first = np.full_like(np.take(ordered, [0], axis), neutral)
             kept = np.take(ordered, range(x.shape[axis] - 1), axis)
             ordered = np.concatenate([first, kept], axis)
@@ -496,6 +496,7 @@ def scan(
         case(ints(3, 4), axis=0, exclusive=True),
         case(ints(3, 4), axis=-1, reverse=True),
         case(ints(3, 4), axis=-1, exclusive=True, reverse=True),
+        case(floats(0, 3), axis=0, exclusive=True),
     )
     return op
 

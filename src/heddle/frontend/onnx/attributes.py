@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto
 
-from heddle.frontend.onnx.tensors import to_array
+from heddle.frontend.onnx.tensors import to_array, to_value
+from heddle.frontend.onnx.values import Value
 from heddle.support import UserError
 
 _KIND = AttributeProto.AttributeType
@@ -92,6 +93,11 @@ class Attributes:
         if name not in self.given:
             return value
         return to_array(value, self._folder, f"{self._where}: attribute `{name}`")
+
+    def value(self, name: str) -> Value:
+        """A tensor of any element type as a constant."""
+        found = self._get(name, AttributeProto.TENSOR, "t", ...)
+        return to_value(found, self._folder, f"{self._where}: attribute `{name}`")
 
     def graph(self, name: str) -> onnx.GraphProto:
         """A subgraph."""

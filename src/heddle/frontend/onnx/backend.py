@@ -20,9 +20,11 @@ from onnx import helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from heddle.frontend.onnx.importer import from_onnx
+from heddle.frontend.onnx.narrow import from_bytes, kind_of_dtype, output_kinds, to_bytes
 from heddle.frontend.onnx.report import ImportFailure
-from heddle.frontend.onnx.tensors import to_array
-from heddle.graph import Function
+from heddle.frontend.onnx.tensors import to_value
+from heddle.frontend.onnx.values import Narrow
+from heddle.graph import Constant, Function
 from heddle.ir import IRModule, TensorType
 from heddle.op.interp import interpret
 from heddle.support import UserError
@@ -63,6 +65,7 @@ class HeddleRep(BackendRep):
         known = {tensor.name for tensor in model.graph.initializer}
         self.input_names = [v.name for v in model.graph.input if v.name not in known]
         self.output_names = [v.name for v in model.graph.output]
+        self._kinds = output_kinds(model)
         self._ready: tuple[IRModule, Any] | None = None
         self._needs: frozenset[str] = frozenset()
         self._prepare({})
@@ -96,7 +99,11 @@ class HeddleRep(BackendRep):
         function = module["main"]
         assert isinstance(function, Function)
         arrays = [_checked(named[param.name], param) for param in function.params]
-        return namedtupledict("Outputs", self.output_names)(*call(arrays))
+        outputs = [
+            array if kind is None else from_bytes(array, kind)
+            for array, kind in zip(call(arrays), self._kinds, strict=True)
+        ]
+        return namedtupledict("Outputs", self.output_names)(*outputs)
 
     def _named(self, inputs: Any) -> dict[str, np.ndarray]:
         if isinstance(inputs, Mapping):
@@ -116,9 +123,15 @@ class HeddleRep(BackendRep):
 
 
 def _array(value: Any) -> np.ndarray:
-    return (
-        to_array(value, None, "input") if isinstance(value, onnx.TensorProto) else np.asarray(value)
-    )
+    """An input as Heddle takes it; arrays of the narrow types of `ml_dtypes` as bytes."""
+    if isinstance(value, onnx.TensorProto):
+        held = to_value(value, None, "input")
+        constant = held.bytes if isinstance(held, Narrow) else held
+        assert isinstance(constant, Constant)
+        return constant.data
+    array = np.asarray(value)
+    kind = kind_of_dtype(array.dtype)
+    return array if kind is None else to_bytes(array, kind)
 
 
 def _checked(array: np.ndarray, param: Any) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any
 import onnx
 from onnx import defs
 
+from heddle.frontend.onnx.narrow import number_of
 from heddle.frontend.onnx.tensors import onnx_type
-from heddle.frontend.onnx.values import Symbolic, Value
+from heddle.frontend.onnx.values import Narrow, Symbolic, Value
 from heddle.graph import GraphExpr
 from heddle.ir import TensorType
 from heddle.ir.expr import as_int
@@ -44,14 +45,28 @@ def find_function(
     return function
 
 
+def has_function(node: onnx.NodeProto, version: int) -> bool:
+    """Whether ONNX defines the operator of `node` by others, for whatever inputs."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema: Any = defs.get_schema(node.op_type, version, domain)
+    except defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
 def _type_proto(value: Value) -> onnx.TypeProto:
     made = onnx.TypeProto()
     if isinstance(value, Symbolic):
         made.tensor_type.elem_type = onnx_type(value.dtype)
         for dim in value.data.shape:
             made.tensor_type.shape.dim.add().dim_value = dim
-    elif isinstance(value, GraphExpr) and isinstance(value.type, TensorType):
-        made.tensor_type.elem_type = onnx_type(value.type.dtype)
+        return made
+    number = None
+    if isinstance(value, Narrow):
+        number, value = number_of(value.kind), value.bytes
+    if isinstance(value, GraphExpr) and isinstance(value.type, TensorType):
+        made.tensor_type.elem_type = number or onnx_type(value.type.dtype)
         made.tensor_type.shape.SetInParent()
         for dim in value.type.shape:
             entry = made.tensor_type.shape.dim.add()

@@ -13,16 +13,17 @@ import onnx
 
 from heddle.frontend.onnx import ops  # declares the converters
 from heddle.frontend.onnx.attributes import Attributes
-from heddle.frontend.onnx.functions import find_function
+from heddle.frontend.onnx.functions import find_function, has_function
 from heddle.frontend.onnx.inputs import Inputs, ShapeLike
 from heddle.frontend.onnx.model_file import opset_versions, read_model
+from heddle.frontend.onnx.narrow import closed, constant, kind_of, numpy_dtype, opened, to_bytes
 from heddle.frontend.onnx.node import Node, check_bytes
 from heddle.frontend.onnx.order import describe, sort_nodes
 from heddle.frontend.onnx.registry import Converter, find_converter
-from heddle.frontend.onnx.report import Report, Unsupported
+from heddle.frontend.onnx.report import NodeCoverage, Report, State, Unsupported
 from heddle.frontend.onnx.symbolic import evaluate_symbolic
-from heddle.frontend.onnx.tensors import to_array
-from heddle.frontend.onnx.values import Poison, Symbolic, Value
+from heddle.frontend.onnx.tensors import to_value
+from heddle.frontend.onnx.values import Narrow, Poison, Symbolic, Value
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, IRModule
 from heddle.ir.expr import Var as Symbol
@@ -31,6 +32,7 @@ from heddle.support import Span, UserError
 
 _ = ops
 _DEPTH_LIMIT = 32
+NO_SUCH_OPERATOR = "there is no such operator in Heddle"
 
 
 def from_onnx(
@@ -125,6 +127,9 @@ class Importer:
         self._sources: dict[Var, frozenset[str]] = {}
         self._returned: list[GraphExpr] = []
         self._node_count = 0
+        # What became of each node of the main graph, for `coverage`.
+        self.covered: list[NodeCoverage] = []
+        self._inlined = 0
 
     # -- whole graph -------------------------------------------------------------------------
 
@@ -162,22 +167,27 @@ class Importer:
             self.report.add("input", "graph", value.name, problem)
             return Poison()
         check_bytes(type_)
+        kind = kind_of(value.type.tensor_type.elem_type)
         if value.name in self.values:
             given = np.asarray(self.values[value.name])
+            if kind is not None and given.dtype == numpy_dtype(kind):
+                given = to_bytes(given, kind)
             if DType.of(given.dtype) is not type_.dtype:
                 raise UserError(
                     f"values: `{value.name}` has dtype {given.dtype}, the model says {type_.dtype}"
                 )
-            return Constant(given)
+            return constant(given, kind)
         var = self.builder.param(value.name, type_)
         self._sources[var] = frozenset((value.name,))
-        return var
+        return var if kind is None else Narrow(var, kind)
 
     def _output(self, name: str, scope: Scope) -> GraphExpr | None:
         value = scope.find(name)
         if isinstance(value, Poison):
             return None
         try:
+            if isinstance(value, Narrow):
+                value = value.bytes
             if isinstance(value, Symbolic):
                 node = self._helper_node(name, scope)
                 value = node.finish([node.as_tensor(value)])[0]
@@ -205,7 +215,7 @@ class Importer:
             if not tensor.name or tensor.name in scope.values:
                 raise UserError(f"{what} has no name" if not tensor.name else f"{what} twice")
             try:
-                scope.values[tensor.name] = Constant(to_array(tensor, self.folder, what))
+                scope.values[tensor.name] = to_value(tensor, self.folder, what)
             except Unsupported as problem:
                 self.report.add("initializer", "graph", tensor.name, problem)
                 scope.values[tensor.name] = Poison()
@@ -237,6 +247,7 @@ class Importer:
             inputs.pop()
         label = describe(proto, index)
         where = f"model `{self.file}`: node `{label}` ({proto.op_type})"
+        noted, inlined = self.report.count, self._inlined
         results: Sequence[Value]
         if any(isinstance(value, Poison) for value in inputs):
             results = [Poison() for _ in proto.output]
@@ -246,12 +257,35 @@ class Importer:
             except Unsupported as problem:
                 self._note(proto, label, scope, problem)
                 results = [Poison() for _ in proto.output]
+        if scope.depth == 0:
+            self._cover(proto, label, scope, inlined=self._inlined > inlined, noted=noted)
         for name, value in zip(proto.output, results, strict=False):
             if name:
                 scope.values[name] = value
         for name in list(proto.output)[len(results) :]:
             if name:
                 raise UserError(f"{where}: output `{name}` is one more than the operator has")
+
+    def _cover(
+        self, proto: onnx.NodeProto, label: str, scope: Scope, *, inlined: bool, noted: int
+    ) -> None:
+        """Note what became of a node of the main graph."""
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        version = scope.versions.get(domain)
+        operator = f"{domain}::{proto.op_type}" if domain else proto.op_type
+        state: State = "decomposed" if inlined else "supported"
+        reason = ""
+        if self.report.count > noted:
+            state, reason = "unsupported", self.report.last_reason
+        elif any(isinstance(scope.find(name), Poison) for name in proto.input if name):
+            reason = "not tried: it needs what cannot be imported"
+            if (proto.domain, proto.op_type, getattr(proto, "overload", "")) in self.functions:
+                state = "decomposed"
+            elif find_converter(domain, proto.op_type, version or 0) is None:
+                known = has_function(proto, version or 0)
+                state = "decomposed" if known else "unsupported"
+                reason = reason if known else NO_SUCH_OPERATOR
+        self.covered.append(NodeCoverage(label, operator, version, state, reason))
 
     def _note(self, proto: onnx.NodeProto, label: str, scope: Scope, problem: Unsupported) -> None:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -285,11 +319,12 @@ class Importer:
         resolved.attribute.extend(given.values())
         function = find_function(resolved, version, inputs)
         if function is None:
-            raise Unsupported("there is no such operator in Heddle")
+            raise Unsupported(NO_SUCH_OPERATOR)
         return self._inline(function, inputs, given, scope, proto.output)
 
     def _apply(self, converter: Converter, node: Node, where: str) -> Sequence[Value]:
         try:
+            kind = opened(node)
             results = converter(node)
         except UserError as error:
             if error.message.startswith("model `"):
@@ -303,7 +338,7 @@ class Importer:
             ) from error
         if not isinstance(results, (tuple, list)):
             results = (results,)
-        return node.finish(results)
+        return node.finish(closed(results, kind))
 
     def _node(
         self,
@@ -348,6 +383,7 @@ class Importer:
         wanted: Sequence[str],
     ) -> Sequence[Value]:
         """The body of a function with its parameters bound."""
+        self._inlined += 1
         versions = {
             ("" if entry.domain == "ai.onnx" else entry.domain): entry.version
             for entry in function.opset_import

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from heddle.frontend.onnx.narrow import kind_of, storage
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
 from heddle.ir import TensorType
@@ -80,7 +81,8 @@ class Inputs:
         if kind != "tensor_type":
             raise Unsupported(f"input `{value.name}` is a {kind.removesuffix('_type')}")
         tensor = value.type.tensor_type
-        dtype = dtype_of(tensor.elem_type, f"input `{value.name}`")
+        narrow = kind_of(tensor.elem_type)
+        dtype = storage(narrow) if narrow else dtype_of(tensor.elem_type, f"input `{value.name}`")
         given = self._given(value.name)
         if not tensor.HasField("shape"):
             if given is None:

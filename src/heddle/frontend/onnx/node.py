@@ -15,6 +15,7 @@ from heddle.frontend.onnx.attributes import Attributes
 from heddle.frontend.onnx.materialize import materialize
 from heddle.frontend.onnx.report import Consequence, Unsupported
 from heddle.frontend.onnx.values import (
+    Narrow,
     Optional_,
     Poison,
     Sequence_,
@@ -107,6 +108,8 @@ class Node:
         """A value as a tensor of the graph; computed shapes become data."""
         if isinstance(value, Symbolic):
             return self._materialise(value)
+        if isinstance(value, Narrow):
+            raise Unsupported(f"a tensor of {value.kind}, which it does not take")
         if not isinstance(value, GraphExpr):
             raise Unsupported("a sequence or optional where a tensor is expected")
         return value
@@ -221,7 +224,7 @@ class Node:
         """Bind what was emitted, the results under the names of the node's outputs."""
         names = {
             value: name
-            for value, name in zip(results, self.outputs, strict=False)
+            for value, name in zip(map(_held, results), self.outputs, strict=False)
             if isinstance(value, Var)
         }
         current = self._emit_pending(names)
@@ -257,6 +260,8 @@ class Node:
     def _finished(self, value: Value, current: Callable[[GraphExpr], GraphExpr]) -> Value:
         if isinstance(value, GraphExpr):
             return current(value)
+        if isinstance(value, Narrow):
+            return Narrow(current(value.bytes), value.kind)
         if isinstance(value, Sequence_):
             return Sequence_(tuple(current(item) for item in value.items), value.dtype)
         if isinstance(value, Optional_):
@@ -296,6 +301,10 @@ class Node:
         if known is None:
             raise Unsupported(f"`{what}` has a symbolic dimension at axis {axis}")
         return known
+
+
+def _held(value: Value) -> Value:
+    return value.bytes if isinstance(value, Narrow) else value
 
 
 def _stem(value: GraphExpr) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from heddle.support import UserError
 
@@ -40,6 +41,22 @@ class ImportFailure(UserError):
         self.needs = needs
 
 
+State = Literal["supported", "decomposed", "unsupported"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCoverage:
+    """One node: its name, operator ("domain::Name" outside of the default domain) and operator set;
+    "supported" by a converter, "decomposed" by a function of the model or the standard, or
+    "unsupported", and why."""
+
+    name: str
+    operator: str
+    opset: int | None
+    state: State
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     operator: str
@@ -73,6 +90,25 @@ class Report:
         """Forget what was noted since `mark`: something else is tried."""
         self._nodes, self._needs = mark._nodes, mark._needs
         self._hopeless = mark._hopeless
+
+    @property
+    def count(self) -> int:
+        """How many nodes were noted."""
+        return sum(len(nodes) for nodes in self._nodes.values())
+
+    @property
+    def last_reason(self) -> str:
+        """Why the last kind of node that was noted cannot be imported."""
+        return next(reversed(self._nodes)).reason if self._nodes else ""
+
+    def lines_of(self, *operators: str) -> tuple[str, ...]:
+        """What was noted of these, a line each."""
+        return tuple(
+            f"{key.operator} `{node}`: {key.reason}"
+            for key, nodes in self._nodes.items()
+            if key.operator in operators
+            for node in nodes
+        )
 
     def raise_if_any(self, model: str) -> None:
         """`ImportFailure` when anything was noted."""

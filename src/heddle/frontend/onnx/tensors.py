@@ -13,7 +13,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from heddle.frontend.onnx import narrow
 from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.values import Narrow, Value
+from heddle.graph import Constant
 from heddle.ir import DType
 from heddle.support import UserError
 
@@ -90,6 +93,29 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None, what: str) -> np.nda
         return (np.frombuffer(raw, np.uint8) != 0).reshape(dims)
     little = np.dtype(dtype).newbyteorder("<") if dtype.kind in "iuf" else dtype
     return np.frombuffer(raw, little).astype(dtype, copy=False).reshape(dims)
+
+
+def to_value(tensor: onnx.TensorProto, folder: Path | None, what: str) -> Value:
+    """`tensor` as a constant, of whatever element type; as `to_array` otherwise."""
+    kind = narrow.kind_of(tensor.data_type)
+    if kind is None:
+        return Constant(to_array(tensor, folder, what))
+    dims = tuple(tensor.dims)
+    if any(dim < 0 for dim in dims):
+        raise UserError(f"{what} has dimensions {dims}; they must not be negative")
+    count = math.prod(dims)
+    wanted = narrow.stored_bytes(kind, count)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raw: Any = _external(tensor, folder, wanted, what)
+    elif tensor.HasField("raw_data"):
+        raw = tensor.raw_data
+    else:
+        raw = (np.asarray(tensor.int32_data, np.int64) & 0xFF).astype(np.uint8).tobytes()
+    if len(raw) != wanted:
+        raise UserError(
+            f"{what} of dimensions {dims} and type {kind} needs {wanted} bytes, got {len(raw)}"
+        )
+    return Narrow(Constant(narrow.unpack(raw, kind, count).reshape(dims)), kind)
 
 
 def _typed(tensor: onnx.TensorProto, dtype: np.dtype, count: int, what: str) -> np.ndarray:

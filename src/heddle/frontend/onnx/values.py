@@ -23,6 +23,14 @@ class Symbolic:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Narrow:
+    """A tensor of an element type of few bits (see `narrow.py`), as the bytes that hold it."""
+
+    bytes: GraphExpr
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Poison:
     """The output of a node that could not be imported; what reads it is passed over."""
 
@@ -42,7 +50,7 @@ class Optional_:
     value: Any = field(default=None)
 
 
-Value: TypeAlias = GraphExpr | Symbolic | Poison | Sequence_ | Optional_ | None
+Value: TypeAlias = GraphExpr | Symbolic | Narrow | Poison | Sequence_ | Optional_ | None
 
 
 def fold(data: np.ndarray, dtype: DType) -> Constant | Symbolic:

@@ -41,12 +41,14 @@ _QUERY_VECTORS = 4
 class Chain:
     """Two contractions, the second of which reads what a reduction makes of the first.
 
-    between: the blocks from the first to the second, neither included, in program order; `masked`
-    is the one of them that alone reads the scores, if any. before: what feeds the first.
+    Of the blocks from the first to the second, `masked` is the one that alone reads the scores, if
+    any, `early` those before it, `between` the others, in program order. before: what feeds the
+    first.
     """
 
     before: tuple[BlockRef, ...]
     scores: BlockRef
+    early: tuple[BlockRef, ...]
     masked: BlockRef | None
     between: tuple[BlockRef, ...]
     mixed: BlockRef
@@ -74,10 +76,11 @@ def find_chain(sch: Schedule) -> Chain | None:
     readers = sch.consumers(blocks[first])
     alone = len(readers) == 1 and block_kind(sch.block(readers[0])) is BlockKind.ELEMENTWISE
     masked = readers[0] if alone else None
-    rest = tuple(block for block in between if block != masked)
-    chain = Chain(
-        tuple(blocks[:first]), blocks[first], masked, rest, blocks[second], blocks[second + 1]
-    )
+    # What only the mask reads (a constant that is its own block) stands before it.
+    head = between.index(masked) if masked is not None else 0
+    early, rest = tuple(between[:head]), tuple(b for b in between[head:] if b != masked)
+    ends = blocks[second], blocks[second + 1]
+    chain = Chain(tuple(blocks[:first]), blocks[first], early, masked, rest, *ends)
     return chain if _lanes_are_rows(sch, chain) else None
 
 
@@ -102,13 +105,13 @@ def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
     block = _query_block(first, lanes, target)
     epilogue = chain.masked or sch.cache_write(chain.scores, 0, "local")
     head, task = _tile_mixed(sch, chain, second, block, target)
-    for producer in reversed((*chain.before, chain.scores, epilogue, *chain.between)):
+    for producer in reversed((*chain.before, chain.scores, *chain.early, epilogue, *chain.between)):
         sch.compute_at(producer, task, preserve_unit_loops=True)
         sch.set_scope(producer, 0, "local")
     for producer in chain.before:
         vectorize_loop(sch, sch.get_loops(producer)[-1], lanes)
     _tile_scores(sch, chain.scores, epilogue, task, block, lanes)
-    for producer in chain.between:
+    for producer in (*chain.early, *chain.between):
         _vectorize_rows(sch, producer, task, lanes)
     _gather(sch, chain.scores, first.x, head, lanes)
     _gather(sch, chain.mixed, second.w, head, lanes)

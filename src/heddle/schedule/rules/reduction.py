@@ -35,7 +35,7 @@ def schedule_reduction(
     rows, inner = _row_loops(sch, reductions, final)
     by_columns = not any(_reduces_contiguous(sch.block(block)) for block in reductions)
     lanes = min(vector_width(sch, block, target) for block in (*producers, final))
-    if by_columns and not inner:
+    if by_columns and rows and not inner:
         _by_columns(sch, producers, final, rows, lanes)
         return
     sch.reorder(*rows, *inner)

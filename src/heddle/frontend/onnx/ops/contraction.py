@@ -180,16 +180,6 @@ def _matmul_integer(node: Node) -> Any:
     return node.op.matmul(left, right, out_dtype="int32")
 
 
-@converts("FusedMatMul")
-def _fused_matmul(node: Node) -> Any:
-    a, b = node.tensor(0), node.tensor(1)
-    product = node.op.matmul(
-        a, b, transpose_a=node.attr.flag("transA"), transpose_b=node.attr.flag("transB")
-    )
-    alpha = node.attr.float("alpha", 1.0)
-    return product if alpha == 1.0 else node.op.mul(product, alpha)
-
-
 @converts("Det")
 def _det(node: Node) -> Any:
     x = node.tensor(0)

@@ -46,11 +46,22 @@ def _scalar(node: Node, value: Value, dtype: str) -> GraphExpr:
 def _if(node: Node) -> Any:
     where = node.value(0)
     if not isinstance(where, Constant):
-        return _run_time_if(node, _scalar(node, where, "bool"))
+        try:
+            return _run_time_if(node, _scalar(node, where, "bool"))
+        except Unsupported as problem:
+            _blame(node, problem, where)
+            raise
     condition = where.data
     if condition.size != 1 or condition.dtype != np.bool_:
         raise UserError(f"the condition is {condition.dtype} of shape {condition.shape}")
     return tuple(_body(node, "then_branch" if condition.item() else "else_branch", []))
+
+
+def _blame(node: Node, problem: Unsupported, *ends: Value) -> None:
+    """What is not possible at run time may be when these values are known: note where they come
+    from, so that they are asked for."""
+    found = [value for value in ends if isinstance(value, GraphExpr)]
+    problem.inputs |= frozenset().union(*map(node.importer.sources_of, found))
 
 
 def _run_time_if(node: Node, condition: GraphExpr) -> Any:
@@ -176,7 +187,11 @@ def _loop(node: Node) -> Any:
             if not tensors:
                 raise
             node.importer.report.rewind(mark)
-    return _run_time_loop(node, state, going)
+    try:
+        return _run_time_loop(node, state, going)
+    except Unsupported as problem:
+        _blame(node, problem, trips, going)
+        raise
 
 
 def _unrolled(node: Node, state: list[Value], start: Value, length: int | None) -> Any:

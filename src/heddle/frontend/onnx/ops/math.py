@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from heddle.frontend.onnx.narrow import kind_of, narrowed, widened
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
+from heddle.frontend.onnx.ops.random import dropped
 from heddle.frontend.onnx.registry import converts
-from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
-from heddle.frontend.onnx.values import Optional_, Sequence_, Symbolic, tensor_type
+from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, tensor_type
 from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
@@ -117,7 +118,7 @@ def _dropout(node: Node) -> Any:
     if node.version >= 12:
         ratio = float(node.constant(1, "ratio")) if node.has(1) else 0.5
     if training and ratio != 0.0:
-        raise Unsupported("dropout in training mode is random")
+        return dropped(node, x, ratio)[: max(1, len(node.outputs))]
     mask = Constant(np.asarray(True))
     if len(node.outputs) > 1:
         mask = node.op.broadcast_to(mask, shape=_shape(x))
@@ -130,13 +131,29 @@ def _shape(x: GraphExpr) -> Any:
 
 @converts("Cast")
 def _cast(node: Node) -> Any:
-    wanted = dtype_of(node.attr.int("to"), "the result of Cast")
-    return node.cast(node.tensor(0), wanted)
+    number = node.attr.int("to")
+    kind = kind_of(number)
+    if kind is None:
+        return node.cast(widened(node, node.value(0)), dtype_of(number, "the result of Cast"))
+    return _narrow_cast(node, kind)
+
+
+def _narrow_cast(node: Node, kind: str) -> Any:
+    return narrowed(
+        node,
+        widened(node, node.value(0)),
+        kind,
+        saturate=node.attr.flag("saturate", True),
+        round_mode=node.attr.string("round_mode", "up"),
+    )
 
 
 @converts("CastLike")
 def _cast_like(node: Node) -> Any:
-    return node.cast(node.tensor(0), dtype(node.tensor(1)))
+    like = node.value(1)
+    if isinstance(like, Narrow):
+        return _narrow_cast(node, like.kind)
+    return node.cast(widened(node, node.value(0)), dtype(node.as_tensor(like)))
 
 
 @converts("Clip")

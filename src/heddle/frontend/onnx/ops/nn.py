@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from heddle.frontend.onnx.node import Node, rank, shape
+from heddle.frontend.onnx.ops.deform import max_pool_positions
 from heddle.frontend.onnx.ops.resize import resize
 from heddle.frontend.onnx.ops.window import padding, spatial_ints
 from heddle.frontend.onnx.registry import converts
-from heddle.frontend.onnx.report import Unsupported
 from heddle.graph import GraphExpr
 from heddle.support import UserError
 
@@ -87,8 +87,6 @@ def _pool(node: Node) -> Any:
         raise UserError(
             f"attribute `kernel_shape` is {kernel}, but the input has {rank(x)} dimensions"
         )
-    if len([name for name in node.outputs if name]) > 1:
-        raise Unsupported("the second output, positions of the maxima")
     attrs: dict[str, Any] = {
         "kernel": kernel,
         "strides": spatial_ints(node, "strides", len(kernel)),
@@ -100,6 +98,8 @@ def _pool(node: Node) -> Any:
         attrs["count_include_pad"] = node.attr.flag("count_include_pad")
     if node.op_type == "LpPool":
         attrs["p"] = node.attr.int("p", 2)
+    if len([name for name in node.outputs if name]) > 1:
+        return max_pool_positions(node, x, attrs)
     return node.call(_POOLS[node.op_type], x, **attrs)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.ops.nn import padding, spatial_ints
+from heddle.frontend.onnx.ops.quantize import range_scale
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.graph import GraphExpr
@@ -145,7 +146,7 @@ def _dynamic_matmul(node: Node) -> Any:
     a, scale_b, zero_b = node.tensor(0), node.tensor(2), node.optional(3)
     low = node.op.minimum(node.op.min(a), np.float32(0.0))
     high = node.op.maximum(node.op.max(a), np.float32(0.0))
-    scale = node.op.div(node.op.sub(high, low), np.float32(255.0))
+    scale = range_scale(node, low, high)
     point = node.op.quantize(node.op.negative(low), scale, dtype="uint8")
     left = node.op.dequantize(node.op.quantize(a, scale, point, dtype="uint8"), scale, point)
     flat = [

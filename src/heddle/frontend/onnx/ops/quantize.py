@@ -5,12 +5,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from heddle.frontend.onnx.narrow import (
+    is_integer,
+    kind_of,
+    narrowed,
+    saturated,
+    storage,
+    widened,
+)
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.ops.contraction import shifted
 from heddle.frontend.onnx.ops.nn import conv_attrs
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
+from heddle.frontend.onnx.values import Narrow, Value
 from heddle.graph import GraphExpr
 from heddle.ir import DType
 from heddle.support import UserError
@@ -47,13 +56,19 @@ def _axis(node: Node, x: GraphExpr) -> int:
 @converts("DequantizeLinear", domain="com.microsoft")
 @converts("DequantizeLinear")
 def _dequantize(node: Node) -> Any:
-    x, scale = node.tensor(0), node.tensor(1)
+    given = node.value(0)
+    x, scale = widened(node, given), widened(node, node.value(1))
     axis, block = _axis(node, x), node.attr.int("block_size", 0)
     number = node.attr.int("output_dtype", 0)
     result = dtype_of(number, "the result") if number else dtype(scale)
+    if isinstance(given, Narrow) and not is_integer(given.kind):
+        # The standard has zero points of float types be zero.
+        product = node.op.mul(x, node.cast(_aligned(node, scale, x, axis, block), "float32"))
+        return node.cast(product, result)
     if not dtype(x).is_int:
         raise Unsupported(f"quantised values of dtype {dtype(x)}")
-    point = _aligned(node, node.tensor(2), x, axis, block) if node.has(2) else None
+    zero = widened(node, node.value(2)) if node.has(2) else None
+    point = None if zero is None else _aligned(node, zero, x, axis, block)
     factor = node.cast(_aligned(node, scale, x, axis, block), result)
     return node.op.dequantize(x, factor, point)
 
@@ -64,6 +79,10 @@ def _quantize(node: Node) -> Any:
     x, scale = node.tensor(0), node.tensor(1)
     axis, block = _axis(node, x), node.attr.int("block_size", 0)
     number = node.attr.int("output_dtype", 0)
+    zero = node.value(2) if node.has(2) else None
+    kind = zero.kind if isinstance(zero, Narrow) else kind_of(number)
+    if kind is not None:
+        return _quantize_narrow(node, x, scale, zero, kind)
     point = node.optional(2)
     if number:
         target = dtype_of(number, "the result")
@@ -77,12 +96,30 @@ def _quantize(node: Node) -> Any:
     return node.op.quantize(node.cast(x, kind), factor, shift, dtype=target)
 
 
+def _quantize_narrow(node: Node, x: GraphExpr, scale: GraphExpr, zero: Value, kind: str) -> Any:
+    axis, block = _axis(node, x), node.attr.int("block_size", 0)
+    factor = node.cast(_aligned(node, scale, x, axis, block), "float32")
+    if is_integer(kind):
+        point = None if zero is None else _aligned(node, widened(node, zero), x, axis, block)
+        wide = node.op.quantize(node.cast(x, "float32"), factor, point, dtype=storage(kind))
+        return saturated(node, wide, kind)
+    quotient = node.op.div(node.cast(x, "float32"), factor)
+    return narrowed(node, quotient, kind, saturate=node.attr.flag("saturate", True))
+
+
+def range_scale(node: Node, low: GraphExpr, high: GraphExpr) -> GraphExpr:
+    """The scale of uint8 for numbers in [low, high]; 1 where all are 0, as ONNX Runtime has it."""
+    width = node.op.sub(high, low)
+    one = node.scalar(1, width)
+    return node.op.where(node.op.equal(width, 0.0), one, node.op.div(width, 255.0))  # type: ignore[no-any-return]
+
+
 @converts("DynamicQuantizeLinear")
 def _dynamic_quantize(node: Node) -> Any:
     x = node.tensor(0)
     low = node.op.minimum(node.op.min(x), 0.0)
     high = node.op.maximum(node.op.max(x), 0.0)
-    scale = node.op.div(node.op.sub(high, low), 255.0)
+    scale = range_scale(node, low, high)
     shift = node.op.round(node.op.clip(node.op.div(node.op.negative(low), scale), min=0, max=255))
     point = node.cast(shift, "uint8")
     return node.op.quantize(x, scale, point, dtype="uint8"), scale, point

@@ -28,7 +28,6 @@ _BIG = 1 << 62
 @converts("Constant")
 def _constant(node: Node) -> Any:
     readers = {
-        "value": node.attr.tensor,
         "value_float": lambda name: np.asarray(node.attr.float(name), np.float32),
         "value_floats": lambda name: np.asarray(node.attr.floats(name), np.float32),
         "value_int": lambda name: np.asarray(node.attr.int(name), np.int64),
@@ -37,6 +36,8 @@ def _constant(node: Node) -> Any:
     given = [name for name in node.attr.given if name.startswith(("value", "sparse_value"))]
     if len(given) != 1:
         raise UserError(f"expected one attribute that holds the value, got {len(given)}")
+    if given[0] == "value":
+        return node.attr.value("value")
     if given[0] not in readers:
         raise Unsupported(f"attribute `{given[0]}`")
     return Constant(readers[given[0]](given[0]))
@@ -458,10 +459,21 @@ def _max_unpool(node: Node) -> Any:
         where = np.unravel_index(index.data, (*sizes[:2], *inferred))
         index = Constant(np.ravel_multi_index(where, wanted))
     elif tuple(wanted) != (*sizes[:2], *inferred):
-        raise Unsupported("an output shape of its own, with positions that are not known")
+        index = _moved_positions(node, index, (*sizes[:2], *inferred), wanted)
     _check_count(int(np.prod(wanted)))
     empty = np.zeros(int(np.prod(wanted)), dtype(x).numpy)
     flat = node.op.scatter_elements(
         Constant(empty), node.reshape(index, (-1,)), node.reshape(x, (-1,)), axis=0
     )
     return node.reshape(flat, wanted)
+
+
+def _moved_positions(node: Node, index: GraphExpr, old: Any, new: Any) -> GraphExpr:
+    """Positions in a flattened tensor of shape `old` as those in one of shape `new`."""
+    moved: Any = None
+    for axis in range(len(old)):
+        step = int(np.prod(old[axis + 1 :], dtype=np.int64))
+        along = node.op.floor_mod(node.op.div(index, step), int(old[axis]))
+        part = node.op.mul(along, int(np.prod(new[axis + 1 :], dtype=np.int64)))
+        moved = part if moved is None else node.op.add(moved, part)
+    return moved  # type: ignore[no-any-return]

@@ -10,7 +10,8 @@ import numpy as np
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
-from heddle.graph import GraphExpr
+from heddle.frontend.onnx.tensors import dtype_of
+from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
 # Transforms are products with a matrix; beyond this size that is no longer sensible.
@@ -28,6 +29,30 @@ def _grid_sample(node: Node) -> Any:
         padding=node.attr.string("padding_mode", "zeros"),
         align_corners=node.attr.flag("align_corners"),
     )
+
+
+@converts("AffineGrid")
+def _affine_grid(node: Node) -> Any:
+    """theta[N, r, r + 1] applied to the places [-1, 1]^r of a grid: [N, *sizes, r]."""
+    theta = node.tensor(0)
+    batch, _, *sizes = node.ints(1, "size")
+    count = len(sizes)
+    if count not in (2, 3) or any(size < 1 for size in (batch, *sizes)):
+        raise UserError(f"`size` is {(batch, *sizes)}, expected batch, channels and 2 or 3 sizes")
+    if int(np.prod(sizes)) > 1 << 24:
+        raise Unsupported(f"a grid of {sizes}")
+    axes = []
+    for size in sizes:
+        if node.attr.flag("align_corners"):
+            # The standard leaves a single place open: the middle, as in PyTorch.
+            axes.append(np.linspace(-1, 1, size) if size > 1 else np.zeros(1))
+        else:
+            axes.append((2 * np.arange(size) + 1) / size - 1)
+    grid = np.meshgrid(*axes, indexing="ij")
+    # Coordinates are told the last axis first, and 1 for the translation.
+    places = np.stack([part.ravel() for part in (*grid[::-1], np.ones(sizes))], axis=-1)
+    flat = node.op.matmul(places.astype(dtype(theta).numpy)[None], theta, transpose_b=True)
+    return node.reshape(flat, (batch, *sizes, count))
 
 
 # -- Fourier ---------------------------------------------------------------------------------
@@ -159,6 +184,36 @@ def _stft(node: Node) -> Any:
     return _transform(node, cut, 2, inverse=False, onesided=onesided)
 
 
+@converts("MelWeightMatrix")
+def _mel_weight_matrix(node: Node) -> Any:
+    """Triangles between neighbouring bins of the mel scale, m = 2595 log10(1 + f / 700)."""
+    bins, length, rate = (
+        node.integer(at, name)
+        for at, name in enumerate(("num_mel_bins", "dft_length", "sample_rate"))
+    )
+    low, high = (
+        float(node.constant(at, name).ravel()[0])
+        for at, name in ((3, "lower_edge_hertz"), (4, "upper_edge_hertz"))
+    )
+    if not 0 < bins <= _DFT_LIMIT or not 0 < length <= 2 * _DFT_LIMIT or rate <= 0:
+        raise UserError(f"{bins} bins of a transform of {length} points at {rate} Hz")
+    mel = [2595 * np.log10(1 + edge / 700) for edge in (low, high)]
+    edges = mel[0] + np.arange(bins + 2) * (mel[1] - mel[0]) / (bins + 2)
+    hertz = 700 * (10 ** (edges / 2595) - 1)
+    places = ((length + 1) * hertz // rate).astype(np.int64)
+    if places.min() < 0 or places.max() > length // 2:
+        raise UserError(f"edges {low} and {high} Hz lie outside of the spectrum")
+    left, center, right = (places[at : at + bins] for at in range(3))
+    row = np.arange(length // 2 + 1)[:, None]
+    rising = (row - left) / np.maximum(center - left, 1)
+    falling = (right - row) / np.maximum(right - center, 1)
+    matrix = np.where((row >= left) & (row <= center) & (left < center), rising, 0.0)
+    matrix = np.where((row == center) & (left == center), 1.0, matrix)
+    matrix = np.where((row >= center) & (row < right), falling, matrix)
+    kind = dtype_of(node.attr.int("output_datatype", 1), "the result of MelWeightMatrix")
+    return Constant(matrix.astype(kind.numpy))
+
+
 # -- regions ---------------------------------------------------------------------------------
 
 
@@ -191,6 +246,8 @@ def _roi_align(node: Node) -> Any:
     channels = shape(x)[1]
     blocks = node.reshape(samples, (count, high, each, wide, each, channels))
     moved = node.op.transpose(blocks, permutation=(0, 5, 1, 3, 2, 4))
+    if node.attr.string("mode", "avg") == "max":
+        return node.op.max(moved, axes=(4, 5))
     return node.op.mean(moved, axes=(4, 5))
 
 
@@ -224,8 +281,10 @@ def _bilinear(
     grid: tuple[int, int],
 ) -> GraphExpr:
     """Samples [count, rows, columns, channels]."""
-    if node.attr.string("mode", "avg") != "avg":
-        raise Unsupported("mode other than avg")
+    mode = node.attr.string("mode", "avg")
+    if mode not in ("avg", "max"):
+        raise UserError(f"attribute `mode` is `{mode}`, expected avg or max")
+    combine = node.op.add if mode == "avg" else node.op.maximum  # of the weighted neighbours
     last = node.op.transpose(x, permutation=(0, 2, 3, 1))
     image = node.reshape(node.cast(batches, "int64"), (count, 1, 1, 1))
     full = (count, *grid, 1)
@@ -243,6 +302,6 @@ def _bilinear(
                 node.op.unsqueeze(column_weight, axes=(1, 3)),
             )
             part = node.op.mul(node.op.gather_nd(last, index), weight)
-            total = part if total is None else node.op.add(total, part)
+            total = part if total is None else combine(total, part)
     assert total is not None
     return total
