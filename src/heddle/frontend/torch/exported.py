@@ -17,7 +17,7 @@ from torch.export.graph_signature import (
 )
 
 from heddle.frontend.torch.decompose import export_decompositions
-from heddle.frontend.torch.importer import Importer, Poison
+from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Symbols
 from heddle.graph import GraphExpr
@@ -67,6 +67,7 @@ def from_exported_program(
 
 def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
     placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    bind_bare_symbols(importer.symbols, placeholders.values())
     for spec in program.graph_signature.input_specs:
         fx_node = placeholders[spec.arg.name]
         example = fx_node.meta.get("val")

@@ -5,7 +5,7 @@ is in `ops/`, one file per family."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -22,7 +22,7 @@ from heddle.frontend.torch.tensors import dtype_of, numpy_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr
-from heddle.support import UserError
+from heddle.support import HeddleError, UserError
 
 _ = ops
 
@@ -43,9 +43,15 @@ class Poison:
 
 
 class Importer:
-    """The import of one graph."""
+    """The import of one graph.
 
-    def __init__(self, name: str, symbols: Symbols | None = None) -> None:
+    survey: go on behind nodes that cannot be imported, as if they were parameters, so that every
+        such node is found; the function is of no use then. They are in `unsupported`.
+    """
+
+    def __init__(self, name: str, symbols: Symbols | None = None, *, survey: bool = False) -> None:
+        self.survey = survey
+        self.unsupported: dict[fx.Node, Unsupported] = {}
         self.name = name
         self.builder = GraphBuilder(name)
         self.symbols = symbols or Symbols()
@@ -86,7 +92,25 @@ class Importer:
             self.values[fx_node] = self._convert(fx_node, graph, label)
         except Unsupported as problem:
             self.report.add(target_name(fx_node), label, problem)
-            self.values[fx_node] = Poison()
+            self.unsupported[fx_node] = problem
+            self.values[fx_node] = self._stand_in(fx_node) if self.survey else Poison()
+
+    def _stand_in(self, fx_node: fx.Node) -> Any:
+        """Values of the types that torch says a node has."""
+
+        def variable(result: Any) -> Any:
+            try:
+                if isinstance(result, torch.Tensor):
+                    dims = self.symbols.shape(result.shape)
+                    return Var(fx_node.name, TensorType.of(dims, dtype_of(result.dtype)))
+                return self.symbols.dim(result)
+            except Unsupported:
+                return Poison()
+
+        result = fx_node.meta.get("val")
+        if isinstance(result, (tuple, list)):
+            return tuple(variable(item) for item in result)
+        return variable(result)
 
     def _convert(self, fx_node: fx.Node, graph: fx.GraphModule, label: str) -> Any:
         if fx_node.op == "get_attr":
@@ -102,7 +126,10 @@ class Importer:
             return Poison()
         args, kwargs = self.arguments(fx_node)
         if fx_node.target is operator.getitem:
-            return self._item(args[0], args[1])
+            found = args[0][args[1]]
+            if found is None:
+                raise Unsupported(f"result {args[1]} of the operator is not computed by Heddle")
+            return found
         if isinstance(result, (torch.SymBool, torch.SymFloat)):
             return result  # of use to assertions only; a converter that reads it refuses
         converter = find_converter(target)
@@ -120,14 +147,12 @@ class Importer:
         )
         try:
             return node.finish(converter(node, *args, **kwargs))
-        except UserError as error:
+        except HeddleError as error:
+            if self.survey:
+                raise Unsupported(error.message) from None
+            if not isinstance(error, UserError):
+                raise
             raise UserError(f"{label} ({target}): {error.message}", span=node.span) from None
-
-    def _item(self, value: Any, index: int) -> Any:
-        found = value[index]
-        if found is None:
-            raise Unsupported(f"result {index} of the operator is not computed by Heddle")
-        return found
 
     def arguments(self, fx_node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with values in place of nodes."""
@@ -187,6 +212,14 @@ class Importer:
         return self.builder.finish(
             result, attrs={**({"symbol_ranges": ranges} if ranges else {}), **attrs}
         )
+
+
+def bind_bare_symbols(symbols: Symbols, placeholders: Iterable[fx.Node]) -> None:
+    """Define the symbols that are sizes of inputs as they are."""
+    for fx_node in placeholders:
+        example = fx_node.meta.get("val")
+        if isinstance(example, torch.Tensor):
+            symbols.bind_bare(example.shape)
 
 
 def _used_results(fx_node: fx.Node) -> frozenset[int] | None:

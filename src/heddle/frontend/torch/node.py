@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from heddle import op
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Dim
 from heddle.frontend.torch.tensors import dtype_of, torch_dtype
-from heddle.graph import Constant, GraphExpr, TupleGetItem
+from heddle.graph import Call, Constant, GraphExpr, TupleGetItem
 from heddle.graph.dims import same_dim, show_type
 from heddle.ir import DType, TensorType, TupleType
 from heddle.ir.expr import Expr, as_expr, as_int
@@ -23,6 +24,8 @@ from heddle.support import InternalError, Span
 
 if TYPE_CHECKING:
     from heddle.frontend.torch.importer import Importer
+
+_FOLD_LIMIT: Final = 1 << 16
 
 
 class Operators:
@@ -85,11 +88,8 @@ class Node:
     def common_dtype(self) -> DType:
         """The dtype in which torch computes the operands together, by its promotion rules: the
         dimensions count (a 0-d tensor gives way to others of its kind), and so do numbers."""
-        given = [x for x in self.operands if isinstance(x, (torch.Tensor, int, float, bool))]
-        given += [1 for x in self.operands if isinstance(x, torch.SymInt)]
-        if len(given) == 1 and isinstance(given[0], torch.Tensor):
-            return dtype_of(given[0].dtype)
-        return dtype_of(functools.reduce(_promote, given[2:], torch.result_type(*given[:2])))
+        given = [1 if isinstance(x, torch.SymInt) else x for x in self.operands[:2]]
+        return dtype_of(torch.result_type(*given))
 
     def uses(self, position: int) -> bool:
         """Whether the program reads result `position` of several."""
@@ -153,8 +153,11 @@ class Node:
     # -- emitting ----------------------------------------------------------------------------
 
     def call(self, name: str, *args: Any, **attrs: Any) -> Any:
-        """Emit a call of operator `name`: one value, or a tuple of them for several outputs."""
-        return self.emit(op.get(name)(*args, span=self.span, **attrs))
+        """Emit a call of operator `name`: one value, or a tuple of them for several outputs. Small
+        calls of constants are evaluated: converters look for masks that mask nothing."""
+        call = op.get(name)(*args, span=self.span, **attrs)
+        folded = _fold(call)
+        return self.emit(call) if folded is None else folded
 
     def emit(self, call: GraphExpr) -> Any:
         """Bind an expression under the node's label."""
@@ -188,8 +191,20 @@ class Node:
         return value
 
 
-def _promote(kind: torch.dtype, other: Any) -> torch.dtype:
-    return torch.result_type(torch.empty(1, dtype=kind, device="cpu"), other)
+def _fold(call: Call) -> Any:
+    """The value of a small call of constants, else None. Folding weights is for the graph passes."""
+    if not all(isinstance(arg, Constant) for arg in call.args) or not call.callee.has_rule("numpy"):
+        return None
+    fields = call.type.fields if isinstance(call.type, TupleType) else (call.type,)
+    for type_ in (*fields, *(arg.type for arg in call.args)):
+        dims = type_.static_shape if isinstance(type_, TensorType) else None
+        if dims is None or math.prod(dims) > _FOLD_LIMIT:
+            return None
+    arrays = [arg.data for arg in call.args if isinstance(arg, Constant)]
+    result = call.callee.evaluate(arrays, call.attrs)
+    if isinstance(result, tuple):
+        return tuple(Constant(item) for item in result)
+    return Constant(result)
 
 
 def _number(value: float | int | bool, kind: DType) -> np.ndarray:

@@ -108,6 +108,17 @@ class Symbols:
             )
         return self._vars[name]
 
+    def bind_bare(self, values: Any) -> None:
+        """Define the symbols that are themselves among these sizes, before `bind` has to derive
+        them from sizes that are computed."""
+        for value in values:
+            if isinstance(value, torch.SymInt) and isinstance(value.node.expr, sympy.Symbol):
+                self.bind(value)
+
+    def knows(self, value: torch.SymInt) -> bool:
+        """Whether all symbols of a size are defined."""
+        return all(symbol.name in self._vars for symbol in value.node.expr.free_symbols)
+
     def bind(self, value: Any) -> Dim:
         """The dimension of a parameter, which defines the symbol that occurs in it when nothing
         did before: a size a * s + b is a symbol d of its own, and s is (d - b) // a."""

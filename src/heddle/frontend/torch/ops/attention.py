@@ -9,7 +9,7 @@ from typing import Any
 from heddle.frontend.torch.node import Node, dtype, rank, same_shape, shape
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
-from heddle.graph import GraphExpr
+from heddle.graph import Constant, GraphExpr
 from heddle.ir.expr import Expr
 
 
@@ -107,6 +107,8 @@ def _lower_triangle(node: Node, queries: Any, keys: Any) -> GraphExpr:
 
 def _without_masked(node: Node, out: GraphExpr, mask: GraphExpr) -> GraphExpr:
     """`out`, but zero for queries of which the mask keeps no key, as torch has it."""
+    if isinstance(mask, Constant) and mask.data.dtype == bool and mask.data.any(axis=-1).all():
+        return out
     if dtype(mask).is_bool:
         kept = node.op.any(mask, axes=(3,), keepdims=True)
     else:

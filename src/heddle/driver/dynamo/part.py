@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`CompiledPart`: an executable that takes and gives what its FX graph takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch import fx
+from torch.utils._sympy.printers import PythonPrinter
+
+from heddle.frontend.torch.flat import Program
+from heddle.frontend.torch.tensors import numpy_view, torch_view
+from heddle.runtime import Executable
+
+
+class CompiledPart:
+    """The executable of a graph, called with torch tensors and integers.
+
+    Tensors are handed over as views of their memory, results are tensors over the memory that the
+    executable gave; nothing is copied but inputs that are not contiguous.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, program: Program, executable: Executable | None
+    ) -> None:
+        self.program = program
+        self.executable = executable
+        sizes = _Sizes([n for n in graph.graph.nodes if n.op == "placeholder"])
+        self._results: list[Callable[[tuple[Any, ...], tuple[torch.Tensor, ...]], Any]] = [
+            _reader(kind, what, sizes) for kind, what in program.results
+        ]
+
+    def __call__(self, *args: Any) -> tuple[Any, ...]:
+        """The results of the graph for its arguments."""
+        computed: tuple[torch.Tensor, ...] = ()
+        if self.executable is not None:
+            given = [_argument(args[position]) for position in self.program.inputs]
+            found = self.executable(*given)
+            tensors = found if isinstance(found, tuple) else (found,)
+            computed = tuple(torch_view(tensor.numpy()) for tensor in tensors)
+        return tuple(read(args, computed) for read in self._results)
+
+
+def _argument(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return numpy_view(value)
+    return np.empty((int(value), 0), np.bool_)  # a size: see `Importer.size_parameter`
+
+
+def _reader(kind: str, what: Any, sizes: _Sizes) -> Callable[..., Any]:
+    """How one result is read from the arguments and from what was computed."""
+    if kind == "tensor":
+        return lambda args, computed: computed[what]
+    if kind == "argument":
+        return lambda args, computed: args[what]
+    if kind == "size":
+        return sizes.reader(what)
+    return lambda args, computed: None
+
+
+class _Sizes:
+    """Where the symbols of a graph are to be read from its arguments."""
+
+    def __init__(self, placeholders: list[fx.Node]) -> None:
+        self._homes: dict[str, str] = {}
+        for position, fx_node in enumerate(placeholders):
+            example = fx_node.meta.get("val")
+            if isinstance(example, torch.SymInt):
+                self._note(example, f"args[{position}]")
+            elif isinstance(example, torch.Tensor):
+                for axis, dim in enumerate(example.shape):
+                    self._note(dim, f"args[{position}].shape[{axis}]")
+
+    def _note(self, size: Any, place: str) -> None:
+        if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
+            self._homes.setdefault(size.node.expr.name, place)
+
+    def reader(self, size: Any) -> Callable[..., Any]:
+        """A function that computes a size from the arguments."""
+        if isinstance(size, (int, float, bool)):
+            return lambda args, computed: size
+        places = {symbol: sympy.Symbol(self._homes[symbol.name]) for symbol in size.free_symbols}
+        text = PythonPrinter().doprint(size.xreplace(places))
+        return eval(f"lambda args, computed: {text}", {"math": __import__("math")})  # type: ignore[no-any-return]
