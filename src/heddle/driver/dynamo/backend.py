@@ -17,8 +17,10 @@ from torch._dynamo.backends.registry import list_backends, register_backend
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from heddle.driver.dynamo.partition import compile_graph
+from heddle.driver.pipeline import graph_pipeline
 from heddle.frontend.torch.decompose import dynamo_decompositions
 from heddle.support import UserError
+from heddle.target import parse
 
 NAME: Final = "heddle"
 
@@ -47,7 +49,15 @@ class Options:
                     f"torch.compile: backend `heddle` has no option `{name}`; it has "
                     + ", ".join(f"`{item}`" for item in known)
                 )
-        return Options(**(given or {}))
+        options = Options(**(given or {}))
+        options.check()
+        return options
+
+    def check(self) -> None:
+        """`UserError` for a value that no compilation takes: told before any graph is."""
+        graph_pipeline(parse(self.target), precision=self.precision)
+        if self.num_threads is not None and self.num_threads < 1:
+            raise UserError(f"num_threads must be at least 1, got {self.num_threads}")
 
     def for_compile(self) -> dict[str, Any]:
         """The keywords of `heddle.compile`."""

@@ -18,7 +18,7 @@ from heddle.driver.api import compile
 from heddle.driver.dynamo.part import CompiledPart
 from heddle.frontend.torch.flat import from_graph
 from heddle.frontend.torch.importer import target_name
-from heddle.support import HeddleError, UserError
+from heddle.support import HeddleError
 
 _SHOWN: Final = 12
 """So many operators are named in a warning."""
@@ -54,7 +54,7 @@ def _compiled(
     try:
         executable = None if program.module is None else compile(program.module, **options)
     except HeddleError as error:
-        if strict or isinstance(error, UserError) and "target" in error.message:
+        if strict:
             raise
         warnings.warn(
             f"torch.compile with Heddle: the {role} graph runs in PyTorch, because it does not "

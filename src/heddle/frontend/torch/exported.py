@@ -121,8 +121,8 @@ def _outputs(
             names.append(name)
     if refused and not mutated_buffers:
         raise UserError(
-            f"program `{importer.name}` updates its buffers {', '.join(refused)}; call model.eval() "
-            "before the export, or have the new values returned with mutated_buffers=True"
+            f"program `{importer.name}` updates its buffers {', '.join(refused)}; call "
+            "model.eval() before the export, or have the new values returned: mutated_buffers=True"
         )
     for value, name in late:
         results.append(importer.output(value, name))

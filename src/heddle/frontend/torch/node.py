@@ -192,7 +192,7 @@ class Node:
 
 
 def _fold(call: Call) -> Any:
-    """The value of a small call of constants, else None. Folding weights is for the graph passes."""
+    """The value of a small call of constants, else None (folding weights is for the passes)."""
     if not all(isinstance(arg, Constant) for arg in call.args) or not call.callee.has_rule("numpy"):
         return None
     fields = call.type.fields if isinstance(call.type, TupleType) else (call.type,)

@@ -154,7 +154,7 @@ def always(rewriter: Rewriter, call: Call) -> GraphExpr | None:
 
 @RULES.add("transpose")
 def transposed_choice(rewriter: Rewriter, call: Call) -> GraphExpr | None:
-    """transpose(where(c, attention(...), 0))  ->  where(transpose(c), transpose(attention(...)), 0)"""
+    """transpose(where(c, attention(...), 0))  ->  where(transpose(c), transpose(attention), 0)"""
     made = rewriter.defining_call(call.args[0], "where")
     if made is None or rewriter.defining_call(made.args[1], "attention") is None:
         return None

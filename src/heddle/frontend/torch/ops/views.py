@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes, and the movement of data. Views are values: the export has removed what writes to them."""
+"""Shapes, and the movement of data. Views are values: the export removes what writes to them."""
 
 from __future__ import annotations
 
