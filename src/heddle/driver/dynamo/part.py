@@ -30,8 +30,11 @@ class CompiledPart:
         self.program = program
         self.executable = executable
         sizes = _Sizes([n for n in graph.graph.nodes if n.op == "placeholder"])
+        output = next(n for n in graph.graph.nodes if n.op == "output")
+        returned = output.args[0] if isinstance(output.args[0], (tuple, list)) else output.args
         self._results: list[Callable[[tuple[Any, ...], tuple[torch.Tensor, ...]], Any]] = [
-            _reader(kind, what, sizes) for kind, what in program.results
+            _reader(kind, what, sizes, _memory_order(item))
+            for (kind, what), item in zip(program.results, returned, strict=True)
         ]
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
@@ -51,8 +54,32 @@ def _argument(value: Any) -> np.ndarray:
     return np.empty((int(value), 0), np.bool_)  # a size: see `Importer.size_parameter`
 
 
-def _reader(kind: str, what: Any, sizes: _Sizes) -> Callable[..., Any]:
+def _memory_order(item: Any) -> tuple[int, ...] | None:
+    """The order in which the axes of a result lie in memory in PyTorch, outermost first; None for
+    the plain order, and for tensors with gaps, which come without them."""
+    example = item.meta.get("val") if isinstance(item, fx.Node) else None
+    if not isinstance(example, torch.Tensor) or example.is_contiguous():
+        return None
+    order = sorted(range(example.dim()), key=lambda axis: -_hint(example.stride(axis)))
+    return tuple(order) if example.permute(order).is_contiguous() else None
+
+
+def _hint(stride: Any) -> int:
+    return int(stride.node.hint or 0) if isinstance(stride, torch.SymInt) else int(stride)
+
+
+def _in_order(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """The tensor with its axes in this order in memory: users and PyTorch may read strides."""
+    inverse = [order.index(axis) for axis in range(len(order))]
+    return tensor.permute(order).contiguous().permute(inverse)
+
+
+def _reader(
+    kind: str, what: Any, sizes: _Sizes, order: tuple[int, ...] | None
+) -> Callable[..., Any]:
     """How one result is read from the arguments and from what was computed."""
+    if kind == "tensor" and order is not None:
+        return lambda args, computed: _in_order(computed[what], order)
     if kind == "tensor":
         return lambda args, computed: computed[what]
     if kind == "argument":

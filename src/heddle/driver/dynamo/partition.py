@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx.passes.split_module import split_module
 
 from heddle.driver.api import compile
@@ -36,6 +37,13 @@ def compile_graph(
     role: "inference", "forward" or "backward", for names. Operators without a rule run in PyTorch,
     with one `FallbackWarning` for the graph; when `strict`, `ImportFailure` lists them instead.
     """
+    with unset_fake_temporarily():  # constants of the graph are real
+        return _compile_graph(graph, role, strict, options)
+
+
+def _compile_graph(
+    graph: fx.GraphModule, role: str, strict: bool, options: Mapping[str, Any]
+) -> Callable[..., Any]:
     survey = from_graph(graph, name=role, survey=True)
     if not survey.unsupported:
         return _compiled(graph, role, options, strict=strict)

@@ -123,11 +123,13 @@ class Importer:
             return None
         inputs = [self.values[item] for item in fx_node.all_input_nodes]
         if any(isinstance(value, Poison) for value in inputs):
+            if self.survey:
+                raise Unsupported("it reads a tensor that Heddle cannot hold")
             return Poison()
         args, kwargs = self.arguments(fx_node)
         if fx_node.target is operator.getitem:
             found = args[0][args[1]]
-            if found is None:
+            if found is None and fx_node.users:
                 raise Unsupported(f"result {args[1]} of the operator is not computed by Heddle")
             return found
         if isinstance(result, (torch.SymBool, torch.SymFloat)):

@@ -10,6 +10,7 @@ import numpy as np
 
 from heddle.frontend.torch.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.torch.registry import converts
+from heddle.frontend.torch.report import Unsupported
 from heddle.graph import Constant, GraphExpr
 from heddle.ir.expr import Expr
 
@@ -189,6 +190,25 @@ def _normalised(
     shift = shift if shift is not None else _vector(node, channels, 0.0, x)
     means, variances = _affine(node, x, mean, variance)
     return node.op.batch_norm(x, scale, shift, means, variances, epsilon=eps)  # type: ignore[no-any-return]
+
+
+@converts("aten.native_batch_norm.default", "aten._native_batch_norm_legit.default")
+def _batch_norm_in_place(
+    node: Node,
+    x: GraphExpr,
+    weight: GraphExpr | None,
+    bias: GraphExpr | None,
+    running_mean: GraphExpr | None,
+    running_var: GraphExpr | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    if running_mean is None or running_var is None:
+        return _batch_norm_no_stats(node, x, weight, bias, training, momentum, eps)
+    if training:
+        raise Unsupported("it updates its running statistics in place")
+    return _batch_norm(node, x, weight, bias, running_mean, running_var, momentum, eps)
 
 
 @converts("aten._native_batch_norm_legit_functional.default")

@@ -291,6 +291,8 @@ def operands(node: Node, a: Any, b: Any) -> tuple[GraphExpr, GraphExpr]:
     """Both operands in the dtype that torch computes in. With a number that half precision cannot
     hold that is float32: torch rounds the result, not the number."""
     kind = node.common_dtype()
+    if kind.is_bool and node.target.split(".")[1] in ("ge", "gt", "le", "lt"):
+        kind = DType.of("uint8")  # false comes before true
     if kind.is_float and kind.bits == 16 and not (_holds(kind, a) and _holds(kind, b)):
         kind = DType.of("float32")
     return node.tensor(a, kind), node.tensor(b, kind)
@@ -430,18 +432,29 @@ def _atan2(node: Node, a: GraphExpr, b: GraphExpr) -> Any:
     ratio = node.op.where(both_infinite, node.op.mul(node.op.sign(x), node.op.sign(y)), ratio)
     angle = node.op.atan(ratio)
     # 1 / x tells -0 from 0: half turns are added where x is negative, in the direction of y.
-    left = node.op.less(node.op.where(node.op.equal(x, zero), node.op.reciprocal(x), x), zero)
-    below = node.op.less(node.op.where(node.op.equal(y, zero), node.op.reciprocal(y), y), zero)
+    left = node.op.less(_signed(node, x), zero)
+    below = node.op.less(_signed(node, y), zero)
     turn = node.op.where(below, node.scalar(-math.pi, x), node.scalar(math.pi, x))
     return node.op.where(left, node.op.add(angle, turn), angle)
+
+
+@converts("aten.signbit.default")
+def _signbit(node: Node, x: GraphExpr) -> Any:
+    if not dtype(x).is_float:
+        return node.op.less(x, 0) if dtype(x).is_int else node.full(node.shape, False, node.dtype)
+    return node.op.less(_signed(node, x), 0.0)
+
+
+def _signed(node: Node, x: GraphExpr) -> GraphExpr:
+    """x, with an infinity in place of each zero that has its sign."""
+    return node.op.where(node.op.equal(x, 0.0), node.op.reciprocal(x), x)  # type: ignore[no-any-return]
 
 
 @converts("aten.copysign.Tensor", "aten.copysign.Scalar")
 def _copysign(node: Node, a: Any, b: Any) -> Any:
     x, y = (node.tensor(v, node.dtype) for v in (a, b))
-    signed = node.op.where(node.op.equal(y, 0.0), node.op.reciprocal(y), y)
     size = node.op.abs(x)
-    return node.op.where(node.op.less(signed, 0.0), node.op.negative(size), size)
+    return node.op.where(node.op.less(_signed(node, y), 0.0), node.op.negative(size), size)
 
 
 @converts("aten.hypot.default")

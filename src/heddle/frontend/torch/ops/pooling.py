@@ -35,6 +35,20 @@ def _given(stride: Any) -> bool:
     return isinstance(stride, int) or (stride is not None and len(stride) > 0)
 
 
+def _within(x: GraphExpr, window: dict[str, Any]) -> dict[str, Any]:
+    """The window cut to the padded input: with ceil_mode torch lets one reach beyond it."""
+    if not window["ceil_mode"]:
+        return window
+    sizes = shape(x)[2:]
+    kernel = tuple(
+        min(taps, size + 2 * pad) if isinstance(size, int) and dilation == 1 else taps
+        for taps, size, pad, dilation in zip(
+            window["kernel"], sizes, window["pads"], window["dilations"], strict=False
+        )
+    )
+    return {**window, "kernel": kernel}
+
+
 def _batched(node: Node, x: GraphExpr, count: int) -> GraphExpr:
     """x with a batch axis, which torch lets one leave out."""
     return x if rank(x) == count + 2 else node.op.unsqueeze(x, axes=(0,))
@@ -60,6 +74,7 @@ def _max_pool(
     count = _spatial(node.target)
     window = _window(count, kernel_size, stride, padding, dilation, ceil_mode)
     batched = _batched(node, x, count)
+    window = _within(batched, window)
     value = node.reshape(node.op.max_pool(batched, **window), node.shape)
     if "indices" not in node.target:
         return value
@@ -144,8 +159,9 @@ def _avg_pool(
     window = _window(count, kernel_size, stride, padding, 1, ceil_mode)
     if divisor_override is not None:
         return _summed(node, x, window, divisor_override)
+    batched = _batched(node, x, count)
     pooled = node.op.avg_pool(
-        _batched(node, x, count), count_include_pad=count_include_pad, **window
+        batched, count_include_pad=count_include_pad, **_within(batched, window)
     )
     return node.reshape(pooled, node.shape)
 

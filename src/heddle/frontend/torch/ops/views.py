@@ -337,8 +337,11 @@ def _as_strided(
     given = [*size, *stride, *shape(x)]
     if any(isinstance(item, Expr) for item in given):
         raise Unsupported("as_strided with a symbolic size")
-    if not base.is_contiguous() or base.storage_offset() != 0:
-        raise Unsupported("as_strided of a tensor that is not contiguous")
+    # What counts is the order in memory.
+    order = sorted(range(rank(x)), key=lambda axis: -base.stride(axis))
+    if not base.permute(order).is_contiguous() or base.storage_offset() != 0:
+        raise Unsupported("as_strided of a tensor with gaps in its memory")
+    x = transposed(node, x, order)
     index = np.asarray(storage_offset or 0, np.int64)
     for dim, step in zip(size, stride, strict=True):
         index = index[..., None] + np.arange(dim) * step
