@@ -11,17 +11,19 @@ from typing import Any, Final
 import torch
 from torch import fx
 
+from heddle import op
 from heddle.frontend.torch import ops  # declares the converters
 from heddle.frontend.torch.labels import layer_of, name_of, span_of
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.registry import find_converter
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.frontend.torch.sizes import size_tensor
-from heddle.frontend.torch.symbols import Symbols
+from heddle.frontend.torch.symbols import Dim, Symbols
 from heddle.frontend.torch.tensors import dtype_of, numpy_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, TensorType
 from heddle.ir.expr import Expr
+from heddle.ir.expr import Var as Symbol
 from heddle.support import HeddleError, UserError
 
 _ = ops
@@ -36,6 +38,10 @@ _ASSERTIONS: Final = frozenset(
         "aten.sym_constrain_range_for_size.default",
     )
 )
+
+
+def _is_computed(dim: Dim) -> bool:
+    return isinstance(dim, Expr) and not isinstance(dim, Symbol)
 
 
 class Poison:
@@ -64,12 +70,26 @@ class Importer:
 
     # -- parameters and constants --------------------------------------------------------------
 
-    def parameter(self, name: str, example: torch.Tensor) -> Var:
-        """A new parameter of the type of `example` (a fake tensor)."""
-        dims = tuple(self.symbols.bind(dim) for dim in example.shape)
+    def parameter(self, name: str, example: torch.Tensor) -> GraphExpr:
+        """A new parameter of the type of `example` (a fake tensor).
+
+        A dimension that is computed from those of other parameters (s + 1, s * t) is a symbol of
+        its own there; the value given back has as many elements of it as were computed.
+        """
         if example.layout is not torch.strided:
             raise Unsupported(f"a tensor of layout {example.layout}")
-        return self.builder.param(name, TensorType.of(dims, dtype_of(example.dtype)))
+        kind = dtype_of(example.dtype)
+        dims = [self.symbols.bind(dim) for dim in example.shape]
+        free = [
+            self.symbols.fresh(f"{name}_{axis}") if _is_computed(dim) else dim
+            for axis, dim in enumerate(dims)
+        ]
+        value: GraphExpr = self.builder.param(name, TensorType.of(free, kind))
+        for axis, dim in enumerate(dims):
+            if _is_computed(dim):  # positions beyond are clamped: nothing else is ever read
+                index = self.builder.emit(op.get("range")(count=dim, dtype="int64"), name=name)
+                value = self.builder.emit(op.get("gather")(value, index, axis=axis), name=name)
+        return value
 
     def size_parameter(self, name: str, size: torch.SymInt) -> Var:
         """A parameter that carries a size and nothing else: a tensor of shape (size, 0)."""

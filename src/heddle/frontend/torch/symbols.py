@@ -144,6 +144,10 @@ class Symbols:
         self._vars[symbol.name] = (derived - int(offset)) // int(slope)
         return derived
 
+    def fresh(self, name: str) -> e.Expr:
+        """A symbol of its own, for the size of an axis that nothing else depends on."""
+        return self._define(name, name, 0, SYMBOL_MAX)
+
     def _define(self, key: str, name: str, low: int, high: int) -> e.Expr:
         clean = re.sub(r"\W+", "_", self._names.get(name, name)).strip("_") or "dim"
         while clean in self._ranges:
