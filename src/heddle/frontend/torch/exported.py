@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,9 @@ def from_exported_program(
     """
     if not isinstance(program, ExportedProgram):
         raise UserError(f"expected an ExportedProgram, got {type(program).__name__}")
-    program = program.run_decompositions(export_decompositions())
+    with warnings.catch_warnings():  # torch deprecates what it calls itself
+        warnings.simplefilter("ignore", FutureWarning)
+        program = program.run_decompositions(export_decompositions())
     importer = Importer(name, Symbols(symbol_names))
     with torch.no_grad():
         _add_inputs(program, importer)

@@ -18,7 +18,7 @@ from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.registry import find_converter
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.frontend.torch.sizes import size_tensor
-from heddle.frontend.torch.symbols import Dim, Symbols
+from heddle.frontend.torch.symbols import Symbols
 from heddle.frontend.torch.tensors import dtype_of, numpy_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, TensorType
@@ -38,10 +38,6 @@ _ASSERTIONS: Final = frozenset(
         "aten.sym_constrain_range_for_size.default",
     )
 )
-
-
-def _is_computed(dim: Dim) -> bool:
-    return isinstance(dim, Expr) and not isinstance(dim, Symbol)
 
 
 class Poison:
@@ -80,13 +76,12 @@ class Importer:
             raise Unsupported(f"a tensor of layout {example.layout}")
         kind = dtype_of(example.dtype)
         dims = [self.symbols.bind(dim) for dim in example.shape]
-        free = [
-            self.symbols.fresh(f"{name}_{axis}") if _is_computed(dim) else dim
-            for axis, dim in enumerate(dims)
-        ]
+        free = [self.symbols.axis(dim, f"{name}_{at}") for at, dim in enumerate(example.shape)]
         value: GraphExpr = self.builder.param(name, TensorType.of(free, kind))
         for axis, dim in enumerate(dims):
-            if _is_computed(dim):  # positions beyond are clamped: nothing else is ever read
+            if isinstance(dim, Expr) and not isinstance(
+                dim, Symbol
+            ):  # positions beyond are clamped: nothing else is ever read
                 index = self.builder.emit(op.get("range")(count=dim, dtype="int64"), name=name)
                 value = self.builder.emit(op.get("gather")(value, index, axis=axis), name=name)
         return value

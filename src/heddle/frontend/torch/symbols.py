@@ -51,7 +51,7 @@ class Symbols:
         self._names = dict(names or {})
         self._vars: dict[str, e.Expr] = {}
         self._ranges: dict[str, tuple[int, int]] = {}
-        self._values: dict[str, e.Expr] = {}
+        self._wholes: dict[str, e.Expr] = {}
 
     def dim(self, value: Any) -> Dim:
         """A size: an integer, or an expression of symbols. `Unsupported` when it depends on data
@@ -120,8 +120,9 @@ class Symbols:
         return all(symbol.name in self._vars for symbol in value.node.expr.free_symbols)
 
     def bind(self, value: Any) -> Dim:
-        """The dimension of a parameter, which defines the symbol that occurs in it when nothing
-        did before: a size a * s + b is a symbol d of its own, and s is (d - b) // a."""
+        """The dimension of a parameter; it defines the symbol that occurs in it when nothing did
+        before. Of a size a * s + b the symbol is one d for the whole, and s is (d - b) // a: the
+        dimension is that expression of d, which for legal sizes is d."""
         if isinstance(value, int):
             return value
         expression = value.node.expr
@@ -142,11 +143,17 @@ class Symbols:
             raise Unsupported(f"an input has the size {expression}, which is not linear")
         derived = self._define(str(expression), str(expression), low, high)
         self._vars[symbol.name] = (derived - int(offset)) // int(slope)
-        return derived
+        self._wholes[str(expression)] = derived
+        return derived if slope == 1 else self.of_sympy(expression)
 
-    def fresh(self, name: str) -> e.Expr:
-        """A symbol of its own, for the size of an axis that nothing else depends on."""
-        return self._define(name, name, 0, SYMBOL_MAX)
+    def axis(self, value: Any, name: str) -> Dim:
+        """What a parameter declares for the dimension that `bind` gives: the same where that is a
+        number or a symbol, else a symbol for its size."""
+        bound = self.bind(value)
+        if not isinstance(bound, e.Expr) or isinstance(bound, e.Var):
+            return bound
+        whole = self._wholes.get(str(value.node.expr))
+        return whole if whole is not None else self._define(name, name, 0, SYMBOL_MAX)
 
     def _define(self, key: str, name: str, low: int, high: int) -> e.Expr:
         clean = re.sub(r"\W+", "_", self._names.get(name, name)).strip("_") or "dim"

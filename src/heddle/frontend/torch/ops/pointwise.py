@@ -186,6 +186,13 @@ def _dropout(node: Node, x: GraphExpr, p: float, train: bool) -> Any:
     return x
 
 
+@converts("aten.native_dropout.default")
+def _native_dropout(node: Node, x: GraphExpr, p: float, train: bool | None) -> Any:
+    if train is not False and p != 0.0:
+        raise Unsupported("dropout in training mode is random")
+    return x, node.full(node.shape, True, DType.of("bool"))
+
+
 # -- activations -----------------------------------------------------------------------------
 
 
