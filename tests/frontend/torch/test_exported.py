@@ -269,3 +269,36 @@ def test_core_operators_have_rules() -> None:
     names = supported_operators()
     assert len(names) > 250
     assert "aten.convolution.default" in names
+
+
+def test_dimensions_that_follow_from_others_are_checked() -> None:
+    past, now = Dim("past", min=2, max=50), Dim("now", min=2, max=9)
+
+    class Decoder(nn.Module):
+        def forward(self, cache: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return torch.cat([cache, x], 0) * mask[:, None]
+
+    inputs = torch.randn(7, 3), torch.randn(4, 3), torch.randn(11)
+    exe = heddle.compile(
+        Decoder(),
+        example_inputs=inputs,
+        dynamic_shapes=({0: past}, {0: now}, {0: Dim.AUTO}),
+        cache=False,
+    )
+    for a, b in ((7, 4), (20, 2)):
+        inputs = torch.randn(a, 3), torch.randn(b, 3), torch.randn(a + b)
+        np.testing.assert_array_equal(exe(*inputs).numpy(), Decoder()(*inputs).numpy())
+    with pytest.raises(UserError, match="input `mask`: a dimension is 12, which does not fit"):
+        exe(torch.randn(7, 3), torch.randn(4, 3), torch.randn(12))
+
+
+def test_half_of_an_odd_dimension_is_refused() -> None:
+    exe = heddle.compile(
+        nn.Unflatten(0, (-1, 2)),
+        example_inputs=torch.randn(8, 3),
+        dynamic_shapes=({0: 2 * Dim("half", min=2, max=20)},),
+        cache=False,
+    )
+    assert exe(torch.randn(10, 3)).shape == (5, 2, 3)
+    with pytest.raises(UserError, match="a dimension is 11, which does not fit"):
+        exe(torch.randn(11, 3))

@@ -225,10 +225,9 @@ class Importer:
         if not found:
             raise UserError(f"program `{self.name}` returns no tensor")
         result = found[0] if len(found) == 1 else Tuple(found)
-        ranges = self.symbols.ranges
-        return self.builder.finish(
-            result, attrs={**({"symbol_ranges": ranges} if ranges else {}), **attrs}
-        )
+        known = {"symbol_ranges": self.symbols.ranges, "symbol_values": self.symbols.computed}
+        filled = {name: value for name, value in known.items() if value}
+        return self.builder.finish(result, attrs={**filled, **attrs})
 
 
 def bind_bare_symbols(symbols: Symbols, placeholders: Iterable[fx.Node]) -> None:

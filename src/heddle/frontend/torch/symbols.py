@@ -52,6 +52,7 @@ class Symbols:
         self._vars: dict[str, e.Expr] = {}
         self._ranges: dict[str, tuple[int, int]] = {}
         self._wholes: dict[str, e.Expr] = {}
+        self._computed: dict[str, e.Expr] = {}
 
     def dim(self, value: Any) -> Dim:
         """A size: an integer, or an expression of symbols. `Unsupported` when it depends on data
@@ -153,7 +154,11 @@ class Symbols:
         if not isinstance(bound, e.Expr) or isinstance(bound, e.Var):
             return bound
         whole = self._wholes.get(str(value.node.expr))
-        return whole if whole is not None else self._define(name, name, 0, SYMBOL_MAX)
+        if whole is None:
+            whole = self._define(name, name, 0, SYMBOL_MAX)
+        assert isinstance(whole, e.Var)
+        self._computed[whole.name] = bound
+        return whole
 
     def _define(self, key: str, name: str, low: int, high: int) -> e.Expr:
         clean = re.sub(r"\W+", "_", self._names.get(name, name)).strip("_") or "dim"
@@ -162,6 +167,12 @@ class Symbols:
         self._vars[key] = variable = e.Var(clean)
         self._ranges[clean] = (low, high)
         return variable
+
+    @property
+    def computed(self) -> dict[str, e.Expr]:
+        """The values that symbols must have given the others, for the attribute
+        "symbol_values"."""
+        return dict(self._computed)
 
     @property
     def ranges(self) -> dict[str, tuple[int, int]]:
