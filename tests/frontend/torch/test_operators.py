@@ -2,7 +2,7 @@
 """Every row of `cases.py`: what the importer makes of it, against PyTorch itself.
 
 Values are those of the reference interpreter; that compiled kernels agree with it is what the tests
-of the operators check, and `test_networks.py` for whole networks.
+of the operators check, and `test_architectures.py` for whole networks.
 """
 
 from __future__ import annotations
