@@ -3,9 +3,10 @@
 
     python -m benchmarks.architectures                      # all of them, one line each
     python -m benchmarks.architectures bert llama --ways export
+    python -m benchmarks.architectures --ways train
 
 Every model is made from a tiny configuration with random weights; its outputs are compared with
-those of PyTorch. "max error" is the largest difference of an output, relative to the largest value
+those of PyTorch, and with "train" the gradients of all parameters, dropout aside. "error" is the largest difference of an output, relative to the largest value
 of that output. "in PyTorch" counts the operators that torch.compile leaves to PyTorch, with names;
 `torch.export` has no such way out. Nothing is downloaded.
 """
@@ -99,23 +100,56 @@ def by_export(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[list[Any]
 
 def by_compile(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[list[Any], str]:
     """The outputs of a model under torch.compile, and what ran in PyTorch."""
+    found: list[Any] = []
+
+    def infer() -> None:
+        found.extend(_tensors(torch.compile(model, backend="heddle")(**inputs)))
+
+    return found, _noting_fallbacks(infer)
+
+
+def _loss(outputs: Any) -> torch.Tensor:
+    """The sum of the mean squares of all outputs that have gradients."""
+    floats = [x for x in _tensors(outputs) if x.requires_grad]
+    return torch.stack([x.square().mean() for x in floats]).sum()
+
+
+def gradients(model: torch.nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
+    """The gradients of all parameters that the loss depends on."""
+    model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def by_training(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[list[Any], str]:
+    """The gradients of a training step under torch.compile, and what ran in PyTorch."""
+    found: list[Any] = []
+
+    def step() -> None:
+        compiled = torch.compile(model, backend="heddle")
+        found.extend(gradients(model, _loss(compiled(**inputs))))
+
+    return found, _noting_fallbacks(step)
+
+
+def _noting_fallbacks(call: Callable[[], None]) -> str:
+    """Call, and say which operators ran in PyTorch."""
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="heddle")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", heddle.torch.FallbackWarning)
-        found = compiled(**inputs)
+        call()
     fallbacks = [str(w.message) for w in caught if w.category is heddle.torch.FallbackWarning]
-    names = [
+    return ", ".join(
         line.split(":")[0].strip()
         for text in fallbacks
         for line in (text.splitlines()[1:] or [text])
-    ]
-    return _tensors(found), ", ".join(names)
+    )
 
 
 WAYS: Final[dict[str, Callable[..., tuple[list[Any], str]]]] = {
     "export": by_export,
     "compile": by_compile,
+    "train": by_training,
 }
 
 
@@ -137,9 +171,13 @@ def run(architecture: Architecture, way: str) -> Outcome:
     """One architecture in one way, whatever happens."""
     start = time.perf_counter()
     try:
-        with _limited(_LIMIT), torch.no_grad():
+        with _limited(_LIMIT), torch.set_grad_enabled(way == "train"):
             model, inputs = make(architecture)
-            expected = _tensors(model(**inputs))
+            outputs = model(**inputs)
+            if way == "train":
+                expected = gradients(model, _loss(outputs))
+            else:
+                expected = _tensors(outputs)
             found, note = WAYS[way](model, inputs)
             error = largest_error(expected, found)
     except Exception as trouble:
@@ -153,7 +191,7 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="architectures; all by default")
-    parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=["export", "compile"])
     given = parser.parse_args()
     unknown = set(given.names) - {item.name for item in ARCHITECTURES}
     if unknown:

@@ -103,16 +103,21 @@ def _convolution_backward(
 def _resize(node: Node, x: GraphExpr, scales: Any, **attrs: Any) -> Any:
     """`scales`: what the user gave for each spatial axis, None for the ratio of the sizes. Torch
     computes positions in float32 with the one or the other."""
-    given = None
-    if scales is not None and any(scale is not None for scale in scales):
-        given = []
-        for axis, scale in enumerate(scales):
-            new, old = node.shape[2 + axis], shape(x)[2 + axis]
-            if scale is None and (isinstance(new, Expr) or isinstance(old, Expr)):
-                raise Unsupported("a scale that depends on a symbolic size")
-            given.append(new / old if scale is None else float(scale))  # type: ignore[operator]
-        given = (1.0, 1.0, *given)
+    given = _scales_of(shape(x), node.shape, scales)
     return node.op.resize(x, shape=node.shape, scales=given, **attrs)
+
+
+def _scales_of(before: Any, after: Any, scales: Any) -> tuple[float, ...] | None:
+    """One scale for each axis, or None for the ratios of the sizes."""
+    if scales is None or all(scale is None for scale in scales):
+        return None
+    given = [1.0, 1.0]
+    for axis, scale in enumerate(scales):
+        new, old = after[2 + axis], before[2 + axis]
+        if scale is None and (isinstance(new, Expr) or isinstance(old, Expr)):
+            raise Unsupported("a scale that depends on a symbolic size")
+        given.append(new / old if scale is None else float(scale))
+    return tuple(given)
 
 
 def _coordinates(align_corners: bool) -> str:
@@ -176,6 +181,47 @@ def _cubic_plain(
     node: Node, x: GraphExpr, output_size: Any, align_corners: bool, *scales: Any, **named: Any
 ) -> Any:
     return _cubic(node, x, output_size, align_corners, _scales(scales, named))
+
+
+@converts(
+    "aten.upsample_nearest1d_backward.default",
+    "aten.upsample_nearest2d_backward.default",
+    "aten.upsample_nearest3d_backward.default",
+)
+def _nearest_backward(
+    node: Node, grad: GraphExpr, output_size: Any, input_size: Any, *scales: Any, **named: Any
+) -> Any:
+    attrs = {"mode": "nearest", "coordinates": "asymmetric", "rounding": "floor"}
+    return _resize_backward(node, grad, _scales(scales, named), attrs)
+
+
+@converts(
+    "aten.upsample_linear1d_backward.default",
+    "aten.upsample_bilinear2d_backward.default",
+    "aten.upsample_trilinear3d_backward.default",
+    "aten.upsample_bicubic2d_backward.default",
+)
+def _linear_backward(
+    node: Node,
+    grad: GraphExpr,
+    output_size: Any,
+    input_size: Any,
+    align_corners: bool,
+    *scales: Any,
+    **named: Any,
+) -> Any:
+    mode = "cubic" if "cubic" in node.target else "linear"
+    attrs = {"mode": mode, "coordinates": _coordinates(align_corners)}
+    given = None if align_corners else _scales(scales, named)
+    return _resize_backward(node, grad, given, attrs)
+
+
+def _resize_backward(node: Node, grad: GraphExpr, scales: Any, attrs: dict[str, Any]) -> Any:
+    """By the operator's own rule; of the input it reads the shape only."""
+    x = node.full(node.shape, 0.0, dtype(grad))
+    given = _scales_of(shape(x), shape(grad), scales)
+    call = op.get("resize")(x, shape=shape(grad), scales=given, **attrs)
+    return node.emit(call.callee.gradients(call.args, call.attrs, dout=grad, out=call)[0])  # type: ignore[arg-type]
 
 
 @converts("aten.grid_sampler_2d.default", "aten.grid_sampler_3d.default")

@@ -131,6 +131,27 @@ def _variance(
     return variance, mean
 
 
+@converts("aten.var.dim", "aten.std.dim")
+def _variance_dim(
+    node: Node, x: GraphExpr, dim: Any, unbiased: bool = True, keepdim: bool = False
+) -> Any:
+    return _variance(node, x, dim, correction=int(unbiased), keepdim=keepdim)
+
+
+@converts("aten._cdist_forward.default")
+def _cdist(node: Node, a: GraphExpr, b: GraphExpr, p: float, compute_mode: int | None) -> Any:
+    left = node.op.unsqueeze(a, axes=(rank(a) - 1,))
+    right = node.op.unsqueeze(b, axes=(rank(b) - 2,))
+    distance = node.op.sub(left, right)
+    if p in (1.0, 2.0):
+        return node.call(f"l{int(p)}_norm", distance, axes=(rank(distance) - 1,))
+    if p == math.inf:
+        return node.op.max(node.op.abs(distance), axes=(rank(distance) - 1,))
+    powers = node.op.pow(node.op.abs(distance), float(p))
+    total = node.op.sum(powers, axes=(rank(distance) - 1,))
+    return node.op.pow(total, 1.0 / p)
+
+
 @converts("aten.logsumexp.default")
 def _logsumexp(node: Node, x: GraphExpr, dim: Any, keepdim: bool = False) -> Any:
     return node.op.logsumexp(
