@@ -6,9 +6,9 @@
     python -m benchmarks.architectures --ways train
 
 Every model is made from a tiny configuration with random weights; its outputs are compared with
-those of PyTorch, and with "train" the gradients of all parameters, dropout aside. "error" is the largest difference of an output, relative to the largest value
-of that output. "in PyTorch" counts the operators that torch.compile leaves to PyTorch, with names;
-`torch.export` has no such way out. Nothing is downloaded.
+those of PyTorch, with "train" the gradients of all parameters (dropout aside). "error" is the
+largest difference in a tensor, relative to its largest value. The last column names the operators
+that torch.compile leaves to PyTorch; `torch.export` has no such way out. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -178,10 +178,11 @@ class HostPlan:
 
     symbols: the symbolic dimensions, each a variable in the shape of some input; the first place
     binds it. symbol_ranges: the smallest and largest legal value of each. symbol_values: what some
-    must be, by position, given the others. Dimensions of outputs are expressions of `symbols` and of `late_symbols`, which steps bind on the way; of those the
-    largest values, expressions of `symbols`. Outputs never overlap inputs, constants, the arena or
-    each other. functions: the plans of the graph functions that are called, by name; their
-    constants are among those of the whole.
+    must be, by position, given the others. Dimensions of outputs are expressions of `symbols` and
+    of `late_symbols`, which steps bind on the way; of those the largest values, expressions of
+    `symbols`. Outputs never overlap inputs, constants, the arena or each other. functions: the
+    plans of the graph functions that are called, by name; their constants are among those of the
+    whole.
     """
 
     name: str

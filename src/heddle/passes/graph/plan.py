@@ -161,10 +161,10 @@ class _Planner:
             report=report,
             late_symbols=self.late,
             functions=self.functions.plans,
-            symbol_values=self._symbol_values(symbols),
+            symbol_values=self._dependent_symbols(symbols),
         )
 
-    def _symbol_values(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
+    def _dependent_symbols(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
         """The attribute "symbol_values" {"m": n + 1} by position; symbols are found by name."""
         given = self.function.attrs.get("symbol_values", {})
         assert isinstance(given, Mapping)
