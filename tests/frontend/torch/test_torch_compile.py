@@ -91,6 +91,37 @@ def test_weights_may_change_between_calls() -> None:
         close(compiled(x), model(x))
 
 
+def test_frozen_weights_may_change_too() -> None:
+    model = Attention().eval()
+    compiled = torch.compile(model, backend="heddle", options={"freeze": True, "strict": True})
+    ids = torch.randint(0, 11, (2, 6))
+    with torch.no_grad():
+        for _ in range(5):  # more often than code is compiled for constants
+            close(compiled(ids), model(ids))
+            close(compiled(ids), model(ids))
+            model.up.weight.mul_(1.5)
+        model.down = nn.Linear(32, 11)
+        close(compiled(ids), model(ids))
+
+
+def test_frozen_graphs_in_parts() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.second(torch.special.i0(self.first(x))), self.first.weight
+
+    model, x = Model().eval(), torch.randn(3, 4)
+    compiled = torch.compile(model, backend="heddle", options={"freeze": True})
+    with torch.no_grad():
+        with pytest.warns(heddle.torch.FallbackWarning):
+            found, weight = compiled(x)
+        close(found, model(x)[0])
+        assert weight.data_ptr() == model.first.weight.data_ptr()
+
+
 @pytest.mark.parametrize(
     "model, inputs, targets",
     [

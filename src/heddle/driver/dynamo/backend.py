@@ -16,6 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.registry import list_backends, register_backend
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from heddle.driver.dynamo.freeze import Frozen
 from heddle.driver.dynamo.partition import compile_graph
 from heddle.driver.pipeline import graph_pipeline
 from heddle.frontend.torch.decompose import dynamo_decompositions
@@ -30,10 +31,13 @@ class Options:
     """What `torch.compile(..., options={...})` may say.
 
     strict: an operator that Heddle has no rule for is an error, not a part that runs in PyTorch.
+    freeze: without gradients, parameters are constants of the code, which is compiled anew when
+        they change. Changes through `.data` go unnoticed.
     target, num_threads, precision, winograd_error: as in `heddle.compile`.
     """
 
     strict: bool = False
+    freeze: bool = False
     target: str = "native"
     num_threads: int | None = None
     precision: str = "float32"
@@ -103,8 +107,11 @@ def backend(
 def _compile(
     graph: fx.GraphModule, _inputs: Sequence[Any], *, options: Options, role: str
 ) -> Callable[..., Any]:
-    run = compile_graph(graph, role=role, strict=options.strict, options=options.for_compile())
-    return make_boxed_func(run)  # type: ignore[no-any-return]
+    compile_one = functools.partial(
+        compile_graph, role=role, strict=options.strict, options=options.for_compile()
+    )
+    frozen = options.freeze and role == "inference"
+    return make_boxed_func(Frozen(graph, compile_one) if frozen else compile_one(graph))  # type: ignore[no-any-return]
 
 
 def register() -> None:

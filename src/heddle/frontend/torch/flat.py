@@ -64,6 +64,8 @@ def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int
     for position, fx_node in enumerate(placeholders):
         example = fx_node.meta.get("val")
         if isinstance(example, torch.Tensor):
+            if not fx_node.users and all(isinstance(dim, int) for dim in example.shape):
+                continue  # nothing depends on it
             try:
                 importer.values[fx_node] = importer.parameter(fx_node.name, example)
                 inputs.append(position)
