@@ -112,11 +112,11 @@ def attention_operands(rewriter: Rewriter, call: Call) -> GraphExpr | None:
         return None
     attrs = {**call.attrs, "scale": call.attrs["scale"] * q.factor * k.factor}  # type: ignore[operator]
     attrs.update({f"{name}_layout": x.layout for name, x in zip(names, (q, k, v), strict=True)})
-    mask = call.args[3] if len(call.args) > 3 else None
+    mask = given = call.args[3] if len(call.args) > 3 else None
     if mask is not None and attrs["mask_layout"] == "NHST":
         mask, attrs["causal"], attrs["mask_layout"] = _read_mask(rewriter, mask, call)
-    same = all(x.value is given for x, given in zip((q, k, v), call.args, strict=False))
-    if same and attrs == dict(call.attrs):
+    same = all(x.value is before for x, before in zip((q, k, v), call.args, strict=False))
+    if same and mask is given and attrs == dict(call.attrs):
         return None
     return op.attention(q.value, k.value, v.value, mask, **attrs)
 
