@@ -189,13 +189,36 @@ def test_all_missing_operators_are_named_with_their_layers() -> None:
     assert "aten.digamma.default at `digamma`" in text
 
 
-def test_what_depends_on_data_is_refused() -> None:
+def test_sizes_that_depend_on_data() -> None:
     class Model(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x[x > 0]
+        def forward(self, x: torch.Tensor, source: torch.Tensor) -> Any:
+            rows = x[x[:, 0] > 0]
+            return (
+                x[x > 0] * 2,
+                rows.sum(0) + rows.shape[0],
+                x[:, x[0] > 0].sum(0),
+                x.nonzero(),
+                torch.masked_select(x, x[0] > 1),
+                x.masked_scatter(x > 0, source),
+            )
 
-    with pytest.raises(ImportFailure, match="depends on data"):
-        from_exported_program(export(Model(), torch.randn(5)))
+    inputs = torch.randn(4, 5), torch.randn(20)
+    exe = heddle.compile(Model(), example_inputs=inputs, cache=False)
+    for scale in (1.0, 3.0, -1.0, 0.0):
+        x = torch.randn(4, 5) * scale
+        for found, expected in zip(exe(x, inputs[1]), Model()(x, inputs[1]), strict=True):
+            assert found.shape == tuple(expected.shape)
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_masks_beside_other_indices_are_refused() -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return x[rows, x[0] > 0]
+
+    program = export(Model(), torch.ones(3, 1), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ImportFailure, match="a mask together with other indices"):
+        from_exported_program(program)
 
 
 def test_updated_buffers_are_refused_or_returned() -> None:

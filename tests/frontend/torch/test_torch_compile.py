@@ -245,6 +245,19 @@ def test_what_depends_on_data_runs_in_pytorch() -> None:
         close(torch.compile(function, backend="heddle")(x), function(x))
 
 
+def test_sizes_that_depend_on_data_in_one_graph() -> None:
+    def function(x: torch.Tensor) -> Any:
+        places = x.nonzero()
+        return (x * 2)[x > 0] + 1, places.shape[0]
+
+    x = torch.randn(20)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = strict(function, fullgraph=True)
+        for _ in range(3):
+            close(compiled(x), function(x))
+            x = torch.randn(20).relu()
+
+
 def test_graph_breaks() -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(x) + 1

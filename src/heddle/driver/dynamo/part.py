@@ -10,6 +10,7 @@ import numpy as np
 import sympy
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 from torch.utils._sympy.printers import PythonPrinter
 
 from heddle.frontend.torch.flat import Program
@@ -58,7 +59,9 @@ def _memory_order(item: Any) -> tuple[int, ...] | None:
     """The order in which the axes of a result lie in memory in PyTorch, outermost first; None for
     the plain order, and for tensors with gaps, which come without them."""
     example = item.meta.get("val") if isinstance(item, fx.Node) else None
-    if not isinstance(example, torch.Tensor) or example.is_contiguous():
+    if not isinstance(example, torch.Tensor) or has_free_unbacked_symbols(example):
+        return None
+    if example.is_contiguous():
         return None
     order = sorted(range(example.dim()), key=lambda axis: -_hint(example.stride(axis)))
     return tuple(order) if example.permute(order).is_contiguous() else None
@@ -82,6 +85,8 @@ def _reader(
         return lambda args, computed: _in_order(computed[what], order)
     if kind == "tensor":
         return lambda args, computed: computed[what]
+    if kind == "item":
+        return lambda args, computed: int(computed[what])
     if kind == "argument":
         return lambda args, computed: args[what]
     if kind == "size":

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 
 from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
 from heddle.frontend.torch.report import Report, Unsupported
@@ -23,7 +24,8 @@ class Program:
     module: None when the graph returns no tensor that has to be computed. inputs: for each
     parameter of the module which argument of the graph it is; sizes are passed as tensors of shape
     (size, 0). results: for each result of the graph what it is: ("tensor", position among those of
-    the module), ("argument", position), ("size", a sympy expression) or ("none", None).
+    the module), ("item", position) for the integer in a tensor, ("argument", position), ("size", a
+    sympy expression) or ("none", None).
     """
 
     module: IRModule | None
@@ -120,10 +122,13 @@ def _result(
     if item in placeholders:
         return "argument", placeholders.index(item)
     example = item.meta.get("val")
+    kind = "tensor"
     if isinstance(example, torch.SymInt):
-        return "size", example.node.expr
+        if not has_free_unbacked_symbols(example):
+            return "size", example.node.expr
+        kind = "item"
     found = importer.output(value, item.name)
     if found is None:
         return "none", None
     computed.append(found)
-    return "tensor", len(computed) - 1
+    return kind, len(computed) - 1

@@ -186,10 +186,14 @@ class Importer:
             raise Unsupported(f"`{fx_node.target}` is a {type(found).__name__}, no tensor")
         return self.constant(found)
 
+    def note_size(self, symbol: Symbol, value: GraphExpr) -> None:
+        """Remember the scalar that a symbol is bound to at run time."""
+        self._sizes[symbol] = value
+
     def size_tensor(self, node: Node, value: Expr) -> GraphExpr:
         """An expression of dimensions as an int64 scalar of the graph, made once."""
         if value not in self._sizes:
-            self._sizes[value] = size_tensor(node, value, self.builder.params)
+            self._sizes[value] = size_tensor(node, value, self.builder.params, self._sizes)
         return self._sizes[value]
 
     # -- the result --------------------------------------------------------------------------

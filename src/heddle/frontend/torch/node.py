@@ -15,10 +15,11 @@ from heddle import op
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Dim
 from heddle.frontend.torch.tensors import dtype_of, torch_dtype
-from heddle.graph import Call, Constant, GraphExpr, TupleGetItem
+from heddle.graph import BindDim, Call, Constant, GraphExpr, TupleGetItem
 from heddle.graph.dims import same_dim, show_type
 from heddle.ir import DType, TensorType, TupleType
 from heddle.ir.expr import Expr, as_expr, as_int
+from heddle.ir.expr import Var as Symbol
 from heddle.op.common import plain_dims
 from heddle.support import InternalError, Span
 
@@ -149,6 +150,16 @@ class Node:
     def zeros_like(self, value: GraphExpr) -> GraphExpr:
         """Zeros of the shape and dtype of `value`."""
         return self.full(shape(value), 0, dtype(value))
+
+    def bind_dim(self, count: GraphExpr, bound: Expr | int, size: Any) -> Dim:
+        """A dimension whose size is the int64 scalar `count`, at most `bound`; torch calls it
+        `size`."""
+        if isinstance(count, Constant):
+            return int(count.data)
+        symbol = Symbol(f"{self.label}_size")
+        self.importer.note_size(symbol, self.emit(BindDim(count, as_expr(bound), symbol)))
+        self.importer.symbols.define(size, symbol)
+        return symbol
 
     # -- emitting ----------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,8 +26,13 @@ _OPERATORS: Final[dict[type[e.Expr], str]] = {
 }
 
 
-def size_tensor(node: Node, value: e.Expr, params: Sequence[Var]) -> GraphExpr:
-    """An expression of dimensions as an int64 scalar of the graph."""
+def size_tensor(
+    node: Node, value: e.Expr, params: Sequence[Var], known_sizes: Mapping[e.Expr, GraphExpr]
+) -> GraphExpr:
+    """An expression of dimensions as an int64 scalar of the graph. `known_sizes` has those that are
+    bound at run time."""
+    if value in known_sizes:
+        return known_sizes[value]
     known = e.as_int(value)
     if known is not None:
         return Constant(np.asarray(known, np.int64))
@@ -35,7 +40,7 @@ def size_tensor(node: Node, value: e.Expr, params: Sequence[Var]) -> GraphExpr:
         return _dimension(node, value, params)
     if not isinstance(value, e.BinaryExpr):
         raise Unsupported("a computed size is used as data")
-    a, b = (size_tensor(node, part, params) for part in (value.a, value.b))
+    a, b = (size_tensor(node, part, params, known_sizes) for part in (value.a, value.b))
     if isinstance(value, e.FloorDiv):  # div truncates: (a - a mod b) / b floors
         return node.op.div(node.op.sub(a, node.op.floor_mod(a, b)), b)  # type: ignore[no-any-return]
     name = _OPERATORS.get(type(value))

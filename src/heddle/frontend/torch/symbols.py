@@ -147,6 +147,11 @@ class Symbols:
         self._wholes[str(expression)] = derived
         return derived if slope == 1 else self.of_sympy(expression)
 
+    def define(self, size: Any, value: e.Expr) -> None:
+        """Let a size that depends on data ("u0") be `value`, a symbol bound at run time."""
+        if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
+            self._vars[size.node.expr.name] = value
+
     def axis(self, value: Any, name: str) -> Dim:
         """What a parameter declares for the dimension that `bind` gives: the same where that is a
         number or a symbol, else a symbol for its size."""

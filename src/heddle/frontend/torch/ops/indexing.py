@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from heddle.frontend.torch.node import Node, dtype, normal_axis, rank, same_shape, shape
 from heddle.frontend.torch.ops.views import cut, first_of, transposed
@@ -56,6 +57,9 @@ def _gather(
 
 @converts("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def _index_tensor(node: Node, x: GraphExpr, indices: list[GraphExpr | None]) -> Any:
+    masks = [index for index in indices if index is not None and dtype(index).is_bool]
+    if masks:
+        return _picked_by_mask(node, x, indices, masks)
     given = _expanded(node, indices)
     axes = [axis for axis, index in enumerate(given) if index is not None]
     found = [index for index in given if index is not None]
@@ -64,6 +68,48 @@ def _index_tensor(node: Node, x: GraphExpr, indices: list[GraphExpr | None]) -> 
     moved, index = _in_front(node, x, axes, found)
     picked = node.op.gather_nd(moved, index)
     return transposed(node, picked, _home(axes, rank(index) - 1, rank(picked)))
+
+
+def _positions(node: Node, mask: GraphExpr, size: Any) -> tuple[GraphExpr, Any]:
+    """Where a mask holds, a column for each place, and how many there are."""
+    room: Any = 1
+    for dim in shape(mask):
+        room = room * dim
+    found, count = node.op.nonzero(mask)
+    number = node.bind_dim(count, room, size)
+    return node.op.prefix(found, shape=(rank(mask), number)), number
+
+
+def _picked_by_mask(
+    node: Node, x: GraphExpr, indices: list[GraphExpr | None], masks: list[GraphExpr]
+) -> GraphExpr:
+    """x[..., mask, ...]: what the mask picks lies along one axis in place of the mask's."""
+    if len(masks) != 1 or sum(index is not None for index in indices) != 1:
+        raise Unsupported("indexing by a mask together with other indices")
+    mask = masks[0]
+    at = next(axis for axis, index in enumerate(indices) if index is not None)
+    if not rank(mask):
+        raise Unsupported("indexing by a truth value")
+    places, _ = _positions(node, mask, node.result.shape[at])
+    taken = list(range(at, at + rank(mask)))
+    moved = transposed(node, x, [*taken, *(axis for axis in range(rank(x)) if axis not in taken)])
+    picked = node.op.gather_nd(moved, node.op.transpose(places, permutation=(1, 0)))
+    order = [*range(1, at + 1), 0, *range(at + 1, rank(picked))]
+    return transposed(node, picked, order)
+
+
+@converts("aten.nonzero.default")
+def _nonzero(node: Node, x: GraphExpr) -> Any:
+    places, _ = _positions(node, node.cast(x, "bool"), node.result.shape[0])
+    return node.op.transpose(places, permutation=(1, 0))
+
+
+@converts("aten.masked_select.default")
+def _masked_select(node: Node, x: GraphExpr, mask: GraphExpr) -> Any:
+    room = node.importer.symbols.shape(torch.broadcast_shapes(*(o.shape for o in node.operands)))
+    spread = node.expand(x, room)
+    places, _ = _positions(node, node.expand(mask, room), node.result.shape[0])
+    return node.op.gather_nd(spread, node.op.transpose(places, permutation=(1, 0)))
 
 
 def _expanded(node: Node, indices: list[GraphExpr | None]) -> list[GraphExpr | None]:
@@ -149,9 +195,15 @@ def _put_where(
     return node.op.where(wide, node.reshape(node.cast(values, dtype(x)), ()), x)
 
 
-@converts("aten.masked_scatter.default", "aten.nonzero.default", "aten.masked_select.default")
-def _depends_on_data(node: Node, *_args: Any, **_kwargs: Any) -> Any:
-    raise Unsupported("what it does where depends on data")
+@converts("aten.masked_scatter.default")
+def _masked_scatter(node: Node, x: GraphExpr, mask: GraphExpr, source: GraphExpr) -> Any:
+    """The elements of `source`, one after the other, go where the mask holds."""
+    holds = node.op.reshape(node.expand(mask, shape(x)), shape=(-1,))
+    order = node.op.cumsum(node.cast(holds, "int64"), axis=0)
+    flat = node.op.reshape(node.cast(source, dtype(x)), shape=(-1,))
+    taken = node.op.gather(flat, node.op.sub(order, 1), axis=0)
+    kept = node.op.reshape(x, shape=(-1,))
+    return node.reshape(node.op.where(holds, taken, kept), shape(x))
 
 
 # -- scatter ---------------------------------------------------------------------------------
