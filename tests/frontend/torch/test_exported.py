@@ -211,6 +211,36 @@ def test_sizes_that_depend_on_data() -> None:
             np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_conditions() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+            def then(x: torch.Tensor, y: torch.Tensor) -> Any:
+                return self.first(x).relu(), y + x.shape[0]
+
+            def otherwise(x: torch.Tensor, y: torch.Tensor) -> Any:
+                return self.second(x), y.clone()
+
+            a, b = torch.cond(x.sum() > 0, then, otherwise, (x, y))
+            return a + 1, b * x.shape[0]
+
+    model, inputs = Model(), (torch.ones(4, 3), torch.randn(4))
+    batch = Dim("batch", min=2, max=9)
+    exe = heddle.compile(
+        model,
+        example_inputs=inputs,
+        dynamic_shapes=({0: batch}, {0: batch}),
+        cache=False,
+    )
+    for count, sign in ((4, 1), (4, -1), (7, -1), (2, 1)):
+        x, y = torch.rand(count, 3) * sign, torch.randn(count)
+        for found, expected in zip(exe(x, y), model(x, y), strict=True):
+            np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=1e-5)
+
+
 def test_masks_beside_other_indices_are_refused() -> None:
     class Model(nn.Module):
         def forward(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import fx
 
 from heddle import op
 from heddle.frontend.torch import ops  # declares the converters
+from heddle.frontend.torch.control import convert_cond
 from heddle.frontend.torch.labels import layer_of, name_of, span_of
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.registry import find_converter
@@ -38,6 +39,9 @@ _ASSERTIONS: Final = frozenset(
         "aten.sym_constrain_range_for_size.default",
     )
 )
+
+
+_COND: Final = torch.ops.higher_order.cond
 
 
 class Poison:
@@ -149,7 +153,7 @@ class Importer:
             return found
         if isinstance(result, (torch.SymBool, torch.SymFloat)):
             return result  # of use to assertions only; a converter that reads it refuses
-        converter = find_converter(target)
+        converter = self._cond if fx_node.target is _COND else find_converter(target)
         if converter is None:
             raise Unsupported("Heddle has no rule for this operator")
         self._count += 1
@@ -171,6 +175,23 @@ class Importer:
                 raise
             raise UserError(f"{label} ({target}): {error.message}", span=node.span) from None
 
+    def _cond(self, node: Node, *args: Any) -> Any:
+        return convert_cond(node, self._run_graph, *args)
+
+    def _run_graph(self, graph: fx.GraphModule, operands: Sequence[Any]) -> list[Any]:
+        """The results of a graph inside a node, for its operands."""
+        trouble, sizes = len(self.unsupported), dict(self._sizes)
+        placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        self.values.update(zip(placeholders, operands, strict=True))
+        for fx_node in graph.graph.nodes:
+            if fx_node.op in ("call_function", "get_attr"):
+                self.run_node(fx_node, graph)
+        self._sizes = sizes  # what was computed inside is not to be had outside
+        if len(self.unsupported) > trouble:
+            raise Unsupported("it needs what cannot be imported")
+        output = next(n for n in graph.graph.nodes if n.op == "output")
+        return list(fx.map_arg(output.args[0], lambda item: self.values[item]))
+
     def arguments(self, fx_node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with values in place of nodes."""
         return (
@@ -182,6 +203,8 @@ class Importer:
         found: Any = graph
         for part in str(fx_node.target).split("."):
             found = getattr(found, part)
+        if isinstance(found, fx.GraphModule):
+            return found  # a branch
         if not isinstance(found, torch.Tensor):
             raise Unsupported(f"`{fx_node.target}` is a {type(found).__name__}, no tensor")
         return self.constant(found)
