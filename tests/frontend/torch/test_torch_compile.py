@@ -268,6 +268,16 @@ def test_graph_breaks() -> None:
     close(torch.compile(function, backend="heddle")(x), function(x))
 
 
+def test_conditions() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda y: y.relu() + 1, lambda y: -y, (x,)) * 2
+
+    compiled = strict(function)
+    with torch.no_grad():
+        for x in (torch.ones(3), -torch.ones(3)):
+            close(compiled(x), function(x))
+
+
 def test_inputs_written_to() -> None:
     def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         x.add_(y)

@@ -78,6 +78,8 @@ class Importer:
         """
         if example.layout is not torch.strided:
             raise Unsupported(f"a tensor of layout {example.layout}")
+        if example.device.type != "cpu":
+            raise Unsupported(f"a tensor on the device `{example.device}`")
         kind = dtype_of(example.dtype)
         dims = [self.symbols.bind(dim) for dim in example.shape]
         free = [self.symbols.axis(dim, f"{name}_{at}") for at, dim in enumerate(example.shape)]
