@@ -55,6 +55,13 @@ static int32_t run_checked(hd_call *call, struct hd_profile *profile) {
                         .profile = profile};
   if (find_constants(&context.constants) != 0) return -1;
   const int64_t size = MODEL->arena_size ? MODEL->arena_size(call->symbols) : 0;
+  if (size < 0) {
+    const int64_t symbol = -1 - size;
+    hd_set_error("%s: input `%s`: a dimension is %lld, which does not fit those of other inputs",
+                 MODEL->name, MODEL->inputs[call->bound_by[symbol]].name,
+                 (long long)call->symbols[symbol]);
+    return -1;
+  }
   if (size > 0) {
     context.arena = hd_arena_acquire(size, MODEL->arena_alignment);
     if (!context.arena) return -1;

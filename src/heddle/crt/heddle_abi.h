@@ -56,6 +56,7 @@ typedef struct hd_model {
   const char *const *kernel_names;
   int64_t constants_size;
   int64_t arena_alignment; /* a power of two, 64 or more */
+  /* Bytes; negative, -1 - k, when symbol k does not have the value that the others ask for. */
   int64_t (*arena_size)(const int64_t *symbols);
   /* Writes the dimensions of all outputs, one after another: the largest that they may have where
    * they depend on late symbols. */

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,8 @@ from heddle.target import Target, parse
 
 GeneratedCode: TypeAlias = tuple[IRModule, HostPlan, dict[str, CompiledKernel]]
 Model: TypeAlias = Any
-"""A path of an ONNX file, an `onnx.ModelProto`, or an `IRModule` with a graph function `main`."""
+"""A path of an ONNX file, an `onnx.ModelProto`, a `torch.nn.Module` or `ExportedProgram`, or an
+`IRModule` with a graph function `main`."""
 
 
 def compile(
@@ -46,10 +48,13 @@ def compile(
     report: CompileReport | None = None,
     passes: Sequence[Insertion] = (),
     validate: str | ValueValidator | None = None,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
 ) -> Executable:
     """Compile a model for `target` and load it.
 
-    model: the path of an ONNX file, an `onnx.ModelProto`, or an `IRModule`.
+    model: the path of an ONNX file, an `onnx.ModelProto`, a `torch.nn.Module`, a
+        `torch.export.ExportedProgram`, or an `IRModule`.
     target: "native", or e.g. "llvm -mcpu=haswell"; see `heddle targets`.
     name: the name of the model, and the prefix of its C functions; the file's name by default.
     shapes: dimensions of inputs by name, where the file leaves them open or they should differ.
@@ -61,6 +66,9 @@ def compile(
         of fewer multiplications (see docs/design/winograd.md); 0: direct convolutions only.
     cache: whether to look for, and keep, the result in the cache directory.
     report: filled with what the compilation did.
+    example_inputs: what a `torch.nn.Module` is exported with: a tuple of arguments, or a dictionary
+        of keyword arguments.
+    dynamic_shapes: its dimensions that stay open, as `torch.export.export` takes them.
     passes: of your own, as in [("after", "canonicalise", my_pass)]: a function from `IRModule` to
         `IRModule`, "before", "after" or instead of ("replace") a pass of the pipeline.
     validate: "values" runs the module in the reference interpreter before and after each pass and
@@ -76,6 +84,9 @@ def compile(
     report = report if report is not None else CompileReport()
     device = _device(target, num_threads)
     graph = graph_pipeline(device, precision=precision, winograd_error=winograd_error)
+    if _is_torch(model) or example_inputs is not None or dynamic_shapes is not None:
+        with report.stage("import"):  # what it computes is its identity, so that comes first
+            model = _import_torch(model, name, shapes, example_inputs, dynamic_shapes)
     if not cache or passes or validate is not None:
         run = with_passes(graph, passes).run
         watch = _validators(validate)
@@ -137,8 +148,12 @@ def import_model(
     *,
     name: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
 ) -> IRModule:
     """The `IRModule` of a model. Raises `UserError` for what is no model."""
+    if _is_torch(model) or example_inputs is not None or dynamic_shapes is not None:
+        return _import_torch(model, name, shapes, example_inputs, dynamic_shapes)
     if isinstance(model, IRModule):
         if "main" not in model:
             raise UserError("the module has no graph function `main` to compile")
@@ -150,6 +165,31 @@ def import_model(
             raise
         raise UserError("ONNX models need the package onnx: pip install 'heddle[onnx]'") from error
     return from_onnx(model, name=name, shapes=shapes)
+
+
+def _is_torch(model: Model) -> bool:
+    """Whether a model is of PyTorch, which is not imported to find out."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    return isinstance(model, torch.nn.Module) or type(model).__name__ == "ExportedProgram"
+
+
+def _import_torch(
+    model: Model, name: str | None, shapes: Any, example_inputs: Any, dynamic_shapes: Any
+) -> IRModule:
+    kind = type(model).__name__
+    if not _is_torch(model):
+        raise UserError(f"example_inputs and dynamic_shapes are for a torch.nn.Module, got {kind}")
+    if shapes is not None:
+        raise UserError(f"{kind}: shapes is for ONNX models; use dynamic_shapes")
+    from heddle.frontend.torch import from_exported_program, from_module  # needs the extra `torch`
+
+    if kind != "ExportedProgram":
+        return from_module(model, example_inputs, dynamic_shapes=dynamic_shapes, name=name)
+    if example_inputs is not None or dynamic_shapes is not None:
+        raise UserError("an ExportedProgram has its inputs already: pass no example_inputs")
+    return from_exported_program(model, name=name or "main")
 
 
 def _device(target: str | Target, num_threads: int | None) -> Target:
@@ -177,7 +217,10 @@ def _key(
     if hasattr(model, "SerializeToString"):
         return content_key(model.SerializeToString(), *options)
     kind = type(model).__name__
-    raise UserError(f"expected the path of an ONNX file, a ModelProto or an IRModule, got {kind}")
+    raise UserError(
+        "expected the path of an ONNX file, a ModelProto, a torch.nn.Module or an IRModule, "
+        f"got {kind}"
+    )
 
 
 def _external_files(path: Path) -> list[tuple[str, int, int]]:

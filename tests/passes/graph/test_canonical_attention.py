@@ -135,6 +135,35 @@ def test_a_zero_mask_is_none() -> None:
     check_values(before, after)
 
 
+def torch_attention(q: GraphExpr, k: GraphExpr, v: GraphExpr, mask: GraphExpr) -> GraphExpr:
+    """As the PyTorch importer has it: rows that are masked whole are zero."""
+    keep = op.greater(mask, F(0))
+    mixed = op.attention(heads_of(q), heads_of(k), heads_of(v), keep, scale=SCALE)
+    mixed = op.where(op.any(keep, axes=(3,), keepdims=True), mixed, F(0))
+    return op.reshape(op.transpose(mixed, permutation=(0, 2, 1, 3)), shape=ROWS)
+
+
+def test_layouts_go_into_the_operator() -> None:
+    before = build(torch_attention, ROWS, ROWS, ROWS, (N, 1, S, S))
+    after = canonicalise(before)
+    call = attention_of(after)
+    assert [call.attrs[f"{name}_layout"] for name in ("q", "k", "v", "out")] == ["NSHD"] * 4
+    assert call.attrs["mask_layout"] == "NHTS"
+    check_values(before, after)
+
+
+@pytest.mark.parametrize(
+    "mask, causal",
+    [(np.ones((1, 1, S, S), bool), False), (np.tril(np.ones((1, 1, S, S), bool)), True)],
+)
+def test_constant_masks_are_read(mask: np.ndarray, causal: bool) -> None:
+    before = build(lambda q, k, v: op.attention(q, k, v, mask, scale=SCALE), *(HEADS,) * 3)
+    call = attention_of(canonicalise(before))
+    assert len(call.args) == 3
+    assert call.attrs["causal"] == causal
+    check_values(before, canonicalise(before))
+
+
 def scale_after_mask(q: GraphExpr, k: GraphExpr, v: GraphExpr) -> GraphExpr:
     return attend(op.mul(op.add(product(q, k), weights(1, 1, S, S)), SCALE), v)
 

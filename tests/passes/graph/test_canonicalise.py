@@ -75,6 +75,7 @@ def test_patterns(body: Callable[[GraphExpr], GraphExpr], expected: list[str]) -
 ALGEBRA = [
     ("identity", lambda x: op.identity(op.relu(x)), ["relu"]),
     ("times one", lambda x: op.relu(op.mul(F(1), x)), ["relu"]),
+    ("a choice that is made", lambda x: op.where(np.asarray(True), op.relu(x), F(0)), ["relu"]),
     ("float plus zero stays", lambda x: op.add(x, F(0)), ["add"]),
     ("chain of products", lambda x: op.mul(op.mul(x, F(3)), F(0.7)), ["mul"]),
     ("chain of sums", lambda x: op.add(F(2), op.add(x, F(0.3))), ["add"]),
@@ -113,6 +114,13 @@ def test_algebra(body: Callable[[GraphExpr], GraphExpr], expected: list[str]) ->
     before = build(lambda x: body(x), (2, 3, 8))
     after = canonicalise(before)
     assert ops_of(after) == expected
+    check_values(before, after)
+
+
+def test_product_with_a_transposed_matrix() -> None:
+    before = build(lambda x, w: op.matmul(x, op.transpose(w)), (2, 3, 8), (5, 8))
+    after = canonicalise(before)
+    assert ops_of(after) == ["matmul"]
     check_values(before, after)
 
 

@@ -187,6 +187,14 @@ def test_matrix_products(columns: int, transposed: bool) -> None:
     check_values(before, after)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 6), (1, 6)])
+def test_a_matrix_that_lies_across_is_packed_at_run_time(shape: tuple[int, ...]) -> None:
+    before = build(lambda x, w: op.matmul(x, w, transpose_b=True), shape, (19, 6))
+    after = SMALL(before)
+    assert ops_of(after) == ["pack_panels", "packed_matmul"]
+    check_values(before, after)
+
+
 def test_repeating_to_a_shape_is_in_the_plain_layout() -> None:
     """The shape is an attribute, which blocks would not match."""
 

@@ -65,7 +65,11 @@ def _arena_size(module: ModuleBuilder, plan: HostPlan) -> None:
     b = FunctionBuilder(module)
     emitter = ExpressionEmitter(b)
     load_symbols(b, emitter, plan, "%symbols")
-    b.void(f"ret i64 {emitter.value(plan.arena_size)}")
+    size = emitter.value(plan.arena_size)
+    for place, expected in plan.symbol_values:  # a negative size says which symbol does not fit
+        same = b.op(f"icmp eq i64 {emitter.value(plan.symbols[place])}, {emitter.value(expected)}")
+        size = b.op(f"select i1 {same}, i64 {size}, i64 {-1 - place}")
+    b.void(f"ret i64 {size}")
     module.functions.append(
         f"define internal i64 @arena_size(ptr %symbols) nounwind {{\n{b.body()}\n}}"
     )

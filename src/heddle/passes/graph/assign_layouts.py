@@ -487,20 +487,29 @@ def _matrix_product(work: _Assignment, binding: Binding, call: Call) -> bool:
     kind = tensor_type(x)
     if call.attrs.get("out_dtype") is not None:
         return _dot_product(work, binding, call)
-    if not isinstance(weight, Constant) or weight.data.ndim != 2 or kind is None or kind.ndim < 2:
+    right = tensor_type(weight)
+    if kind is None or kind.ndim < 2 or right is None or right.static_shape is None:
         return False
-    if call.attrs.get("transpose_a"):
+    if call.attrs.get("transpose_a") or right.ndim != 2 or right.dtype.kind != "float":
         return False
-    if weight.data.dtype.kind != "f":
+    transposed = bool(call.attrs.get("transpose_b"))
+    # What is known at run time only is packed then where it lies across: the rows of the product
+    # would be gathered for each of them otherwise.
+    if not isinstance(weight, Constant) and not transposed:
         return False
-    matrix = weight.data.T if call.attrs.get("transpose_b") else weight.data
-    depth, columns = matrix.shape
+    columns, depth = right.static_shape if transposed else right.static_shape[::-1]
     rows: int | None = 1
     for dim in kind.shape[:-1]:
         size = as_int(dim)
         rows = None if rows is None or size is None else rows * size
     width = work.options.panel_width(rows, columns, depth)
-    packed = Constant(packing.pack_panels(matrix, width))
+    packed: GraphExpr
+    if isinstance(weight, Constant):
+        matrix = weight.data.T if transposed else weight.data
+        packed = Constant(packing.pack_panels(matrix, width))
+    else:
+        panels = op.pack_panels(work.to_plain(weight), width=width, transposed=True)
+        packed = work.emit(panels, name="packed")
     data = work.to_plain(x)
     value = op.packed_matmul(data, packed, n=columns).replace(span=call.span)
     work.alias_new(binding.var, work.emit(value, like=binding.var))

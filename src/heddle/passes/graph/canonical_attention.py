@@ -99,6 +99,76 @@ def attention_layout(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     return op.attention(*made.args, **attrs)
 
 
+@RULES.add("attention")
+def attention_operands(rewriter: Rewriter, call: Call) -> GraphExpr | None:
+    """attention(transpose(q), k, v)  ->  attention(q, k, v) that reads the other layout"""
+    names = ("q", "k", "v")
+    layouts = [str(call.attrs[f"{name}_layout"]) for name in names]
+    q, k, v = (
+        _operand(rewriter, value, layout)
+        for value, layout in zip(call.args[:3], layouts, strict=True)
+    )
+    if v.factor != 1.0:
+        return None
+    attrs = {**call.attrs, "scale": call.attrs["scale"] * q.factor * k.factor}  # type: ignore[operator]
+    attrs.update({f"{name}_layout": x.layout for name, x in zip(names, (q, k, v), strict=True)})
+    mask = given = call.args[3] if len(call.args) > 3 else None
+    if mask is not None and attrs["mask_layout"] == "NHST":
+        mask, attrs["causal"], attrs["mask_layout"] = _read_mask(rewriter, mask, call)
+    same = all(x.value is before for x, before in zip((q, k, v), call.args, strict=False))
+    if same and mask is given and attrs == dict(call.attrs):
+        return None
+    return op.attention(q.value, k.value, v.value, mask, **attrs)
+
+
+def _read_mask(
+    rewriter: Rewriter, mask: GraphExpr, call: Call
+) -> tuple[GraphExpr | None, bool, str]:
+    """The mask of an attention, whether the call is causal, and the layout of the mask."""
+    causal = bool(call.attrs["causal"])
+    queries, keys = (
+        shape_of(call.args[at])[str(call.attrs[f"{name}_layout"]).index("S")]
+        for at, name in enumerate("qk")
+    )
+    if isinstance(mask, Constant) and mask.data.dtype == bool and mask.data.all():
+        return None, causal, "NHST"
+    if not causal and isinstance(mask, Constant) and _is_causal(mask.data, (queries, keys)):
+        return None, True, "NHST"
+    if any(as_int(dim) == 1 for dim in shape_of(mask)[2:]):
+        return mask, causal, "NHST"
+    turned = rewriter.simplify(op.transpose(mask, permutation=(0, 1, 3, 2)))
+    return rewriter.emit(turned, name="mask"), causal, "NHTS"
+
+
+@RULES.add("where")
+def always(rewriter: Rewriter, call: Call) -> GraphExpr | None:
+    """where(True, a, b)  ->  a"""
+    condition, chosen, _ = call.args
+    if not isinstance(condition, Constant) or not condition.data.all():
+        return None
+    kind = tensor_type(call)
+    if kind is None or not same_shape(shape_of(chosen), kind.shape):
+        return None
+    return chosen
+
+
+@RULES.add("transpose")
+def transposed_choice(rewriter: Rewriter, call: Call) -> GraphExpr | None:
+    """transpose(where(c, attention(...), 0))  ->  where(transpose(c), transpose(attention), 0)"""
+    made = rewriter.defining_call(call.args[0], "where")
+    if made is None or rewriter.defining_call(made.args[1], "attention") is None:
+        return None
+    condition, chosen, other = made.args
+    order = _permutation(call)
+    if len(shape_of(condition)) != len(order) or len(shape_of(other)) != 0:
+        return None
+    turned = rewriter.simplify(op.transpose(condition, permutation=order))
+    moved = rewriter.simplify(op.transpose(chosen, permutation=order))
+    return op.where(
+        rewriter.emit(turned, name="kept"), rewriter.emit(moved, name="attention"), other
+    )
+
+
 def _permutation(call: Call) -> tuple[int, ...]:
     return call.attrs["permutation"]  # type: ignore[return-value]
 

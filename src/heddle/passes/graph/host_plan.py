@@ -177,11 +177,12 @@ class HostPlan:
     """A model, ready for code generation.
 
     symbols: the symbolic dimensions, each a variable in the shape of some input; the first place
-    binds it. symbol_ranges: the smallest and largest legal value of each. Dimensions of outputs
-    are expressions of `symbols` and of `late_symbols`, which steps bind on the way; of those the
-    largest values, expressions of `symbols`. Outputs never overlap inputs, constants, the arena or
-    each other. functions: the plans of the graph functions that are called, by name; their
-    constants are among those of the whole.
+    binds it. symbol_ranges: the smallest and largest legal value of each. symbol_values: what some
+    must be, by position, given the others. Dimensions of outputs are expressions of `symbols` and
+    of `late_symbols`, which steps bind on the way; of those the largest values, expressions of
+    `symbols`. Outputs never overlap inputs, constants, the arena or each other. functions: the
+    plans of the graph functions that are called, by name; their constants are among those of the
+    whole.
     """
 
     name: str
@@ -196,6 +197,7 @@ class HostPlan:
     report: MemoryReport = field(default=MemoryReport(0, 0, 0))
     late_symbols: Mapping[Var, Expr] = field(default_factory=dict)
     functions: Mapping[str, HostPlan] = field(default_factory=dict)
+    symbol_values: tuple[tuple[int, Expr], ...] = ()
 
     @property
     def calls(self) -> tuple[KernelCall, ...]:

@@ -41,7 +41,7 @@ from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
 from heddle.ir.types import TensorType, TupleType, Type
-from heddle.ir.walk import substitute
+from heddle.ir.walk import free_vars, substitute
 from heddle.passes.graph.anf import atoms_of, free_symbols
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.host_plan import (
@@ -161,7 +161,20 @@ class _Planner:
             report=report,
             late_symbols=self.late,
             functions=self.functions.plans,
+            symbol_values=self._dependent_symbols(symbols),
         )
+
+    def _dependent_symbols(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
+        """The attribute "symbol_values" {"m": n + 1} by position; symbols are found by name."""
+        given = self.function.attrs.get("symbol_values", {})
+        assert isinstance(given, Mapping)
+        by_name = {symbol.name: (place, symbol) for place, symbol in enumerate(symbols)}
+        found = []
+        for name, value in given.items():
+            used = {var: by_name[var.name][1] for var in free_vars(value) if var.name in by_name}
+            if name in by_name and len(used) == len(set(free_vars(value))):
+                found.append((by_name[name][0], substitute(value, used)))
+        return tuple(found)
 
     # -- interface ---------------------------------------------------------------------------
 

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`from_graph`: a flat graph of ATen operators, as AOTAutograd makes them, as an `IRModule`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
+
+from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
+from heddle.frontend.torch.report import Report, Unsupported
+from heddle.graph import GraphExpr
+from heddle.ir import IRModule
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An imported graph.
+
+    module: None when the graph returns no tensor that has to be computed. inputs: for each
+    parameter of the module which argument of the graph it is; sizes are passed as tensors of shape
+    (size, 0). results: for each result of the graph what it is: ("tensor", position among those of
+    the module), ("item", position) for the integer in a tensor, ("argument", position), ("size", a
+    sympy expression) or ("none", None).
+    """
+
+    module: IRModule | None
+    inputs: tuple[int, ...]
+    results: tuple[tuple[str, Any], ...]
+    report: Report
+    unsupported: dict[fx.Node, Unsupported]
+
+
+def from_graph(graph: fx.GraphModule, *, name: str = "main", survey: bool = False) -> Program:
+    """Import a graph whose nodes carry fake tensors (`meta["val"]`).
+
+    survey: only find the nodes that cannot be imported; `Program.unsupported` has them all.
+    Raises `ImportFailure` when there are any and it is no survey.
+    """
+    importer = Importer(name, survey=survey)
+    placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    inputs = _add_inputs(placeholders, importer)
+    for fx_node in graph.graph.nodes:
+        if fx_node.op in ("call_function", "get_attr"):
+            importer.run_node(fx_node, graph)
+    if survey:
+        return Program(None, (), (), importer.report, importer.unsupported)
+    computed, results = _results(graph, placeholders, importer)
+    importer.report.raise_if_any(name)
+    module = None
+    if computed:
+        names = tuple(f"output_{position}" for position in range(len(computed)))
+        module = IRModule({"main": importer.finish(computed, {"output_names": names})})
+    return Program(module, tuple(inputs), tuple(results), importer.report, {})
+
+
+def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int]:
+    """Declare the parameters; the argument of each."""
+    bind_bare_symbols(importer.symbols, placeholders)
+    inputs = []
+    sizes = []
+    for position, fx_node in enumerate(placeholders):
+        example = fx_node.meta.get("val")
+        if isinstance(example, torch.Tensor):
+            if not fx_node.users and all(isinstance(dim, int) for dim in example.shape):
+                continue  # nothing depends on it
+            try:
+                importer.values[fx_node] = importer.parameter(fx_node.name, example)
+                inputs.append(position)
+            except Unsupported as problem:
+                _refuse(importer, fx_node, problem)
+        elif isinstance(example, torch.SymInt):
+            sizes.append((position, fx_node, example))
+        elif isinstance(example, (int, float, bool)) or example is None:
+            importer.values[fx_node] = example
+        else:
+            _refuse(importer, fx_node, Unsupported(f"an input that is a {type(example).__name__}"))
+    for position, fx_node, example in sizes:
+        if not importer.symbols.knows(example):
+            importer.size_parameter(fx_node.name, example)
+            inputs.append(position)
+        importer.values[fx_node] = importer.symbols.dim(example)
+    return inputs
+
+
+def _refuse(importer: Importer, fx_node: fx.Node, problem: Unsupported) -> None:
+    """An input that Heddle cannot take makes those that read it unsupported."""
+    importer.values[fx_node] = Poison()
+    for user in fx_node.users:
+        if user.op != "output":
+            importer.unsupported.setdefault(user, problem)
+            importer.report.add("input", fx_node.name, problem)
+
+
+def _results(
+    graph: fx.GraphModule, placeholders: Sequence[fx.Node], importer: Importer
+) -> tuple[list[GraphExpr], list[tuple[str, Any]]]:
+    output = next(n for n in graph.graph.nodes if n.op == "output")
+    given = output.args[0]
+    returned = list(given) if isinstance(given, (tuple, list)) else [given]
+    computed: list[GraphExpr] = []
+    results: list[tuple[str, Any]] = []
+    seen: dict[fx.Node, tuple[str, Any]] = {}
+    for item in returned:
+        if not isinstance(item, fx.Node):
+            results.append(("none", None) if item is None else ("size", item))
+            continue
+        if item not in seen:
+            seen[item] = _result(item, placeholders, importer, computed)
+        results.append(seen[item])
+    return computed, results
+
+
+def _result(
+    item: fx.Node, placeholders: Sequence[fx.Node], importer: Importer, computed: list[GraphExpr]
+) -> tuple[str, Any]:
+    value = importer.values[item]
+    if item in placeholders:
+        return "argument", placeholders.index(item)
+    example = item.meta.get("val")
+    kind = "tensor"
+    if isinstance(example, torch.SymInt):
+        if not has_free_unbacked_symbols(example):
+            return "size", example.node.expr
+        kind = "item"
+    found = importer.output(value, item.name)
+    if found is None:
+        return "none", None
+    computed.append(found)
+    return kind, len(computed) - 1
