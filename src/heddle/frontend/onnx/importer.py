@@ -215,6 +215,9 @@ class Importer:
             if isinstance(given, str) or not isinstance(given, Sequence):
                 raise UserError(f"shapes: `{name}` is a sequence, expected a list of shapes")
             inner = type_.sequence_type.elem_type
+            taken = {value.name for value in self.model.graph.input}
+            if any(f"{name}.{at}" in taken for at in range(len(given))):
+                raise Unsupported(f"input `{name}` is a sequence, and another is named like a part")
             items = [self._compound(f"{name}.{at}", inner, s) for at, s in enumerate(given)]
             dtype = dtype_of(inner.tensor_type.elem_type, f"input `{name}`")
             return Sequence_(tuple(item for item in items if isinstance(item, GraphExpr)), dtype)
@@ -235,19 +238,13 @@ class Importer:
         value = scope.find(name)
         while isinstance(value, Optional_) and value.value is not None:
             value = value.value
-        scope.values[name] = value
         if not isinstance(value, Sequence_):
             self.layout.append((name, None))
-            return [self._output(name, scope)]
+            return [self._output(name, value, scope)]
         self.layout.append((name, len(value.items)))
-        found = []
-        for at, item in enumerate(value.items):
-            scope.values[f"{name}.{at}"] = item
-            found.append(self._output(f"{name}.{at}", scope))
-        return found
+        return [self._output(f"{name}.{at}", item, scope) for at, item in enumerate(value.items)]
 
-    def _output(self, name: str, scope: Scope) -> GraphExpr | None:
-        value = scope.find(name)
+    def _output(self, name: str, value: Value, scope: Scope) -> GraphExpr | None:
         if isinstance(value, Poison):
             return None
         try:
