@@ -177,7 +177,8 @@ def _arg(g: Graph, kind: str) -> None:
 
 @generates("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(g: Graph, kind: str) -> None:
-    a = g.tensor(FLOATS, 1, empty=False)
+    # The reference implementation knows their meaning from opset 13 on only.
+    a = g.tensor(FLOATS if g.opset >= 13 else ("float32",), 1, empty=False)
     g.emit(kind, a, axis=axis_of(g, a))
 
 
