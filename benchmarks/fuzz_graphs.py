@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-OPSETS = (13, 17, 18, 21, 23)
+OPSETS = (7, 9, 11, 12, 13, 17, 18, 21, 23)
 SIZES = (1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 FLOATS = ("float32",) * 5 + ("float64",)
 INTEGERS = ("int64", "int32", "int64", "int8", "uint8")

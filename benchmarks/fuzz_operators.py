@@ -177,7 +177,8 @@ def _arg(g: Graph, kind: str) -> None:
 
 @generates("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(g: Graph, kind: str) -> None:
-    a = g.tensor(FLOATS, 1, empty=False)
+    # The reference implementation knows their meaning from opset 13 on only.
+    a = g.tensor(FLOATS if g.opset >= 13 else ("float32",), 1, empty=False)
     g.emit(kind, a, axis=axis_of(g, a))
 
 
@@ -574,52 +575,3 @@ def _recurrent(g: Graph, kind: str) -> None:
     attrs = {"linear_before_reset": g.number(0, 1)} if kind == "GRU" else {}
     outputs = 3 if kind == "LSTM" else 2
     g.emit(kind, *inputs, outputs=outputs, hidden_size=hidden, direction=direction, **attrs)
-
-
-# -- quantised -------------------------------------------------------------------------------
-
-
-@generates("QuantizeLinear", "DequantizeLinear")
-def _quantize(g: Graph, kind: str) -> None:
-    dtype = g.one(["uint8", "int8"])
-    if kind == "QuantizeLinear":
-        x = g.fresh(g.shape(), "float32")  # what NaN becomes is not said
-    else:
-        x = g.tensor((dtype,), 0, 4)
-    dtype = dtype if kind == "QuantizeLinear" else x.dtype
-    # A power of two, so that a quotient is as exact here as there.
-    attrs: dict[str, Any] = {}
-    dims: tuple[int, ...] = ()
-    if len(x.shape) > 1 and g.chance(0.5):
-        attrs["axis"] = g.number(0, len(x.shape) - 1)
-        dims = (x.shape[attrs["axis"]],)
-    scale = 2.0 ** g.rng.integers(-4, 1, dims)
-    zero = g.rng.integers(0, 9, dims).astype(dtype)
-    g.emit(kind, x, g.constant(np.asarray(scale, np.float32)), g.constant(zero), **attrs)
-
-
-@generates("DynamicQuantizeLinear")
-def _dynamic(g: Graph, kind: str) -> None:
-    x = g.tensor(("float32",), 1, 3, empty=False)
-    g.emit(kind, x, outputs=3)
-
-
-@generates("MatMulInteger")
-def _matmul_integer(g: Graph, kind: str) -> None:
-    rows, inner, columns = (g.one([1, 3, 8, 17]) for _ in range(3))
-    a = g.fresh((rows, inner), "uint8")
-    b = g.fresh((inner, columns), g.one(["uint8", "int8"]))
-    zeros = [g.constant(g.array((), v.dtype)) for v in (a, b)]
-    g.emit(kind, a, b, *(zeros if g.chance(0.5) else []))
-
-
-@generates("ConvInteger")
-def _conv_integer(g: Graph, kind: str) -> None:
-    x = g.fresh((1, g.one(SHORT), g.number(3, 8), g.number(3, 8)), "uint8")
-    w = g.fresh((g.one(SHORT), x.shape[1], g.number(1, 3), g.number(1, 3)), "uint8")
-    g.emit(kind, x, w, g.constant(np.asarray(g.number(0, 9), np.uint8)))
-
-
-@generates("Dropout")
-def _dropout(g: Graph, kind: str) -> None:
-    g.emit(kind, g.tensor(FLOATS))

@@ -272,6 +272,46 @@ def test_channels_last() -> None:
     np.testing.assert_allclose(got.transpose(0, 3, 1, 2), want, rtol=NEAR, atol=NEAR)
 
 
+def scaled(value: float, zero: int) -> list[np.ndarray]:
+    return [np.asarray(value, np.float32), np.asarray(zero, np.uint8)]
+
+
+QUANTISED = {
+    "conv": Case(
+        "QLinearConv",
+        [
+            *(RNG.integers(0, 256, (1, 6, 7, 4)).astype(np.uint8), *scaled(0.02, 120)),
+            *(RNG.integers(0, 256, (5, 4, 3, 3)).astype(np.uint8), *scaled(0.01, 128)),
+            *(*scaled(0.05, 127), ids(99, 5)),
+        ],
+        {"channels_last": 1, "pads": [1, 1, 1, 1], "strides": [2, 1]},
+        constant=(3, 4, 5),
+    ),
+    "pool": Case(
+        "QLinearAveragePool",
+        [RNG.integers(0, 256, (1, 6, 7, 4)).astype(np.uint8), *scaled(0.02, 9), *scaled(0.01, 7)],
+        {"channels_last": 1, "kernel_shape": [2, 3]},
+    ),
+    "global_pool": Case(
+        "QLinearGlobalAveragePool",
+        [RNG.integers(0, 256, (2, 6, 7, 4)).astype(np.uint8), *scaled(0.02, 9), *scaled(0.01, 7)],
+        {"channels_last": 1},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_channels_last(name: str) -> None:
+    """At most one quantum apart: a value half way between two integers may be either."""
+    model, inputs = QUANTISED[name].model()
+    (got,) = backend.prepare(model, engine="reference").run(inputs)
+    (want,) = expected(model, inputs)
+    assert got.dtype == want.dtype
+    assert np.abs(got.astype(int) - want.astype(int)).max() <= 1
+    assert (got == want).mean() > 0.95
+
+
 def test_packed_heads() -> None:
     """ONNX Runtime has no such kernels for this processor: against the tensors one by one."""
     parts = [f(2, 5, 4, 4) for _ in range(3)]

@@ -15,7 +15,7 @@ from benchmarks import fuzz_onnx
 from benchmarks.fuzz_onnx import random_model
 
 
-@pytest.mark.parametrize("engine, graphs, seed", [("compiled", 40, 1000), ("reference", 150, 2000)])
+@pytest.mark.parametrize("engine, graphs, seed", [("compiled", 30, 1000), ("reference", 150, 2000)])
 def test_random_graphs(engine: str, graphs: int, seed: int) -> None:
     lines = fuzz_onnx.run_batch(seed, graphs, engine, depth=6, limit=30)
     wrong = [

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from heddle.frontend.onnx import from_onnx, supported_operators
+import heddle
+from heddle.frontend.onnx import ImportFailure, from_onnx, supported_operators
 from heddle.graph import Function
 from heddle.ir import IRModule
 from heddle.ir.expr import Var
@@ -295,3 +296,46 @@ def test_supported_operators_are_listed() -> None:
     names = supported_operators()
     assert {"Conv", "MatMul", "Reshape", "LayerNormalization"} <= set(names)
     assert len(names) > 150
+
+
+# -- sequences and optionals -----------------------------------------------------------------
+
+
+def held_model(kind: str) -> onnx.ModelProto:
+    """A sequence (or an optional that holds one) of float vectors, with one more put before."""
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, ["n"])
+    sequence = helper.make_sequence_type_proto(tensor)
+    nodes = []
+    if kind == "optional":
+        nodes.append(helper.make_node("OptionalGetElement", ["held"], ["seq"]))
+    source = "seq" if nodes else "held"
+    nodes.append(helper.make_node("SequenceInsert", [source, "x", "first"], ["more"]))
+    given = helper.make_optional_type_proto(sequence) if kind == "optional" else sequence
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_value_info("held", given), helper.make_value_info("x", tensor)],
+        [helper.make_value_info("more", sequence)],
+        [helper.make_tensor("first", TensorProto.INT64, [], [0])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("kind", ["sequence", "optional"])
+def test_each_tensor_of_a_sequence_is_a_parameter(kind: str) -> None:
+    module = from_onnx(held_model(kind), shapes={"held": [(3,), (3,)], "x": (3,)})
+    main = module["main"]
+    assert [param.name for param in main.params] == ["held.0", "held.1", "x"]
+    assert main.attrs["output_names"] == ("more.0", "more.1", "more.2")
+    assert main.attrs["output_counts"] == (3,)
+    exe = heddle.compile(module)
+    a, b, x = (np.full(3, value, np.float32) for value in (1, 2, 3))
+    found = [item.numpy()[0] for item in exe(a, b, x)]
+    assert found == [3, 1, 2]
+
+
+def test_what_a_sequence_holds_has_to_be_told() -> None:
+    with pytest.raises(ImportFailure, match="pass the shapes of its tensors in `shapes`"):
+        from_onnx(held_model("sequence"))
+    with pytest.raises(UserError, match="`held` is a sequence, expected a list of shapes"):
+        from_onnx(held_model("sequence"), shapes={"held": "two"})

@@ -43,12 +43,15 @@ def test_known_answers(counter: tuple, key: tuple, expected: tuple) -> None:
     assert tuple(found) == expected
 
 
-def compiled(name: str, **attrs: object) -> heddle.Executable:
+def compiled(
+    name: str, target: str = "native", threads: int | None = None, **attrs: object
+) -> heddle.Executable:
     """A model with the key as its input."""
     builder = GraphBuilder("main")
     key = builder.param("key", TensorType.of((2,), "uint32"))
     value = builder.emit(op.get(name)(key, **attrs), name="value")
-    return heddle.compile(IRModule({"main": builder.finish(value)}))
+    module = IRModule({"main": builder.finish(value)})
+    return heddle.compile(module, target, num_threads=threads)
 
 
 def test_compiled_known_answers() -> None:
@@ -56,6 +59,16 @@ def test_compiled_known_answers() -> None:
     run = compiled("random_bits", shape=(4,))
     assert tuple(run(words(*key)).numpy()) == expected
     assert not any(counter)
+
+
+@pytest.mark.parametrize("target, threads", [("llvm -mcpu=x86-64", 2), ("llvm -mcpu=haswell", 1)])
+def test_targets_and_threads_agree(target: str, threads: int) -> None:
+    key = words(3, 4)
+    attrs = {"shape": (50, 33), "dtype": "float32"}
+    for name, more in (("random_uniform", {}), ("random_integers", {"high": 9, "dtype": "int32"})):
+        call = op.get(name)(key, **{**attrs, **more})
+        found = compiled(name, target, threads, **{**attrs, **more})(key).numpy()
+        np.testing.assert_array_equal(found, op.get(name).evaluate([key], call.attrs))
 
 
 def test_an_element_depends_on_its_position_only() -> None:

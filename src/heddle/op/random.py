@@ -4,7 +4,8 @@
 J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
 Block n of a stream is a bijection, chosen by the key, of the four words of the counter plus n; so
 an element depends on the key, the counter and its own position only: results are the same on every
-target, for any number of threads and any schedule.
+target, for any number of threads and any schedule (normal numbers but for the rounding of the
+elementary functions in them).
 
 The words of block n are those at positions 4 n to 4 n + 3 of the flattened result. `key` holds the
 two words of the key, `counter` the four of the first block (default: zeros), the lowest first; n is

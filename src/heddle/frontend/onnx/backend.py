@@ -66,15 +66,24 @@ class HeddleRep(BackendRep):
         self.input_names = [v.name for v in model.graph.input if v.name not in known]
         self.output_names = [v.name for v in model.graph.output]
         self._kinds = output_kinds(model)
+        self._held = [
+            value.name
+            for value in model.graph.input
+            if value.type.WhichOneof("value") in ("sequence_type", "optional_type")
+        ]
         self._ready: tuple[IRModule, Any] | None = None
         self._needs: frozenset[str] = frozenset()
         self._prepare({})
 
     def _prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Import and compile, fixing the values that turn out to be needed when they are there."""
+        if self._held and not inputs:
+            return  # how many tensors they hold is seen when the model runs
         while True:
             values = {name: inputs[name] for name in self._needs if name in inputs}
             shapes = dict(self._options.get("shapes") or {})
+            if self._held:  # dimensions of one name are to agree with what is held
+                shapes.update((name, _shapes_in(value)) for name, value in inputs.items())
             try:
                 module = from_onnx(self._model, shapes=shapes, values=values)
             except ImportFailure as failure:
@@ -91,21 +100,25 @@ class HeddleRep(BackendRep):
     def run(self, inputs: Any, **kwargs: Any) -> Any:
         """The outputs, in order, for inputs in order (or by name)."""
         named = self._named(inputs)
-        if self._needs:
+        if self._needs or self._held:
             self._prepare(named)
         if self._ready is None:
             raise UserError("the model is not ready to run")
         module, call = self._ready
         function = module["main"]
         assert isinstance(function, Function)
-        arrays = [_checked(named[param.name], param) for param in function.params]
+        flat: dict[str, np.ndarray] = {}
+        for name, value in named.items():
+            flat.update(_flattened(name, value))
+        arrays = [_checked(flat[param.name], param) for param in function.params]
+        results = _grouped(call(arrays), function.attrs.get("output_counts"))
         outputs = [
             array if kind is None else from_bytes(array, kind)
-            for array, kind in zip(call(arrays), self._kinds, strict=True)
+            for array, kind in zip(results, self._kinds, strict=True)
         ]
         return namedtupledict("Outputs", self.output_names)(*outputs)
 
-    def _named(self, inputs: Any) -> dict[str, np.ndarray]:
+    def _named(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
             given = dict(inputs)
         else:
@@ -122,8 +135,37 @@ class HeddleRep(BackendRep):
         return {name: _array(given[name]) for name in self.input_names}
 
 
-def _array(value: Any) -> np.ndarray:
+def _shapes_in(value: Any) -> Any:
+    """Of what a sequence or an optional holds, the shapes, as `from_onnx` takes them."""
+    if value is None:
+        return None
+    return [_shapes_in(item) for item in value] if isinstance(value, list) else value.shape
+
+
+def _flattened(name: str, value: Any) -> dict[str, np.ndarray]:
+    """The parameters that an input stands for."""
+    if value is None:
+        return {}
+    if not isinstance(value, list):
+        return {name: value}
+    parts = [_flattened(f"{name}.{at}", item) for at, item in enumerate(value)]
+    return {key: array for part in parts for key, array in part.items()}
+
+
+def _grouped(results: list[np.ndarray], counts: Any) -> list[Any]:
+    """Results as outputs: those of a sequence as a list."""
+    if counts is None:
+        return list(results)
+    rest = iter(results)
+    return [next(rest) if n < 0 else [next(rest) for _ in range(n)] for n in counts]
+
+
+def _array(value: Any) -> Any:
     """An input as Heddle takes it; arrays of the narrow types of `ml_dtypes` as bytes."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_array(item) for item in value]
     if isinstance(value, onnx.TensorProto):
         held = to_value(value, None, "input")
         constant = held.bytes if isinstance(held, Narrow) else held

@@ -11,9 +11,9 @@ from onnx import defs
 
 from heddle.frontend.onnx.narrow import number_of
 from heddle.frontend.onnx.tensors import onnx_type
-from heddle.frontend.onnx.values import Narrow, Symbolic, Value
+from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, Value
 from heddle.graph import GraphExpr
-from heddle.ir import TensorType
+from heddle.ir import FLOAT32, TensorType
 from heddle.ir.expr import as_int
 
 
@@ -57,6 +57,15 @@ def has_function(node: onnx.NodeProto, version: int) -> bool:
 
 def _type_proto(value: Value) -> onnx.TypeProto:
     made = onnx.TypeProto()
+    if isinstance(value, Sequence_):
+        # `onnx` reads the element type without looking whether there is one.
+        inner = made.sequence_type.elem_type.tensor_type
+        kinds = [item.type.dtype for item in value.items if isinstance(item.type, TensorType)]
+        inner.elem_type = onnx_type(value.dtype or (kinds[0] if kinds else FLOAT32))
+        return made
+    if isinstance(value, Optional_):
+        made.optional_type.elem_type.CopyFrom(_type_proto(value.value))
+        return made
     if isinstance(value, Symbolic):
         made.tensor_type.elem_type = onnx_type(value.dtype)
         for dim in value.data.shape:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,8 +23,15 @@ from heddle.frontend.onnx.order import describe, sort_nodes
 from heddle.frontend.onnx.registry import Converter, find_converter
 from heddle.frontend.onnx.report import NodeCoverage, Report, State, Unsupported
 from heddle.frontend.onnx.symbolic import evaluate_symbolic
-from heddle.frontend.onnx.tensors import to_value
-from heddle.frontend.onnx.values import Narrow, Poison, Symbolic, Value
+from heddle.frontend.onnx.tensors import dtype_of, to_value
+from heddle.frontend.onnx.values import (
+    Narrow,
+    Optional_,
+    Poison,
+    Sequence_,
+    Symbolic,
+    Value,
+)
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, IRModule
 from heddle.ir.expr import Var as Symbol
@@ -47,7 +55,10 @@ def from_onnx(
     Parameters keep the names of the inputs; the attribute "output_names" of the function lists
     those of the outputs. Dimensions that the model names are symbols of that name, unnamed ones
     symbols of their own. `shapes` fixes or names dimensions per input (an integer, a name, None
-    for "as the model has it"); `values` fixes whole inputs, which are then no parameters.
+    for "as the model has it"), and says of inputs that are sequences or optionals what they hold: a
+    list of shapes, or None for nothing. Each tensor in one is a parameter, "name.0" and so on, and
+    each of a sequence that is an output a result. `values` fixes whole inputs, which are then no
+    parameters.
 
     Raises `UserError` for a damaged or unsafe file, `ImportFailure` (a `UserError`) that lists all
     operators that cannot be imported.
@@ -126,6 +137,8 @@ class Importer:
         }
         self._sources: dict[Var, frozenset[str]] = {}
         self._returned: list[GraphExpr] = []
+        # Name of each output, and of how many tensors it is a sequence.
+        self.layout: list[tuple[str, int | None]] = []
         self._node_count = 0
         # What became of each node of the main graph, for `coverage`.
         self.covered: list[NodeCoverage] = []
@@ -146,15 +159,24 @@ class Importer:
         for name in names:
             if not scope.has(name):
                 raise UserError(f"model `{self.file}`: nothing defines the output `{name}`")
-        results = [self._output(name, scope) for name in names]
+        results = [value for name in names for value in self._outputs(name, scope)]
+        if not results and names:
+            empty = Unsupported("every output is an empty sequence")
+            self.report.add("output", "graph", names[0], empty)
         self.report.raise_if_any(self.file)
-        function = self._finish(results, names)
+        function = self._finish(results)
         return IRModule({"main": function, **self.bodies})
 
-    def _finish(self, results: Sequence[GraphExpr | None], names: Sequence[str]) -> Function:
+    def _finish(self, results: Sequence[GraphExpr | None]) -> Function:
         found: list[GraphExpr] = [value for value in results if value is not None]
         result = found[0] if len(found) == 1 else Tuple(tuple(found))
-        attrs = {"output_names": tuple(names)}
+        names: list[str] = []
+        for name, count in self.layout:
+            names += [name] if count is None else [f"{name}.{at}" for at in range(count)]
+        attrs: dict[str, Any] = {"output_names": tuple(names)}
+        if any(count is not None for _, count in self.layout):
+            # How many results an output is, where it is a sequence; -1 stands for a tensor.
+            attrs["output_counts"] = tuple(-1 if n is None else n for _, n in self.layout)
         whole = self.builder.finish(result, attrs=attrs)
         return whole.replace(bindings=live_bindings(whole))  # type: ignore[no-any-return]
 
@@ -162,6 +184,8 @@ class Importer:
         if not value.name:
             raise UserError(f"model `{self.file}` has an input without a name")
         try:
+            if value.type.WhichOneof("value") in ("sequence_type", "optional_type"):
+                return self._compound(value.name, value.type, self.inputs.parts_of(value))
             type_ = self.inputs.type_of(value)
         except Unsupported as problem:
             self.report.add("input", "graph", value.name, problem)
@@ -181,8 +205,46 @@ class Importer:
         self._sources[var] = frozenset((value.name,))
         return var if kind is None else Narrow(var, kind)
 
-    def _output(self, name: str, scope: Scope) -> GraphExpr | None:
+    def _compound(self, name: str, type_: onnx.TypeProto, given: Any) -> Value:
+        """An input that is a sequence or an optional: a parameter for each tensor in it."""
+        kind = type_.WhichOneof("value")
+        if kind == "optional_type":
+            inner = type_.optional_type.elem_type
+            return Optional_(None if given is None else self._compound(name, inner, given))
+        if kind == "sequence_type":
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise UserError(f"shapes: `{name}` is a sequence, expected a list of shapes")
+            inner = type_.sequence_type.elem_type
+            taken = {value.name for value in self.model.graph.input}
+            if any(f"{name}.{at}" in taken for at in range(len(given))):
+                raise Unsupported(f"input `{name}` is a sequence, and another is named like a part")
+            items = [self._compound(f"{name}.{at}", inner, s) for at, s in enumerate(given)]
+            dtype = dtype_of(inner.tensor_type.elem_type, f"input `{name}`")
+            return Sequence_(tuple(item for item in items if isinstance(item, GraphExpr)), dtype)
+        if kind != "tensor_type":
+            raise Unsupported(f"input `{name}` holds a {str(kind).removesuffix('_type')}")
+        if kind_of(type_.tensor_type.elem_type) is not None:
+            raise Unsupported(f"input `{name}` holds tensors of few bits")
+        info = onnx.ValueInfoProto(name=name)
+        info.type.CopyFrom(type_)
+        found = self.inputs.type_of(info, given)
+        check_bytes(found)
+        var = self.builder.param(name, found)
+        self._sources[var] = frozenset((name,))
+        return var
+
+    def _outputs(self, name: str, scope: Scope) -> list[GraphExpr | None]:
+        """One output of the model: several of the function where it is a sequence."""
         value = scope.find(name)
+        while isinstance(value, Optional_) and value.value is not None:
+            value = value.value
+        if not isinstance(value, Sequence_):
+            self.layout.append((name, None))
+            return [self._output(name, value, scope)]
+        self.layout.append((name, len(value.items)))
+        return [self._output(f"{name}.{at}", item, scope) for at, item in enumerate(value.items)]
+
+    def _output(self, name: str, value: Value, scope: Scope) -> GraphExpr | None:
         if isinstance(value, Poison):
             return None
         try:
@@ -192,7 +254,7 @@ class Importer:
                 node = self._helper_node(name, scope)
                 value = node.finish([node.as_tensor(value)])[0]
             if not isinstance(value, GraphExpr):
-                raise Unsupported(f"output `{name}` is a sequence or an optional")
+                raise Unsupported(f"output `{name}` is an optional that holds nothing")
         except Unsupported as problem:
             self.report.add("output", "graph", name, problem)
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -17,7 +17,10 @@ from heddle.ir import TensorType
 from heddle.ir.expr import Expr, Var, as_expr, as_int, const
 from heddle.support import UserError
 
-ShapeLike = Sequence[int | str | Expr | None]
+ShapeLike = Sequence[Any] | None
+"""Dimensions, each an integer, a name, an expression or None; for a sequence a list of shapes; for
+an optional that holds nothing None."""
+_FROM_USER: Final = object()
 
 
 class Inputs:
@@ -51,6 +54,8 @@ class Inputs:
 
     def _bind_names(self, value: onnx.ValueInfoProto) -> None:
         """Let what is fixed for one input hold wherever the dimension's name occurs."""
+        if value.type.WhichOneof("value") != "tensor_type":
+            return
         given = self._given(value.name)
         dims = value.type.tensor_type.shape.dim
         if given is None or len(given) != len(dims):
@@ -73,8 +78,19 @@ class Inputs:
             raise UserError(f"shapes: `{name}` is {given!r}, expected a tuple of dimensions")
         return given
 
-    def type_of(self, value: onnx.ValueInfoProto) -> TensorType:
-        """The type of one input. `Unsupported` when Heddle has no such type."""
+    def parts_of(self, value: onnx.ValueInfoProto) -> Any:
+        """What the user says of the shapes of an input that is a sequence or an optional.
+        `Unsupported` when that is nothing: how many tensors it holds has to be known."""
+        if value.name not in self._shapes:
+            kind = str(value.type.WhichOneof("value")).removesuffix("_type")
+            raise Unsupported(
+                f"input `{value.name}` is a {kind}; pass the shapes of its tensors in `shapes`"
+            )
+        return self._shapes[value.name]
+
+    def type_of(self, value: onnx.ValueInfoProto, given: Any = _FROM_USER) -> TensorType:
+        """The type of one input, of the shape `given` (default: what the user says of it).
+        `Unsupported` when Heddle has no such type."""
         kind = value.type.WhichOneof("value")
         if kind is None:
             raise UserError(f"model `{self._model}`: input `{value.name}` has no type")
@@ -83,7 +99,8 @@ class Inputs:
         tensor = value.type.tensor_type
         narrow = kind_of(tensor.elem_type)
         dtype = storage(narrow) if narrow else dtype_of(tensor.elem_type, f"input `{value.name}`")
-        given = self._given(value.name)
+        if given is _FROM_USER:
+            given = self._given(value.name)
         if not tensor.HasField("shape"):
             if given is None:
                 raise Unsupported(f"input `{value.name}` has no rank; pass its shape in `shapes`")

@@ -71,11 +71,14 @@ class Report:
     _nodes: dict[_Key, list[str]] = field(default_factory=dict)
     _needs: set[str] = field(default_factory=set)
     _hopeless: bool = False
+    last_reason: str = ""
+    """Why the node that was noted last cannot be imported."""
 
     def add(self, operator: str, opset: str, node: str, problem: Unsupported) -> None:
         """Note that `node` cannot be imported."""
         if isinstance(problem, Consequence):
             return
+        self.last_reason = problem.reason
         self._nodes.setdefault(_Key(operator, opset, problem.reason), []).append(node)
         self._needs |= problem.inputs
         self._hopeless |= not problem.inputs
@@ -95,11 +98,6 @@ class Report:
     def count(self) -> int:
         """How many nodes were noted."""
         return sum(len(nodes) for nodes in self._nodes.values())
-
-    @property
-    def last_reason(self) -> str:
-        """Why the last kind of node that was noted cannot be imported."""
-        return next(reversed(self._nodes)).reason if self._nodes else ""
 
     def lines_of(self, *operators: str) -> tuple[str, ...]:
         """What was noted of these, a line each."""

@@ -12,6 +12,7 @@ from heddle.frontend.onnx.narrow import unpack
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.ops.nn import conv_attrs
 from heddle.frontend.onnx.ops.random import dropped
+from heddle.frontend.onnx.ops.window import channels_first, channels_last
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Narrow
@@ -151,7 +152,7 @@ def _group_norm(node: Node) -> Any:
     x = node.tensor(0)
     last = node.attr.flag("channels_last", True)
     if last:
-        x = _channels_first(node, x)
+        x = channels_first(node, x)
     result = node.op.group_norm(
         x,
         node.cast(node.tensor(1), dtype(x)),
@@ -161,16 +162,7 @@ def _group_norm(node: Node) -> Any:
     )
     if node.attr.int("activation") == 1:
         result = node.op.silu(result)
-    return _channels_last(node, result) if last else result
-
-
-def _channels_first(node: Node, x: GraphExpr) -> GraphExpr:
-    order = (0, rank(x) - 1, *range(1, rank(x) - 1))
-    return node.op.transpose(x, permutation=order)  # type: ignore[no-any-return]
-
-
-def _channels_last(node: Node, x: GraphExpr) -> GraphExpr:
-    return node.op.transpose(x, permutation=(0, *range(2, rank(x)), 1))  # type: ignore[no-any-return]
+    return channels_last(node, result) if last else result
 
 
 # -- products --------------------------------------------------------------------------------
@@ -221,13 +213,13 @@ def _fused_conv(node: Node) -> Any:
     last = node.op_type.startswith("Nhwc")
     x, w = node.tensor(0), node.tensor(1)
     if last:
-        x = _channels_first(node, x)
+        x = channels_first(node, x)
     result = node.op.conv(x, w, node.optional(2), **conv_attrs(node, x, w))
     if node.has(3):
         other = node.tensor(3)
-        result = node.op.add(result, _channels_first(node, other) if last else other)
+        result = node.op.add(result, channels_first(node, other) if last else other)
     result = activated(node, result, node.attr.floats("activation_params", ()))
-    return _channels_last(node, result) if last else result
+    return channels_last(node, result) if last else result
 
 
 @converts("MatMulNBits", domain=MICROSOFT)

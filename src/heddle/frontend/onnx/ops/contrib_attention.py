@@ -291,7 +291,7 @@ def _group_query_attention(node: Node) -> Any:
     kept = node.reshape(node.cast(node.tensor(5), "int64"), (-1, 1))
     past = node.op.sub(node.op.add(kept, 1), length)  # [batch, 1]
     if prompt:
-        past = node.op.mul(past, 0)
+        past = Constant(np.zeros((1, 1), np.int64))
     if shape(past)[0] != batch:
         past = node.op.broadcast_to(past, shape=(batch, 1))
     steps = node.op.unsqueeze(node.op.range(count=length, dtype="int64"), axes=(0,))

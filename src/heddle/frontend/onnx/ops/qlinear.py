@@ -11,6 +11,7 @@ import numpy as np
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.ops.nn import padding, spatial_ints
 from heddle.frontend.onnx.ops.quantize import range_scale
+from heddle.frontend.onnx.ops.window import channels_first, channels_last
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.graph import GraphExpr
@@ -61,9 +62,8 @@ def _unary(node: Node) -> Any:
 @converts("QLinearGlobalAveragePool", "QLinearReduceMean", domain=_DOMAIN)
 def _mean(node: Node) -> Any:
     x = _dequantized(node, 0)
-    if node.attr.flag("channels_last"):
-        raise Unsupported("QLinearGlobalAveragePool with channels last")
-    keep, axes = True, tuple(range(2, rank(x)))
+    first = 1 if node.attr.flag("channels_last") else 2
+    keep, axes = True, tuple(range(first, first + rank(x) - 2))
     if node.op_type == "QLinearReduceMean":
         keep, axes = node.attr.flag("keepdims", True), tuple(node.attr.ints("axes"))
     result = node.op.mean(x, axes=axes, keepdims=keep)
@@ -73,8 +73,9 @@ def _mean(node: Node) -> Any:
 @converts("QLinearAveragePool", domain=_DOMAIN)
 def _average_pool(node: Node) -> Any:
     x, kernel = _dequantized(node, 0), node.attr.ints("kernel_shape")
-    if node.attr.flag("channels_last"):
-        raise Unsupported("QLinearAveragePool with channels last")
+    last = node.attr.flag("channels_last")
+    if last:
+        x = channels_first(node, x)
     result = node.op.avg_pool(
         x,
         kernel=kernel,
@@ -83,6 +84,8 @@ def _average_pool(node: Node) -> Any:
         ceil_mode=node.attr.flag("ceil_mode"),
         count_include_pad=node.attr.flag("count_include_pad"),
     )
+    if last:
+        result = channels_last(node, result)
     return _quantized(node, result, 3, node.tensor(0))
 
 

@@ -16,6 +16,7 @@ from heddle.frontend.onnx.narrow import (
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.ops.contraction import shifted
 from heddle.frontend.onnx.ops.nn import conv_attrs
+from heddle.frontend.onnx.ops.window import channels_first, channels_last
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
@@ -145,11 +146,16 @@ def _kernel_shifted(node: Node, w: GraphExpr, zero: GraphExpr | None) -> GraphEx
     return shifted(node, w, zero, 0)
 
 
+@converts("QLinearConv", domain="com.microsoft")
 @converts("QLinearConv")
 def _qlinear_conv(node: Node) -> Any:
+    """ONNX Runtime's own form has the channels last where `channels_last` says so."""
+    last = node.attr.flag("channels_last")
     x, x_scale, x_point, w, w_scale, w_point, y_scale, y_point = (
         node.tensor(position) for position in range(8)
     )
+    if last:
+        x = channels_first(node, x)
     attrs = conv_attrs(node, x, w)
     total = node.op.conv(
         shifted(node, x, node.reshape(x_point, ()), None),
@@ -163,7 +169,8 @@ def _qlinear_conv(node: Node) -> Any:
         scale = node.reshape(scale, (*shape(scale), *(1,) * (rank(x) - 2)))
     elif rank(scale) == 1:
         scale = node.reshape(scale, ())
-    return _requantized(node, total, scale, node.reshape(y_point, ()))
+    result = _requantized(node, total, scale, node.reshape(y_point, ()))
+    return channels_last(node, result) if last else result
 
 
 @converts("QLinearMatMul")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heddle.frontend.onnx.node import Node
+from heddle.frontend.onnx.node import Node, rank
 from heddle.frontend.onnx.report import Unsupported
 from heddle.graph import GraphExpr
 from heddle.ir import TensorType
@@ -58,3 +58,14 @@ def padding(node: Node, x: GraphExpr, kernel: Sequence[int]) -> Ints:
         begins.append(small if mode == "SAME_UPPER" else large)
         ends.append(large if mode == "SAME_UPPER" else small)
     return (*begins, *ends)
+
+
+def channels_first(node: Node, x: GraphExpr) -> GraphExpr:
+    """[N, *sizes, C] as [N, C, *sizes]."""
+    order = (0, rank(x) - 1, *range(1, rank(x) - 1))
+    return node.op.transpose(x, permutation=order)  # type: ignore[no-any-return]
+
+
+def channels_last(node: Node, x: GraphExpr) -> GraphExpr:
+    """[N, C, *sizes] as [N, *sizes, C]."""
+    return node.op.transpose(x, permutation=(0, *range(2, rank(x)), 1))  # type: ignore[no-any-return]
