@@ -244,6 +244,7 @@ FIRST = int(os.environ.get("HEDDLE_TEST_FIRST_SEQUENCE", "0"))
 MENDED = [
     *(("conv2d", seed) for seed in (1013, 3005, 3066, 3088)),
     ("depthwise", 2076),
+    ("depthwise", 8040),
     ("matmul", 216),
     ("softmax", 5126),
     ("stencil", 3120),

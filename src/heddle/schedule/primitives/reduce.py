@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heddle.arith import detect_iter_map
 from heddle.arith.enumerate import maps_distinctly
-from heddle.ir.expr import Expr, Var, as_int, logical_and
+from heddle.ir.expr import Expr, Var, as_int, const, logical_and
 from heddle.ir.walk import rewrite, substitute, uses_var
 from heddle.schedule.affine import is_injective
 from heddle.schedule.primitives.base import fail, primitive
@@ -158,7 +158,12 @@ def _init_nest(
     """Loops like `kept`, with variables of their own, around a block that runs the init."""
     fresh: dict[Var, Expr] = {n.var: Var(n.var.name, n.var.dtype) for n in kept}
     dropped = {n.var for n in inner} - set(fresh)
-    values: dict[Var, Expr] = {}
+    # The init runs where all reduction variables are zero, and may mention them.
+    values: dict[Var, Expr] = {
+        bound.var: const(0, bound.var.dtype)
+        for bound in node.iters
+        if bound.kind is IterKind.REDUCTION
+    }
     iters = []
     for bound in spatial:
         var = Var(bound.var.name, bound.var.dtype)
