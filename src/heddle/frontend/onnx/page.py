@@ -37,7 +37,6 @@ REASONS: Final[dict[str, str]] = {
     "SVMClassifier": "not done yet",
     "SVMRegressor": "not done yet",
     "TreeEnsembleClassifier": "superseded by TreeEnsemble",
-    "TreeEnsembleRegressor": "superseded by TreeEnsemble",
     "Gradient": "gradients are made by heddle.grad, not inside of a model",
 }
 # They have a converter that tells why they are not there.

@@ -236,3 +236,98 @@ def _aggregated(node: Node, leaf: GraphExpr, weights: np.ndarray, trees: int) ->
     transforms = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
     number = node.attr.int("post_transform", 0)
     return _transformed(node, result, transforms[number] if 0 <= number < 5 else str(number))
+
+
+_OLD_MODES: Final = {
+    "BRANCH_LEQ": "less_equal",
+    "BRANCH_LT": "less",
+    "BRANCH_GTE": "greater_equal",
+    "BRANCH_GT": "greater",
+    "BRANCH_EQ": "equal",
+    "BRANCH_NEQ": "not_equal",
+    "LEAF": "",
+}
+
+
+@converts("TreeEnsembleRegressor", domain=_DOMAIN)
+def _tree_ensemble_regressor(node: Node) -> Any:
+    """The older form of `TreeEnsemble`: leaves are nodes, with any number of targets each."""
+    x = node.cast(node.tensor(0), "float32")
+    if "nodes_values_as_tensor" in node.attr:
+        raise Unsupported("trees in float64")
+    places, after, roots = _old_trees(node)
+    values = np.asarray(node.attr.floats("nodes_values"), np.float32)
+    features = np.asarray(node.attr.ints("nodes_featureids"), np.int64)
+    modes = node.attr.strings("nodes_modes")
+    tracks = node.attr.ints("nodes_missing_value_tracks_true", ()) or (0,) * len(modes)
+    if not len(values) == len(features) == len(modes) == len(tracks) == len(places):
+        raise UserError("the attributes of the nodes differ in length")
+    state: Any = node.op.broadcast_to(Constant(roots), shape=(shape(x)[0], len(roots)))
+    for _ in range(_old_depth(after, roots)):
+        value = node.op.gather_elements(x, node.op.gather(features, state, axis=0), axis=1)
+        bound = node.op.gather(values, state, axis=0)
+        missing = node.op.gather(np.asarray(tracks, bool), state, axis=0)
+        passed = node.op.logical_and(node.op.isnan(value), missing)
+        for name in sorted(set(modes) - {"LEAF"}):
+            if name not in _OLD_MODES:
+                raise UserError(f"attribute `nodes_modes` has `{name}`")
+            holds = node.call(_OLD_MODES[name], value, bound)
+            which = np.asarray([mode == name for mode in modes])
+            here = node.op.logical_and(node.op.gather(which, state, axis=0), holds)
+            passed = node.op.logical_or(passed, here)
+        state = node.op.where(
+            passed, node.op.gather(after[0], state, axis=0), node.op.gather(after[1], state, axis=0)
+        )
+    return _old_targets(node, state, places, len(roots))
+
+
+def _old_trees(node: Node) -> tuple[dict[tuple[int, int], int], list[np.ndarray], np.ndarray]:
+    """Where each node (tree, number) stands, the successors of each, and the first of each tree."""
+    trees, numbers = node.attr.ints("nodes_treeids"), node.attr.ints("nodes_nodeids")
+    places = {pair: at for at, pair in enumerate(zip(trees, numbers, strict=True))}
+    leaf = [mode == "LEAF" for mode in node.attr.strings("nodes_modes")]
+    after = []
+    for side in ("true", "false"):
+        ids = node.attr.ints(f"nodes_{side}nodeids")
+        try:
+            found = [at if leaf[at] else places[tree, ids[at]] for at, tree in enumerate(trees)]
+        except KeyError as error:
+            raise UserError(f"a successor is no node: {error}") from None
+        after.append(np.asarray(found, np.int64))
+    reached = {int(to) for side in after for at, to in enumerate(side) if to != at}
+    roots = [at for at in range(len(trees)) if at not in reached]
+    return places, after, np.asarray(roots, np.int64)
+
+
+def _old_depth(after: list[np.ndarray], roots: np.ndarray) -> int:
+    level, steps = {int(root) for root in roots}, 0
+    while any(side[at] != at for at in level for side in after):
+        level = {int(side[at]) for at in level for side in after}
+        steps += 1
+        if steps > _DEPTH_LIMIT:
+            raise Unsupported(f"trees of more than {_DEPTH_LIMIT} levels")
+    return steps
+
+
+def _old_targets(
+    node: Node, state: GraphExpr, places: dict[tuple[int, int], int], trees: int
+) -> GraphExpr:
+    """What the leaves say of each target, [rows, targets]."""
+    function = node.attr.string("aggregate_function", "SUM")
+    if function not in ("SUM", "AVERAGE"):
+        raise Unsupported(f"aggregate_function {function}")
+    keys = zip(node.attr.ints("target_treeids"), node.attr.ints("target_nodeids"), strict=True)
+    targets = node.attr.ints("target_ids")
+    table = np.zeros((len(places), node.attr.int("n_targets", max(targets) + 1)), np.float32)
+    weights = node.attr.floats("target_weights")
+    for key, target, weight in zip(keys, targets, weights, strict=True):
+        if key not in places:
+            raise UserError(f"target of tree {key[0]} at node {key[1]}, which is not there")
+        table[places[key], target] += weight
+    result = node.op.sum(node.op.gather(table, state, axis=0), axes=(1,))
+    if function == "AVERAGE":
+        result = node.op.div(result, float(trees))
+    base = node.attr.floats("base_values", None)
+    if base is not None:
+        result = node.op.add(result, np.asarray(base, np.float32))
+    return _transformed(node, result, node.attr.string("post_transform", "NONE"))

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classical models (ai.onnx.ml): values against ONNX Runtime's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from heddle.frontend.onnx import backend
+
+ort = pytest.importorskip("onnxruntime", reason="values are compared with ONNX Runtime's")
+
+# Two trees: of a root with two leaves, and of two levels. Node 0 is the root of each. Each target
+# has a weight in each row: ONNX Runtime forgets the base value of one that has none.
+TREES = {
+    "nodes_treeids": [0, 0, 0, 1, 1, 1, 1, 1],
+    "nodes_nodeids": [0, 1, 2, 0, 1, 2, 3, 4],
+    "nodes_featureids": [1, 0, 0, 0, 2, 0, 0, 0],
+    "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF", "BRANCH_LT", "BRANCH_GT", *["LEAF"] * 3],
+    "nodes_values": [0.1, 0.0, 0.0, -0.2, 0.3, 0.0, 0.0, 0.0],
+    "nodes_truenodeids": [1, 0, 0, 1, 3, 0, 0, 0],
+    "nodes_falsenodeids": [2, 0, 0, 2, 4, 0, 0, 0],
+    "nodes_missing_value_tracks_true": [1, 0, 0, 0, 0, 0, 0, 0],
+    "target_treeids": [0, 0, 0, 0, 1, 1, 1],
+    "target_nodeids": [1, 1, 2, 2, 2, 3, 4],
+    "target_ids": [0, 1, 0, 1, 1, 0, 1],
+    "target_weights": [1.0, 0.1, -2.0, 0.5, 3.0, 0.25, 8.0],
+    "n_targets": 2,
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "trees": ("TreeEnsembleRegressor", {**TREES, "base_values": [0.5, -0.5]}),
+    "average": ("TreeEnsembleRegressor", {**TREES, "aggregate_function": "AVERAGE"}),
+    "scaler": ("Scaler", {"offset": [0.1, 0.2, 0.3], "scale": [2.0, 3.0, 4.0]}),
+    "max": ("Normalizer", {"norm": "MAX"}),
+    "l1": ("Normalizer", {"norm": "L1"}),
+    "l2": ("Normalizer", {"norm": "L2"}),
+    "regressor": (
+        "LinearRegressor",
+        {"coefficients": [0.1, 0.2, 0.3, -0.4, 0.5, 0.6], "intercepts": [1.0, 2.0], "targets": 2},
+    ),
+    "imputer": (
+        "Imputer",
+        {"imputed_value_floats": [7.0, 8.0, 9.0], "replaced_value_float": float("nan")},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_against_onnxruntime(name: str, rng: np.random.Generator) -> None:
+    kind, attrs = CASES[name]
+    node = helper.make_node(kind, ["x"], ["y"], domain="ai.onnx.ml", **attrs)
+    x = rng.standard_normal((40, 3)).astype(np.float32)
+    if name == "max":  # ONNX Runtime divides by the largest, not by the largest in size
+        x = np.abs(x)
+    if name in ("trees", "imputer"):
+        x[::7, 1] = np.nan
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+    if "aggregate_function" in attrs or "nodes_treeids" in attrs:
+        opsets[1].version = 3
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, {"x": x})
+    (got,) = backend.prepare(model, engine="reference").run([x])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
