@@ -223,9 +223,8 @@ def _aggregated(node: Node, leaf: GraphExpr, weights: np.ndarray, trees: int) ->
     if function not in (0, 1, 2, 3):
         raise UserError(f"attribute `aggregate_function` is {function}, expected 0 to 3")
     if function in (2, 3):
-        name, extreme = ("min", np.finfo) if function == 2 else ("max", np.finfo)
-        limits = extreme(weights.dtype)
-        empty = limits.max if function == 2 else limits.min
+        limits = np.finfo(weights.dtype)
+        name, empty = ("min", limits.max) if function == 2 else ("max", limits.min)
     else:
         name, empty = "sum", 0.0
     table = np.full((len(weights), count), empty, weights.dtype)
