@@ -16,6 +16,7 @@ from heddle.cli import main
 from heddle.frontend import coverage
 from heddle.frontend.onnx import Unsupported, backend, converter, page
 from heddle.frontend.onnx.registry import _CONVERTERS
+from heddle.support import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "onnx-operators.md"
 
@@ -104,6 +105,66 @@ def test_a_converter_from_outside(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(y, 2 * x)
     node.attribute.append(helper.make_attribute("mode", 1))
     assert [n.reason for n in coverage(model(node)).nodes] == ["another mode"]
+
+
+def node_of_mine() -> onnx.NodeProto:
+    return helper.make_node("Unknown", ["x"], ["y"], domain="test.own", name="mine")
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_later_converter_counts(rng: np.random.Generator) -> None:
+    for factor in (2.0, 3.0):
+        converter("Unknown", domain="test.own")(
+            lambda node, factor=factor: node.op.mul(node.tensor(0), factor)
+        )
+    x = rng.random(3, np.float32)
+    (y,) = backend.prepare(model(node_of_mine()), engine="reference").run([x])
+    np.testing.assert_array_equal(y, np.float32(3) * x)
+
+
+async def _later(node: Any) -> Any: ...
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda: None, r"must take one argument, the node; its signature is \(\)"),
+        (lambda node, other: None, r"the node; its signature is \(node, other\)"),
+        (lambda *, node: None, r"the node; its signature is \(\*, node\)"),
+        (_later, "converter `_later` must be a plain function"),
+        ("Relu", "a converter is a function of a Node, got 'Relu'"),
+    ],
+)
+def test_signatures(function: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        converter("Unknown", domain="test.own")(function)
+    assert not coverage(model(node_of_mine())).complete
+
+
+@pytest.mark.parametrize(
+    "names, options, message",
+    [
+        ((), {}, r"names of operators, got \(\)"),
+        ((7,), {}, r"names of operators, got \(7,\)"),
+        ((lambda node: node,), {}, r"by name, @converter\("),
+        (("A",), {"since": 0}, "`since` of a converter is an operator set, 1 or later, got 0"),
+        (("A",), {"since": "13"}, "1 or later, got '13'"),
+        (("A",), {"domain": None}, "`domain` of a converter is a string, got None"),
+    ],
+)
+def test_declarations(names: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        converter(*names, **options)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("result, kind", [(None, "NoneType"), (np.ones(3, "f4"), "ndarray")])
+def test_results_that_are_no_values(result: Any, kind: str) -> None:
+    converter("Unknown", domain="test.own")(lambda node: result)
+    message = r"node `mine` \(Unknown\): output 0 of its converter must be a value .* got " + kind
+    with pytest.raises(UserError, match=message):
+        coverage(model(node_of_mine()))
 
 
 def test_page() -> None:
