@@ -134,10 +134,11 @@ class _Repeated(Exception):
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Repeated(next(f"`{name}`" for name in names if names.count(name) > 1))
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise _Repeated(f"`{name}`")
+        table[name] = value
     return table
 
 
