@@ -129,8 +129,11 @@ def _embed_layer_norm(node: Node) -> Any:
     length = shape(ids)[1]
     words = node.op.gather(node.tensor(2), ids, axis=0)
     places = node.optional(8)
-    if places is None:
+    if places is None and isinstance(length, int):
         table = node.op.slice(node.tensor(3), starts=(0,), ends=(length,), axes=(0,))
+    elif places is None:
+        steps = node.op.range(count=length, dtype="int64")
+        table = node.op.gather(node.tensor(3), steps, axis=0)
     else:
         table = node.op.gather(node.tensor(3), places, axis=0)
     total = node.op.add(words, table)
