@@ -355,11 +355,14 @@ def test_compiled(name: str) -> None:
         np.testing.assert_allclose(got, want, rtol=NEAR, atol=NEAR)
 
 
-def test_channels_last() -> None:
+@pytest.mark.parametrize("kind", ["NhwcConv", "NhwcFusedConv"])
+def test_channels_last(kind: str) -> None:
     """ONNX Runtime has no such kernel for float32: against the same with channels first."""
     image = np.ascontiguousarray(IMAGE.transpose(0, 2, 3, 1))
-    attrs = {"activation": "Relu", "pads": [1, 1, 1, 1]}
-    model, inputs = Case("NhwcFusedConv", [image, KERNEL, f(6)], attrs).model()
+    attrs: dict[str, Any] = {"pads": [1, 1, 1, 1]}
+    if kind == "NhwcFusedConv":
+        attrs["activation"] = "Relu"
+    model, inputs = Case(kind, [image, KERNEL, f(6)], attrs).model()
     (got,) = backend.prepare(model, engine="reference").run(inputs)
     first, _ = Case("FusedConv", [IMAGE, KERNEL, inputs["x2"]], attrs).model()
     (want,) = expected(first, {"x0": IMAGE, "x1": KERNEL, "x2": inputs["x2"]})
@@ -458,6 +461,17 @@ def test_order_of_blocks_that_does_not_fit() -> None:
         model, _ = Case("MatMulNBits", inputs, case.attrs, constant=case.constant).model()
         with pytest.raises(UserError, match="`g_idx` must hold 48 numbers of the 3 blocks"):
             backend.prepare(model, engine="reference")
+
+
+def test_embedding_of_any_length() -> None:
+    model, inputs = CASES["embed"].model()
+    for info in model.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.elem_type == onnx.TensorProto.INT32:
+            dims[0].dim_param, dims[1].dim_param = "batch", "length"
+    results = backend.prepare(model, engine="reference").run(inputs)
+    for got, want in zip(results, expected(model, inputs), strict=True):
+        np.testing.assert_allclose(got, want, rtol=NEAR, atol=NEAR)
 
 
 # -- a layer of a language model with nothing fixed ------------------------------------------

@@ -201,3 +201,27 @@ def test_multinomial() -> None:
     counts = np.bincount(found[0], minlength=4) / 4000
     np.testing.assert_allclose(counts, share[0], atol=5 * np.sqrt(0.25 / 4000))
     assert counts[3] == 0
+
+
+def test_bernoulli() -> None:
+    """How often there is a 1, within 5 standard errors."""
+    share = np.repeat(np.asarray([[0.0], [0.2], [0.9], [1.0]], np.float32), 20_000, axis=1)
+    node = helper.make_node("Bernoulli", ["x"], ["y"], seed=3.0, dtype=TensorProto.INT32)
+    (found,) = backend.run_node(node, [share], engine="reference")
+    assert found.dtype == np.int32
+    assert set(np.unique(found)) == {0, 1}
+    error = np.sqrt(share[:, 0] * (1 - share[:, 0]) / 20_000)
+    assert (np.abs(found.mean(axis=1) - share[:, 0]) <= 5 * error + 1e-12).all()
+
+
+def test_dropout_in_training(rng: np.random.Generator) -> None:
+    """A share of `ratio` is 0, the rest is scaled; the mask tells which; the seed decides."""
+    node = helper.make_node("Dropout", ["x", "ratio", "training"], ["y", "mask"], seed=5)
+    x = rng.random(20_000, np.float32) + 1
+    given = [x, np.asarray(0.3, np.float32), np.asarray(True)]
+    y, mask = backend.run_node(node, given, engine="reference")
+    assert abs((~mask).mean() - 0.3) < 5 * (0.3 * 0.7 / 20_000) ** 0.5
+    np.testing.assert_allclose(y, np.where(mask, x / np.float32(0.7), 0), rtol=1e-6)
+    np.testing.assert_array_equal(backend.run_node(node, given, engine="reference")[0], y)
+    node.attribute[0].i = 6
+    assert (backend.run_node(node, given, engine="reference")[1] != mask).any()
