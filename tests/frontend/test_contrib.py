@@ -15,8 +15,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import heddle
 from heddle.frontend.onnx import ImportFailure, backend
 from heddle.frontend.onnx.narrow import numpy_dtype
+from heddle.support import UserError
 
 ort = pytest.importorskip("onnxruntime", reason="values are compared with ONNX Runtime's")
 
@@ -31,6 +33,18 @@ def f(*shape: int, scale: float = 1.0) -> np.ndarray:
 
 def ids(limit: int, *shape: int) -> np.ndarray:
     return RNG.integers(0, limit, shape).astype(np.int32)
+
+
+def u8(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape).astype(np.uint8)
+
+
+def i8(*shape: int) -> np.ndarray:
+    return RNG.integers(-99, 99, shape).astype(np.int8)
+
+
+def scalar(value: float) -> np.ndarray:
+    return np.asarray(value, np.float32)
 
 
 @dataclass
@@ -137,6 +151,38 @@ CASES = {
         [IMAGE, KERNEL],
         {"activation": "Clip", "activation_params": [-0.5, 0.5], "pads": [1, 1, 1, 1]},
     ),
+    "conv_hard": Case(
+        "FusedConv",
+        [IMAGE, KERNEL, f(6)],
+        {
+            "activation": "HardSigmoid",
+            "activation_params": [0.3, 0.4],
+            "auto_pad": "SAME_UPPER",
+        },
+    ),
+    "dynamic": Case(
+        "DynamicQuantizeMatMul", [f(3, 4, 8), i8(8, 5), scalar(0.02), np.asarray(3, np.int8)]
+    ),
+    "dynamic_columns": Case(
+        "DynamicQuantizeMatMul",
+        [np.abs(f(3, 8)) + 1, u8(8, 5), np.abs(f(5)) / 50, u8(5), f(5)],
+        constant=(1, 2, 3, 4),
+    ),
+    "integer": Case("MatMulIntegerToFloat", [i8(3, 8), i8(8, 5), scalar(0.1), scalar(0.02)]),
+    "integer_zeros": Case(
+        "MatMulIntegerToFloat",
+        [
+            *(u8(3, 8), i8(8, 5), scalar(0.1), scalar(0.02)),
+            *(np.asarray(120, np.uint8), np.asarray(-3, np.int8), f(5)),
+        ],
+    ),
+    "integer_columns": Case(
+        "MatMulIntegerToFloat",
+        [
+            *(u8(2, 3, 8), u8(8, 5), np.full(1, 0.1, np.float32), np.abs(f(5)) / 50),
+            *(np.asarray(120, np.uint8), u8(5)),
+        ],
+    ),
     "distance": Case("CDist", [f(5, 3), f(4, 3)], {"metric": "euclidean"}),
     "n_bits": Case(
         "MatMulNBits",
@@ -155,9 +201,35 @@ CASES = {
         {"N": 5, "K": 48, "bits": 4, "block_size": 16},
         constant=(1, 2, 3),
     ),
+    "n_bits_8": Case(
+        "MatMulNBits",
+        [f(3, 40), u8(5, 3, 16), np.abs(f(15)) / 50, None, None, f(5)],
+        {"N": 5, "K": 40, "bits": 8, "block_size": 16},
+        constant=(1, 2, 5),
+    ),
+    "n_bits_float_zeros": Case(
+        "MatMulNBits",
+        [f(3, 48), u8(5, 3, 8), f(15) / 4, f(15)],
+        {"N": 5, "K": 48, "bits": 4, "block_size": 16},
+        constant=(1, 2, 3),
+    ),
+    "n_bits_order": Case(
+        "MatMulNBits",
+        [f(3, 48), u8(5, 3, 8), f(15) / 4, None, ids(3, 48)],
+        {"N": 5, "K": 48, "bits": 4, "block_size": 16},
+        constant=(1, 2, 4),
+    ),
     "attention": Case("Attention", [ROWS, f(16, 48, scale=0.3), f(48)], HEADS),
     "attention_lengths": Case(
         "Attention", [ROWS, f(16, 48, scale=0.3), f(48), lengths(4, 2)], HEADS
+    ),
+    "attention_bounds": Case(
+        "Attention", [ROWS, f(16, 48, scale=0.3), f(48), lengths(4, 5, 0, 1)], HEADS
+    ),
+    "attention_sizes": Case(
+        "Attention",
+        [ROWS, f(16, 56, scale=0.3), f(56)],
+        {**HEADS, "qkv_hidden_sizes": [16, 16, 24]},
     ),
     "attention_mask_past": Case(
         "Attention",
@@ -187,6 +259,18 @@ CASES = {
     "heads": Case("MultiHeadAttention", [ROWS, f(2, 7, 16), f(2, 7, 16), f(48)], HEADS),
     "heads_padding": Case(
         "MultiHeadAttention", [ROWS, f(2, 5, 16), f(2, 5, 16), None, MASK], HEADS
+    ),
+    "heads_lengths": Case(
+        "MultiHeadAttention", [ROWS, f(2, 7, 16), f(2, 7, 16), None, lengths(3, 6)], HEADS
+    ),
+    "heads_cross": Case(
+        "MultiHeadAttention", [ROWS, f(2, 4, 7, 4), f(2, 4, 7, 4)], {**HEADS, "scale": 0.4}
+    ),
+    "heads_past_causal": Case(
+        "MultiHeadAttention",
+        [ROWS, f(2, 5, 16), f(2, 5, 16), None, None, None, f(2, 4, 3, 4), f(2, 4, 3, 4)],
+        {**HEADS, "unidirectional": 1},
+        outputs=3,
     ),
     "heads_past": Case(
         "MultiHeadAttention",
@@ -219,6 +303,16 @@ CASES = {
             *(lengths(6, 3), total(7), *TURNED),
         ],
         {**GROUPS, "do_rotary": 1, "rotary_interleaved": 1},
+        outputs=3,
+        constant=(6,),
+    ),
+    "groups_bias": Case(
+        "GroupQueryAttention",
+        [
+            *(f(1, 2, 64), f(1, 2, 32), f(1, 2, 32), f(1, 2, 6, 16), f(1, 2, 6, 16)),
+            *(lengths(7), total(8), None, None, None, f(1, 4, 2, 8)),
+        ],
+        {**GROUPS, "scale": 0.2},
         outputs=3,
         constant=(6,),
     ),
@@ -261,11 +355,14 @@ def test_compiled(name: str) -> None:
         np.testing.assert_allclose(got, want, rtol=NEAR, atol=NEAR)
 
 
-def test_channels_last() -> None:
+@pytest.mark.parametrize("kind", ["NhwcConv", "NhwcFusedConv"])
+def test_channels_last(kind: str) -> None:
     """ONNX Runtime has no such kernel for float32: against the same with channels first."""
     image = np.ascontiguousarray(IMAGE.transpose(0, 2, 3, 1))
-    attrs = {"activation": "Relu", "pads": [1, 1, 1, 1]}
-    model, inputs = Case("NhwcFusedConv", [image, KERNEL, f(6)], attrs).model()
+    attrs: dict[str, Any] = {"pads": [1, 1, 1, 1]}
+    if kind == "NhwcFusedConv":
+        attrs["activation"] = "Relu"
+    model, inputs = Case(kind, [image, KERNEL, f(6)], attrs).model()
     (got,) = backend.prepare(model, engine="reference").run(inputs)
     first, _ = Case("FusedConv", [IMAGE, KERNEL, inputs["x2"]], attrs).model()
     (want,) = expected(first, {"x0": IMAGE, "x1": KERNEL, "x2": inputs["x2"]})
@@ -340,3 +437,120 @@ def test_what_is_missing_says_so() -> None:
     model, _ = Case("GroupQueryAttention", inputs, attrs, outputs=3, constant=(6,)).model()
     with pytest.raises(ImportFailure, match="with a smooth softmax"):
         backend.prepare(model, engine="reference")
+
+
+def test_order_of_blocks_with_zero_points() -> None:
+    """Against the definition: ONNX Runtime 1.32 passes over zero points where an order is given."""
+    a, packed, scales, zeros, order = f(3, 48), u8(5, 3, 8), f(5, 3), u8(5, 2), ids(3, 48)
+    attrs = {"N": 5, "K": 48, "bits": 4, "block_size": 16}
+    inputs = [a, packed, scales.ravel(), zeros.ravel(), order]
+    model, given = Case("MatMulNBits", inputs, attrs, constant=(1, 2, 3, 4)).model()
+    (got,) = backend.prepare(model, engine="reference").run(given)
+    codes, points = (
+        np.stack([x & 15, x >> 4], axis=-1).reshape(5, -1).astype(np.float32)
+        for x in (packed, zeros)
+    )
+    weights = (codes - points[:, order]) * scales[:, order]
+    np.testing.assert_allclose(got, a @ weights.T, rtol=1e-4, atol=1e-4)
+
+
+def test_order_of_blocks_that_does_not_fit() -> None:
+    case = CASES["n_bits_order"]
+    for wrong in (np.full(48, 3, np.int32), np.zeros(47, np.int32)):
+        inputs = [*case.inputs[:4], wrong]
+        model, _ = Case("MatMulNBits", inputs, case.attrs, constant=case.constant).model()
+        with pytest.raises(UserError, match="`g_idx` must hold 48 numbers of the 3 blocks"):
+            backend.prepare(model, engine="reference")
+
+
+def test_embedding_of_any_length() -> None:
+    model, inputs = CASES["embed"].model()
+    for info in model.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.elem_type == onnx.TensorProto.INT32:
+            dims[0].dim_param, dims[1].dim_param = "batch", "length"
+    results = backend.prepare(model, engine="reference").run(inputs)
+    for got, want in zip(results, expected(model, inputs), strict=True):
+        np.testing.assert_allclose(got, want, rtol=NEAR, atol=NEAR)
+
+
+# -- a layer of a language model with nothing fixed ------------------------------------------
+
+
+def decoder() -> onnx.ModelProto:
+    """As exporters of language models write it: sizes of batch, prompt, past and buffer open, the
+    number of positions in use taken from the mask."""
+    make = helper.make_node
+    weights = {"wq": f(32, 64), "wk": f(32, 32), "wv": f(32, 32), "wo": f(64, 32)}
+    constants = {name: value / 5 for name, value in weights.items()}
+    constants |= {"one": np.ones(1, np.int64), "at": np.asarray(1), "gain": f(32)}
+    constants |= {"cos": TURNED[0], "sin": TURNED[1]}
+    nodes = [
+        make("ReduceSum", ["mask", "one"], ["sum"], keepdims=1),
+        make("Sub", ["sum", "one"], ["last"]),
+        make("Cast", ["last"], ["lengths"], to=onnx.TensorProto.INT32),
+        make("Shape", ["mask"], ["sizes"]),
+        make("Gather", ["sizes", "at"], ["size"]),
+        make("Cast", ["size"], ["total"], to=onnx.TensorProto.INT32),
+        *(make("MatMul", ["x", f"w{side}"], [side]) for side in "qkv"),
+        make(
+            "GroupQueryAttention",
+            ["q", "k", "v", "past_k", "past_v", "lengths", "total", "cos", "sin"],
+            ["mixed", "present_k", "present_v"],
+            domain=DOMAIN,
+            **GROUPS,
+            do_rotary=1,
+        ),
+        make("MatMul", ["mixed", "wo"], ["out"]),
+        make("SkipSimplifiedLayerNormalization", ["x", "out", "gain"], ["y"], domain=DOMAIN),
+    ]
+    float_, int_ = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    shapes = {"x": ["batch", "length", 32], "mask": ["batch", "total"]}
+    shapes |= {name: ["batch", 2, "past", 16] for name in ("past_k", "past_v")}
+    graph = helper.make_graph(
+        nodes,
+        "decoder",
+        [
+            helper.make_tensor_value_info(name, int_ if name == "mask" else float_, shape)
+            for name, shape in shapes.items()
+        ],
+        [helper.make_empty_tensor_value_info(name) for name in ("y", "present_k", "present_v")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def test_past_of_any_size() -> None:
+    """Prompts, steps, several positions behind a past, buffers larger than what is in them, and
+    batches whose members have pasts of different lengths: one compiled model."""
+    model = decoder()
+    exe = heddle.compile(model)
+    for length, buffer, counts in [
+        (5, 0, (0,)),
+        (4, 0, (0, 0)),
+        (1, 7, (7, 7)),
+        (3, 4, (4,)),
+        (1, 16, (9,)),
+        (1, 7, (7, 3, 1)),
+        (1, 12, (7, 3)),
+    ]:
+        batch = len(counts)
+        mask = np.zeros((batch, max(counts) + length), np.int64)
+        inputs = {"x": f(batch, length, 32), "mask": mask}
+        inputs |= {name: f(batch, 2, buffer, 16) for name in ("past_k", "past_v")}
+        for row, count in enumerate(counts):
+            mask[row, : count + length] = 1
+            for name in ("past_k", "past_v"):
+                inputs[name][row, :, count:] = 0  # as ONNX Runtime leaves it
+        for got, want in zip(exe(*inputs.values()), expected(model, inputs), strict=True):
+            np.testing.assert_allclose(got.numpy(), want, rtol=NEAR, atol=NEAR)
+
+
+@pytest.mark.parametrize("value", [0, -9, 50, 10**6])
+def test_lengths_that_lie(value: int) -> None:
+    """More positions in use than there are, or less than none: nothing outside is read."""
+    exe = heddle.compile(decoder())
+    mask = np.full((2, 8), value, np.int64)
+    results = exe(f(2, 2, 32), mask, f(2, 2, 6, 16), f(2, 2, 6, 16))
+    assert all(np.isfinite(result.numpy()).all() for result in results)

@@ -16,6 +16,7 @@ from heddle.cli import main
 from heddle.frontend import coverage
 from heddle.frontend.onnx import Unsupported, backend, converter, page
 from heddle.frontend.onnx.registry import _CONVERTERS
+from heddle.support import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "onnx-operators.md"
 
@@ -106,6 +107,66 @@ def test_a_converter_from_outside(rng: np.random.Generator) -> None:
     assert [n.reason for n in coverage(model(node)).nodes] == ["another mode"]
 
 
+def node_of_mine() -> onnx.NodeProto:
+    return helper.make_node("Unknown", ["x"], ["y"], domain="test.own", name="mine")
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_later_converter_counts(rng: np.random.Generator) -> None:
+    for factor in (2.0, 3.0):
+        converter("Unknown", domain="test.own")(
+            lambda node, factor=factor: node.op.mul(node.tensor(0), factor)
+        )
+    x = rng.random(3, np.float32)
+    (y,) = backend.prepare(model(node_of_mine()), engine="reference").run([x])
+    np.testing.assert_array_equal(y, np.float32(3) * x)
+
+
+async def _later(node: Any) -> Any: ...
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda: None, r"must take one argument, the node; its signature is \(\)"),
+        (lambda node, other: None, r"the node; its signature is \(node, other\)"),
+        (lambda *, node: None, r"the node; its signature is \(\*, node\)"),
+        (_later, "converter `_later` must be a plain function"),
+        ("Relu", "a converter is a function of a Node, got 'Relu'"),
+    ],
+)
+def test_signatures(function: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        converter("Unknown", domain="test.own")(function)
+    assert not coverage(model(node_of_mine())).complete
+
+
+@pytest.mark.parametrize(
+    "names, options, message",
+    [
+        ((), {}, r"names of operators, got \(\)"),
+        ((7,), {}, r"names of operators, got \(7,\)"),
+        ((lambda node: node,), {}, r"by name, @converter\("),
+        (("A",), {"since": 0}, "`since` of a converter is an operator set, 1 or later, got 0"),
+        (("A",), {"since": "13"}, "1 or later, got '13'"),
+        (("A",), {"domain": None}, "`domain` of a converter is a string, got None"),
+    ],
+)
+def test_declarations(names: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        converter(*names, **options)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("result, kind", [(None, "NoneType"), (np.ones(3, "f4"), "ndarray")])
+def test_results_that_are_no_values(result: Any, kind: str) -> None:
+    converter("Unknown", domain="test.own")(lambda node: result)
+    message = r"node `mine` \(Unknown\): output 0 of its converter must be a value .* got " + kind
+    with pytest.raises(UserError, match=message):
+        coverage(model(node_of_mine()))
+
+
 def test_page() -> None:
     """The page is what the installed `onnx` and the converters make of it."""
     text = PAGE.read_text(encoding="utf-8")
@@ -140,3 +201,27 @@ def test_multinomial() -> None:
     counts = np.bincount(found[0], minlength=4) / 4000
     np.testing.assert_allclose(counts, share[0], atol=5 * np.sqrt(0.25 / 4000))
     assert counts[3] == 0
+
+
+def test_bernoulli() -> None:
+    """How often there is a 1, within 5 standard errors."""
+    share = np.repeat(np.asarray([[0.0], [0.2], [0.9], [1.0]], np.float32), 20_000, axis=1)
+    node = helper.make_node("Bernoulli", ["x"], ["y"], seed=3.0, dtype=TensorProto.INT32)
+    (found,) = backend.run_node(node, [share], engine="reference")
+    assert found.dtype == np.int32
+    assert set(np.unique(found)) == {0, 1}
+    error = np.sqrt(share[:, 0] * (1 - share[:, 0]) / 20_000)
+    assert (np.abs(found.mean(axis=1) - share[:, 0]) <= 5 * error + 1e-12).all()
+
+
+def test_dropout_in_training(rng: np.random.Generator) -> None:
+    """A share of `ratio` is 0, the rest is scaled; the mask tells which; the seed decides."""
+    node = helper.make_node("Dropout", ["x", "ratio", "training"], ["y", "mask"], seed=5)
+    x = rng.random(20_000, np.float32) + 1
+    given = [x, np.asarray(0.3, np.float32), np.asarray(True)]
+    y, mask = backend.run_node(node, given, engine="reference")
+    assert abs((~mask).mean() - 0.3) < 5 * (0.3 * 0.7 / 20_000) ** 0.5
+    np.testing.assert_allclose(y, np.where(mask, x / np.float32(0.7), 0), rtol=1e-6)
+    np.testing.assert_array_equal(backend.run_node(node, given, engine="reference")[0], y)
+    node.attribute[0].i = 6
+    assert (backend.run_node(node, given, engine="reference")[1] != mask).any()

@@ -174,6 +174,31 @@ print(second.name, second(x, x, 1)[1].item() == before)
     assert output.splitlines() == ["4 True", "True", "fake True"]
 
 
+def test_every_library_that_started_workers_stays(exported: Path, tmp_path: Path) -> None:
+    """Of two, the second one makes the pool larger and goes: its worker still runs its code."""
+    other = compile_model(tmp_path / "other.o", '-DMODEL_NAME="other"')
+    link_shared([other], tmp_path / "other.so", constants=CONSTANTS)
+    output = run_python(
+        f"""
+import gc, time
+import numpy as np
+from heddle.runtime import load
+x = np.ones((50000, 4), np.float32)
+first = load({str(exported)!r})
+first.set_num_threads(2)
+before = first(x, x, 1)[1].item()
+second = load({str(tmp_path / "other.so")!r})
+second.set_num_threads(3)
+second(x, x, 1)
+del second
+gc.collect()
+time.sleep(0.05)              # its worker has parked, or is about to
+print(all(first(x, x, 1)[1].item() == before for _ in range(100)))
+"""
+    )
+    assert output == "True"
+
+
 def test_two_models_in_the_global_scope(exported: Path, tmp_path: Path) -> None:
     other = compile_model(tmp_path / "other.o", '-DMODEL_NAME="other"')
     link_shared([other], tmp_path / "other.so", constants=CONSTANTS * 2)

@@ -50,7 +50,7 @@ typedef struct pool {
   _Atomic int32_t hot;         /* models running now */
   pthread_mutex_t lock;        /* guards starting workers */
   int32_t num_workers;
-  int32_t prepared; /* fork handlers installed and code pinned */
+  int32_t prepared; /* fork handlers installed */
   _Alignas(64) _Atomic uint32_t job;
   _Alignas(64) _Atomic uint32_t epoch; /* counts jobs; workers park on it */
   _Atomic int32_t parked;
@@ -269,13 +269,19 @@ static int start_worker(int32_t index) {
   return failed ? -1 : 0;
 }
 
+static int pinned; /* this library; guarded by the pool's lock */
+
 /* Called by the owner of the job. Fewer workers than wished for are not an error. */
 static void ensure_workers(int32_t wanted) {
   if (THE_POOL.num_workers >= wanted) return;
   pthread_mutex_lock(&THE_POOL.lock);
+  /* Not once a process: another library starts workers too, of a larger pool or after a fork. */
+  if (!pinned) {
+    pinned = 1;
+    pin_this_library();
+  }
   if (!THE_POOL.prepared) {
     THE_POOL.prepared = 1;
-    pin_this_library();
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
   }
   while (THE_POOL.num_workers < wanted && start_worker(THE_POOL.num_workers + 1) == 0) {

@@ -200,9 +200,16 @@ def random_uniform(
 ) -> TensorType:
     """Random numbers low + (high - low) * u, u uniform among the multiples of 2^-p in [0, 1): the
     upper p bits of the words of `random_bits`, p the digits of `dtype` (24 for float32; float64
-    takes two words for its 53)."""
+    takes two words for its 53).
+
+    The same bits on every target: products are exact, in float64, so that it does not matter where
+    a target fuses a product with a sum. Rounding of the sum can give `high` itself."""
     _check(key, counter)
     _check_float(dtype)
+    limit = 2.0**1023 if dtype.bits == 64 else float(np.finfo(np.float32).max)
+    for name, value in (("low", low), ("high", high), ("high - low", high - low)):
+        if not abs(value) <= limit:
+            raise UserError(f"`{name}` is {value}, expected a number of at most {limit:.4g}")
     return TensorType(as_dims(shape), dtype)
 
 
@@ -210,12 +217,35 @@ def _unit(words: Words, lane: Expr, dtype: DType) -> Expr:
     """The number in [0, 1) of an element, float64 or float32."""
     digits = _DIGITS[dtype.name]
     if dtype.bits == 64:
-        low, high = _pick(words[::2], lane), _pick(words[1::2], lane)
-        wide = intrin.shift_left(cast(high, UINT64), const(32, UINT64)) + cast(low, UINT64)
-        top = intrin.shift_right(wide, const(64 - digits, UINT64))
-        return cast(cast(top, "int64"), dtype) * const(2.0**-digits, dtype)
+        return cast(_top(words, lane), dtype) * const(2.0**-digits, dtype)
     top = intrin.shift_right(_pick(words, lane), const(32 - digits, UINT32))
     return cast(cast(top, "int32"), "float32") * const(2.0**-digits, "float32")
+
+
+def _top(words: Words, lane: Expr) -> Expr:
+    """The upper 53 bits of the number of 64 that an element takes, int64."""
+    low, high = _pick(words[::2], lane), _pick(words[1::2], lane)
+    wide = intrin.shift_left(cast(high, UINT64), const(32, UINT64)) + cast(low, UINT64)
+    return cast(intrin.shift_right(wide, const(11, UINT64)), "int64")
+
+
+def _scaled(parts: Sequence[Any], low: float, high: float, digits: int) -> Any:
+    """low + (high - low) * top / 2^digits in float64, of expressions or arrays.
+
+    parts: `top`, of at most 24 bits; or, of 53, its upper 26 and its lower 27. Products are exact,
+    so that one and a sum give the same fused or not (where high - low is above 1e-270): a width of
+    24 bits at once, else in two halves (T. J. Dekker, "A floating-point technique for extending
+    the available precision", 1971).
+    """
+    step = 2.0**-digits
+    if len(parts) == 1:
+        return parts[0] * (float(np.float32(high - low)) * step) + float(np.float32(low))
+    width = high - low
+    exponent = math.frexp(width)[1] - 26
+    upper = math.ldexp(round(math.ldexp(width, -exponent)), exponent)
+    lower = width - upper
+    first, second = parts[0] * (2.0**27 * step), parts[1] * step
+    return first * upper + (first * lower + (second * upper + second * lower)) + low
 
 
 @random_uniform.rule("compute")
@@ -228,10 +258,20 @@ def _(
     high: float,
     dtype: DType,
 ) -> te.Tensor:
+    digits = _DIGITS[dtype.name]
+
     def body(block: Expr, lane: Expr, lets: _Lets) -> Expr:
-        unit = _unit(_block(key, counter, block, lets), lane, dtype)
-        width, start = const(high - low, unit.dtype), const(low, unit.dtype)
-        return cast(unit * width + start, dtype)
+        words = _block(key, counter, block, lets)
+        if (low, high) == (0.0, 1.0):
+            return cast(_unit(words, lane, dtype), dtype)
+        if dtype.bits == 64:
+            top = lets.name(_top(words, lane), "t")
+            first = intrin.shift_right(top, const(27, "int64"))
+            second = intrin.bitwise_and(top, const(2**27 - 1, "int64"))
+            return _scaled([cast(x, dtype) for x in (first, second)], low, high, digits)  # type: ignore[no-any-return]
+        top = intrin.shift_right(_pick(words, lane), const(32 - digits, UINT32))
+        wide = _scaled([cast(cast(top, "int32"), "float64")], low, high, digits)
+        return cast(cast(wide, "float32"), dtype)
 
     return _elements("random_uniform", shape, 2 if dtype.bits == 64 else 4, body)
 
@@ -249,10 +289,15 @@ def _(
     count, digits = math.prod(shape), _DIGITS[dtype.name]
     if dtype.bits == 64:
         top = _wide_words(key, counter, count) >> np.uint64(11)
-        return low + (high - low) * (top * 2.0**-53).reshape(shape)
-    top = _words(key, counter, count) >> np.uint32(32 - digits)
-    unit = (top * 2.0**-digits).astype(np.float32)
-    return (np.float32(low) + np.float32(high - low) * unit).reshape(shape)
+        parts = [top >> np.uint64(27), top & np.uint64(2**27 - 1)]
+    else:
+        top = _words(key, counter, count) >> np.uint32(32 - digits)
+        parts = [top]
+    if (low, high) == (0.0, 1.0):
+        found = top.astype(np.float64) * 2.0**-digits
+    else:
+        found = _scaled([part.astype(np.float64) for part in parts], low, high, digits)
+    return found.astype(np.float64 if dtype.bits == 64 else np.float32).reshape(shape)
 
 
 @operator("random_normal", kind="injective", dtypes="int")

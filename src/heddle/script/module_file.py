@@ -117,14 +117,29 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     if len(raw) < 8 or length > min(len(raw) - 8, _HEADER_LIMIT):
         raise UserError(f"`{path}` is no safetensors file: its header does not fit")
     try:
-        header = json.loads(raw[8 : 8 + length])
+        header = json.loads(raw[8 : 8 + length], object_pairs_hook=_table)
     except (ValueError, RecursionError):
         raise UserError(f"`{path}` is no safetensors file: its header is not JSON") from None
+    except _Repeated as error:
+        raise UserError(f"`{path}` is damaged: its header has {error} twice") from None
     if not isinstance(header, dict):
         raise UserError(f"`{path}` is no safetensors file: its header is no table")
     data = memoryview(raw)[8 + length :]
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     return {name: _tensor(path, name, entry, data) for name, entry in entries.items()}
+
+
+class _Repeated(Exception):
+    """A name that a header has twice."""
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise _Repeated(f"`{name}`")
+        table[name] = value
+    return table
 
 
 def _tensor(path: Path, name: str, entry: Any, data: memoryview) -> np.ndarray:
@@ -133,7 +148,8 @@ def _tensor(path: Path, name: str, entry: Any, data: memoryview) -> np.ndarray:
         shape = tuple(entry["shape"])
         start, end = entry["data_offsets"]
         count = math.prod(shape)
-        whole = all(isinstance(item, int) and item >= 0 for item in (*shape, start, end))
+        # Not isinstance: true and false are no sizes.
+        whole = all(type(item) is int and item >= 0 for item in (*shape, start, end))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"`{path}`: the entry of tensor `{name}` is damaged") from None
     if not whole or end > len(data) or end - start != count * dtype.itemsize:
@@ -141,4 +157,9 @@ def _tensor(path: Path, name: str, entry: Any, data: memoryview) -> np.ndarray:
             f"`{path}`: tensor `{name}` of shape {shape} and dtype {dtype} needs "
             f"{count * dtype.itemsize} bytes, its place is {start} to {end} of {len(data)}"
         )
-    return np.frombuffer(data[start:end], dtype).reshape(shape).copy()
+    if dtype.kind == "b" and np.frombuffer(data[start:end], np.uint8).max(initial=0) > 1:
+        raise UserError(f"`{path}`: tensor `{name}` of dtype bool has bytes other than 0 and 1")
+    try:
+        return np.frombuffer(data[start:end], dtype).reshape(shape).copy()
+    except ValueError as error:  # a shape beyond numpy's limits, with no elements in it
+        raise UserError(f"`{path}`: tensor `{name}` of shape {shape}: {error}") from None

@@ -18,7 +18,7 @@ from heddle.frontend.onnx.functions import find_function, has_function
 from heddle.frontend.onnx.inputs import Inputs, ShapeLike
 from heddle.frontend.onnx.model_file import opset_versions, read_model
 from heddle.frontend.onnx.narrow import closed, constant, kind_of, numpy_dtype, opened, to_bytes
-from heddle.frontend.onnx.node import Node, check_bytes
+from heddle.frontend.onnx.node import Node, check_bytes, check_results
 from heddle.frontend.onnx.order import describe, sort_nodes
 from heddle.frontend.onnx.registry import Converter, find_converter
 from heddle.frontend.onnx.report import NodeCoverage, Report, State, Unsupported
@@ -400,6 +400,7 @@ class Importer:
             ) from error
         if not isinstance(results, (tuple, list)):
             results = (results,)
+        check_results(results, node, where)
         return node.finish(closed(results, kind))
 
     def _node(

@@ -303,6 +303,20 @@ class Node:
         return known
 
 
+def check_results(results: Sequence[Any], node: Node, where: str) -> None:
+    """`UserError` when a converter gave what is no value, or nothing for an output that is read."""
+    names = [*node.outputs, *[""] * len(results)]
+    for position, (name, value) in enumerate(zip(names, results, strict=False)):
+        if value is None and not name:
+            continue
+        if not isinstance(value, (GraphExpr, Symbolic, Narrow, Poison, Sequence_, Optional_)):
+            raise UserError(
+                f"{where}: output {position} of its converter must be a value of the graph "
+                f"(what `node.op` or `Constant` gives), got {type(value).__name__}",
+                span=node.span,
+            )
+
+
 def _held(value: Value) -> Value:
     return value.bytes if isinstance(value, Narrow) else value
 

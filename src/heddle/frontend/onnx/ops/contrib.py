@@ -129,8 +129,11 @@ def _embed_layer_norm(node: Node) -> Any:
     length = shape(ids)[1]
     words = node.op.gather(node.tensor(2), ids, axis=0)
     places = node.optional(8)
-    if places is None:
+    if places is None and isinstance(length, int):
         table = node.op.slice(node.tensor(3), starts=(0,), ends=(length,), axes=(0,))
+    elif places is None:
+        steps = node.op.range(count=length, dtype="int64")
+        table = node.op.gather(node.tensor(3), steps, axis=0)
     else:
         table = node.op.gather(node.tensor(3), places, axis=0)
     total = node.op.add(words, table)
@@ -230,27 +233,48 @@ def _matmul_n_bits(node: Node) -> Any:
     bits, size = node.attr.int("bits", 4), node.attr.int("block_size")
     if bits not in (2, 4, 8) or size < 1:
         raise Unsupported(f"weights of {bits} bits in blocks of {size}")
-    if node.has(4):
-        raise Unsupported("an order of the groups (`g_idx`)")
-    blocks = -(-depth // size)
-    codes = _codes(node.constant(1, "B"), bits, rows * blocks * size).reshape(rows, blocks, size)
-    scales = node.reshape(node.tensor(2), (rows, blocks, 1))
-    if not node.has(3):
-        middle = np.full((1, 1, 1), 1 << (bits - 1), np.uint8)
-        weights = node.op.dequantize(Constant(codes), scales, Constant(middle))
-    elif dtype(node.tensor(3)).is_float:
-        plain = node.cast(Constant(codes), dtype(scales))
-        shifted = node.op.sub(plain, node.reshape(node.tensor(3), (rows, blocks, 1)))
-        weights = node.op.mul(shifted, scales)
-    else:
-        packed = node.constant(3, "zero_points").reshape(rows, -1)
-        zeros = np.stack([_codes(row, bits, blocks) for row in packed])
-        weights = node.op.dequantize(Constant(codes), scales, Constant(zeros[:, :, None]))
-    matrix = node.reshape(weights, (rows, blocks * size))
-    if blocks * size != depth:
-        matrix = node.op.slice(matrix, starts=(0,), ends=(depth,), axes=(1,))
+    matrix = _block_weights(node, (rows, depth), bits, size)
     result = node.op.matmul(a, node.cast(matrix, dtype(a)), transpose_b=True)
     return node.op.add(result, node.tensor(5)) if node.has(5) else result
+
+
+def _block_weights(node: Node, dims: tuple[int, int], bits: int, size: int) -> GraphExpr:
+    """The weights, [N, K], in the dtype of the scales."""
+    rows, depth = dims
+    blocks = -(-depth // size)
+    codes = _codes(node.constant(1, "B"), bits, rows * blocks * size).reshape(rows, blocks, size)
+    scales = node.reshape(node.tensor(2), (rows, blocks))
+    zeros = _zero_points(node, bits, rows, blocks)
+    if node.has(4):
+        # Which block each position along K belongs to: GPTQ's order by activations.
+        order = node.constant(4, "g_idx").ravel()[:depth]
+        if len(order) < depth or order.min(initial=0) < 0 or order.max(initial=0) >= blocks:
+            raise UserError(f"`g_idx` must hold {depth} numbers of the {blocks} blocks")
+        codes = codes.reshape(rows, blocks * size)[:, :depth]
+        places = Constant(order.astype(np.int64))
+        scales, zeros = (node.op.gather(part, places, axis=1) for part in (scales, zeros))
+    else:
+        scales, zeros = (node.op.unsqueeze(part, axes=(2,)) for part in (scales, zeros))
+    if dtype(zeros).is_float:
+        plain = node.cast(Constant(codes), dtype(scales))
+        weights = node.op.mul(node.op.sub(plain, zeros), scales)
+    else:
+        weights = node.op.dequantize(Constant(codes), scales, zeros)
+    if not node.has(4):
+        weights = node.reshape(weights, (rows, blocks * size))
+        if blocks * size != depth:
+            weights = node.op.slice(weights, starts=(0,), ends=(depth,), axes=(1,))
+    return weights  # type: ignore[no-any-return]
+
+
+def _zero_points(node: Node, bits: int, rows: int, blocks: int) -> GraphExpr:
+    """[N, blocks]: floats, or integers, in the middle of their range where none are given."""
+    if not node.has(3):
+        return Constant(np.full((rows, blocks), 1 << (bits - 1), np.uint8))
+    if dtype(node.tensor(3)).is_float:
+        return node.reshape(node.tensor(3), (rows, blocks))
+    packed = node.constant(3, "zero_points").reshape(rows, -1)
+    return Constant(np.stack([_codes(row, bits, blocks) for row in packed]))
 
 
 def _codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Symbolic
 from heddle.graph import Constant, GraphExpr
-from heddle.ir.expr import Expr
+from heddle.ir.expr import Expr, maximum
 from heddle.support import UserError
 
 _DOMAIN: Final = "com.microsoft"
@@ -65,16 +65,11 @@ def _attend(node: Node, parts: _Heads, mask: GraphExpr | None, *, causal: bool) 
 
 
 def _key_mask(node: Node, mask: GraphExpr, keys: Any, like: GraphExpr) -> GraphExpr:
-    """A mask of keys (1 where they count) or their number per batch as what is added to scores."""
+    """A mask of keys (1 where they count) as what is added to scores; or, per batch, where the keys
+    that count end, and then where they begin."""
     filtered = node.attr.float("mask_filter_value", _FILTER)
     if rank(mask) == 1:
-        if shape(mask) != shape(like)[:1]:
-            raise Unsupported("a mask of first and last positions")
-        if not isinstance(keys, int):
-            raise Unsupported("a number of keys that is symbolic, with their count as a mask")
-        places = np.arange(keys, dtype=np.int32).reshape(1, 1, 1, keys)
-        count = node.reshape(node.cast(mask, "int32"), (*shape(mask), 1, 1, 1))
-        kept = node.op.less(places, count)
+        kept = _between(node, mask, keys, shape(like)[0])
     else:
         kept = node.op.greater(node.cast(mask, "int32"), 0)
         axes = {2: (1, 2), 3: (1,), 4: ()}.get(rank(mask))
@@ -83,6 +78,22 @@ def _key_mask(node: Node, mask: GraphExpr, keys: Any, like: GraphExpr) -> GraphE
         kept = node.op.unsqueeze(kept, axes=axes) if axes else kept
     zero = node.scalar(0, like)
     return node.op.where(kept, zero, node.scalar(filtered, like))  # type: ignore[no-any-return]
+
+
+def _between(node: Node, bounds: GraphExpr, keys: Any, batch: Any) -> GraphExpr:
+    """Which keys count, [batch, 1, 1, keys], of bounds[batch] or [2 * batch], last and first."""
+    steps = node.op.range(count=keys, dtype="int64")
+    places = node.op.reshape(steps, shape=(1, 1, 1, keys))
+    whole = node.cast(bounds, "int64")
+    if shape(bounds)[0] is batch or shape(bounds) == (batch,):
+        return node.op.less(places, node.reshape(whole, (batch, 1, 1, 1)))  # type: ignore[no-any-return]
+    if not isinstance(batch, int) or shape(bounds) != (2 * batch,):
+        raise Unsupported(f"a mask of shape {shape(bounds)} for a batch of {batch}")
+    last, first = (
+        node.reshape(part, (batch, 1, 1, 1))
+        for part in node.op.split(whole, sizes=(batch, batch), axis=0)
+    )
+    return node.op.logical_and(node.op.less(places, last), node.op.greater_equal(places, first))  # type: ignore[no-any-return]
 
 
 def _mask(
@@ -286,19 +297,21 @@ def _group_query_attention(node: Node) -> Any:
     q, k, v = _group_query_parts(node, heads, groups)
     batch, _, length, _ = shape(q)
     total = _total_length(node, 6)
-    capacity = node.static_dim(node.tensor(3), 2, "past_key") if node.has(3) else 0
-    prompt = isinstance(total, int) and total == length
-    kept = node.reshape(node.cast(node.tensor(5), "int64"), (-1, 1))
-    past = node.op.sub(node.op.add(kept, 1), length)  # [batch, 1]
-    if prompt:
-        past = Constant(np.zeros((1, 1), np.int64))
-    if shape(past)[0] != batch:
+    capacity = shape(node.tensor(3))[2] if node.has(3) else 0
+    if isinstance(total, int) and total == length:  # a prompt: nothing before it
+        past: GraphExpr = Constant(np.zeros((1, 1), np.int64))
+    else:
+        kept = node.reshape(node.cast(node.tensor(5), "int64"), (-1, 1))
+        past = node.op.sub(node.op.add(kept, 1), _number(node, length))  # [batch, 1]
+        # Prompts of which some are shorter have no past either.
+        past = node.op.maximum(past, 0)
+    if shape(past)[0] is not batch and shape(past)[0] != batch:
         past = node.op.broadcast_to(past, shape=(batch, 1))
     steps = node.op.unsqueeze(node.op.range(count=length, dtype="int64"), axes=(0,))
     places = node.op.add(past, steps)  # [batch, positions]
     if node.attr.flag("do_rotary"):
         q, k = _turned(node, q, k, places)
-    present = capacity if isinstance(total, int) and total <= capacity else total
+    present = _larger(total, capacity)
     k, v = (_appended(node, at, new, past, present) for at, new in ((3, k), (4, v)))
     keys = node.op.reshape(node.op.range(count=present, dtype="int64"), shape=(1, 1, 1, present))
     at = node.op.unsqueeze(places, axes=(1, 3))  # [batch, 1, positions, 1]
@@ -361,28 +374,53 @@ def _turned(
     return q, k
 
 
+def _number(node: Node, dim: Any) -> GraphExpr:
+    """A dimension as an int64 scalar."""
+    if isinstance(dim, int):
+        return Constant(np.asarray(dim, np.int64))
+    data = np.empty((), object)
+    data[()] = dim
+    return node.as_tensor(Symbolic(data))
+
+
+def _larger(total: Any, capacity: Any) -> Any:
+    """The size of what is kept: all positions, or the buffer of the past where it is larger."""
+    if isinstance(total, int) and isinstance(capacity, int):
+        return max(total, capacity)
+    return total if isinstance(capacity, int) and capacity == 0 else maximum(total, capacity)
+
+
 def _appended(node: Node, at: int, new: GraphExpr, past: GraphExpr, present: Any) -> GraphExpr:
     """Past and new values, [batch, groups, present, size]: position t holds the new one of number
     t - past where there is such, else the past one."""
     batch, groups, length, size = shape(new)
-    if not node.has(at) and present == length:
+    if not node.has(at) and (present is length or present == length):
         return new
+    old = node.optional(at)
+    capacity = 0 if old is None else shape(old)[2]
     keys = node.op.reshape(node.op.range(count=present, dtype="int64"), shape=(1, present))
     number = node.op.sub(keys, past)  # [batch, present]
-    is_new = node.op.logical_and(node.op.greater_equal(number, 0), node.op.less(number, length))
-    safe = node.op.where(is_new, number, node.scalar(0, number))
+    is_new = node.op.logical_and(
+        node.op.greater_equal(number, 0), node.op.less(number, _number(node, length))
+    )
+    zero = Constant(np.zeros((), np.int64))
+    if old is not None and not (isinstance(capacity, int) and isinstance(present, int)):
+        # Past and new in a row, and each position says where in it to look.
+        row = node.op.concat(old, new, axis=2)
+        index = node.op.where(is_new, node.op.add(number, _number(node, capacity)), keys)
+        kept = node.op.logical_or(is_new, node.op.less(number, 0))
+    else:
+        row, index, kept = new, number, is_new
+    safe = node.op.where(kept, index, zero)
     full = (batch, groups, present, size)
-    index = node.op.broadcast_to(node.op.unsqueeze(safe, axes=(1, 3)), shape=full)
-    moved = node.op.gather_elements(new, index, axis=2)
-    old: Any = Constant(np.zeros((), dtype(new).numpy))
-    if node.has(at):
-        old = node.tensor(at)
-        capacity = node.static_dim(old, 2, "past")
+    where = node.op.broadcast_to(node.op.unsqueeze(safe, axes=(1, 3)), shape=full)
+    moved = node.op.gather_elements(row, where, axis=2)
+    other: Any = Constant(np.zeros((), dtype(new).numpy))
+    if old is not None and row is new:
+        other = old
         if capacity != present:
-            if not isinstance(present, int):
-                raise Unsupported("a past of another size than its buffer, which is symbolic")
-            old = node.op.pad(old, pads=(0, 0, 0, 0, 0, 0, present - capacity, 0))
-    return node.op.where(node.op.unsqueeze(is_new, axes=(1, 3)), moved, old)  # type: ignore[no-any-return]
+            other = node.op.pad(old, pads=(0, 0, 0, 0, 0, 0, present - capacity, 0))
+    return node.op.where(node.op.unsqueeze(kept, axes=(1, 3)), moved, other)  # type: ignore[no-any-return]
 
 
 def _with_bias(node: Node, mask: GraphExpr, like: GraphExpr) -> GraphExpr:
