@@ -245,11 +245,13 @@ MENDED = [
     *(("conv2d", seed) for seed in (1013, 3005, 3066, 3088)),
     ("depthwise", 2076),
     ("depthwise", 8040),
+    ("layer_norm", 9039),
     ("matmul", 216),
     ("softmax", 5126),
     ("stencil", 3120),
     ("symbolic_sum", 209),
     ("symbolic_sum", 5014),
+    ("symbolic_sum", 9110),
     ("gather", 1123),
     ("gather", 6026),
     ("gather", 6111),
@@ -257,6 +259,7 @@ MENDED = [
     ("max_pool", 1033),
     ("triangular_loops", 6092),
     ("triangular_loops", 7111),
+    ("triangular_loops", 9036),
     ("triangular_product", 1065),
 ]
 """Sequences that once gave wrong values."""

@@ -414,6 +414,8 @@ class _Verifier:
             if type(index) is Var or index.dtype.lanes != 1 or not index.dtype.is_int:
                 continue
             reach = self.analyzer().bounds(index)
+            if reach.lo > reach.hi:
+                continue  # a loop around runs never
             if reach.hi < 0 or (limit is not None and reach.lo >= limit):
                 self.fail(
                     at,

@@ -369,6 +369,31 @@ def _check_first_steps(sch: Schedule, chain: list[For], order: list[For]) -> Non
                 "with their `init`; use decompose_reduction first",
                 block,
             )
+        around = sch.state.loops(block)
+        if not runs_once(block, around, around.index(chain[0])):
+            _check_repeated_sums(sch, block, reduced, chain, order)
+
+
+def _check_repeated_sums(
+    sch: Schedule, block: Block, reduced: list[Expr], chain: list[For], order: list[For]
+) -> None:
+    """Raise where a block that its loops run several times, each time from its `init`, would take
+    a step of its sum several times instead."""
+    sums = [n for n in chain if any(uses_var(e, n.var) for e in reduced)]
+    others = [n for n in chain if n not in sums and as_int(n.extent) != 1]
+    for outer in others:
+        for inner in sums:
+            if (chain.index(outer) < chain.index(inner)) != (
+                order.index(outer) < order.index(inner)
+            ):
+                raise fail(
+                    sch,
+                    "reorder",
+                    f"the loops run block `{block.name}` several times for the same elements, and "
+                    f"with `{inner.var.name}` on the other side of `{outer.var.name}` would add "
+                    "each term as often; move the block out of the loops that repeat it first",
+                    block,
+                )
 
 
 # -- how iterations run ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from heddle.schedule.primitives.move_checks import (
     check_needed,
     check_order,
     check_reads_all,
+    check_runs,
     check_whole,
     is_whole,
     users,
@@ -163,6 +164,7 @@ def reverse_compute_at(
     check_needed(sch, name, node, producers)
     if node.name not in inside:
         check_order(sch, name, node, producers, loop)
+    outside = {n.var for n in sch.state.loops(node)}
     sch.change({node: None})
     target = sch.state.loop(loop.var)
     shared = _shared_loops(sch, name, target)
@@ -179,6 +181,8 @@ def reverse_compute_at(
         )
         nest = _place(node, domains, around, guard=guard, preserve_unit_loops=preserve_unit_loops)
     check_beside(sch, nest, inside, shared, around)
+    entered = [n for n in shared if n.var not in outside]
+    check_runs(sch, nest, node, entered, around)
     children = _children(target.body)
     last = _position(children, {p.name for p in producers}, first=False)
     sch.change({children[last]: seq(children[last], nest)})

@@ -164,6 +164,22 @@ def check_beside(
                     )
 
 
+def check_runs(sch: Schedule, nest: Stmt, node: Block, entered: list[For], around: Around) -> None:
+    """Raise when a loop that the block moves into, and that does not say which of its elements are
+    computed, might run no iteration at all."""
+    placed = next(stmt for stmt in walk(nest) if type(stmt) is Block)
+    for loop in entered:
+        used = any(uses_var(bound.binding, loop.var) for bound in placed.iters)
+        if not used and not around.nonnegative(affine(loop.extent).plus(Affine({}, 1), -1)):
+            raise fail(
+                sch,
+                "reverse_compute_at",
+                f"loop `{loop.var.name}` of extent `{loop.extent}` may not run at all, and block "
+                f"`{node.name}` must; choose a loop around it",
+                loop,
+            )
+
+
 def _holds(box: Box1, part: Box1, around: Around) -> bool:
     """Whether `part` is certainly within `box`."""
     start = part.low.plus(box.low, -1)

@@ -170,10 +170,14 @@ def _init_nest(
         values[bound.var] = var
         iters.append(IterVar(bound.extent, bound.kind, substitute(bound.binding, fresh), var))
     guard: Expr = TRUE
+    still = {n.var: n.min for n in inner if as_int(n.extent) == 1}
+    others = {n.var for n in sch.state.loops(node)} - dropped
     for part in conjuncts(node.predicate):
+        if uses_var(part, dropped):
+            part = substitute(part, {var: low for var, low in still.items() if var in dropped})
         if not uses_var(part, dropped):
             guard = logical_and(guard, substitute(part, fresh))
-        elif any(uses_var(part, n.var) for n in kept):
+        elif uses_var(part, others):
             raise fail(
                 sch,
                 "decompose_reduction",
