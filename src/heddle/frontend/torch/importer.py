@@ -14,7 +14,7 @@ from torch import fx
 from heddle import op
 from heddle.frontend.torch import ops  # declares the converters
 from heddle.frontend.torch.control import convert_cond
-from heddle.frontend.torch.labels import layer_of, name_of, span_of
+from heddle.frontend.torch.labels import name_of, span_of
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.registry import find_converter
 from heddle.frontend.torch.report import Report, Unsupported
@@ -39,8 +39,6 @@ _ASSERTIONS: Final = frozenset(
         "aten.sym_constrain_range_for_size.default",
     )
 )
-
-
 _COND: Final = torch.ops.higher_order.cond
 
 
@@ -284,4 +282,4 @@ def target_name(fx_node: fx.Node) -> str:
     return f"{module}.{name}".removeprefix("_operator.") if module else name
 
 
-__all__ = ["Importer", "Poison", "layer_of", "target_name"]
+__all__ = ["Importer", "Poison", "bind_bare_symbols", "target_name"]

@@ -14,7 +14,7 @@ import torch
 from heddle import op
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Dim
-from heddle.frontend.torch.tensors import dtype_of, torch_dtype
+from heddle.frontend.torch.tensors import dtype_of
 from heddle.graph import BindDim, Call, Constant, GraphExpr, TupleGetItem
 from heddle.graph.dims import same_dim, show_type
 from heddle.ir import DType, TensorType, TupleType
@@ -146,10 +146,6 @@ class Node:
     def full(self, dims: Sequence[Dim], value: float | int | bool, to: DType) -> GraphExpr:
         """A tensor that is `value` everywhere."""
         return self.expand(Constant(_number(value, to)), dims)
-
-    def zeros_like(self, value: GraphExpr) -> GraphExpr:
-        """Zeros of the shape and dtype of `value`."""
-        return self.full(shape(value), 0, dtype(value))
 
     def bind_dim(self, count: GraphExpr, bound: Expr | int, size: Any) -> Dim:
         """A dimension whose size is the int64 scalar `count`, at most `bound`; torch calls it
@@ -289,5 +285,4 @@ __all__ = [
     "same_shape",
     "shape",
     "tensor_type",
-    "torch_dtype",
 ]

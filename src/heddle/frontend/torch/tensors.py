@@ -19,7 +19,6 @@ _DTYPES: Final = {
         *("float16", "float32", "float64", "bfloat16"),
     )
 }
-_TORCH: Final = {mine: theirs for theirs, mine in _DTYPES.items()}
 
 
 def dtype_of(dtype: torch.dtype) -> DType:
@@ -28,11 +27,6 @@ def dtype_of(dtype: torch.dtype) -> DType:
     if found is None:
         raise Unsupported(f"dtype {str(dtype).removeprefix('torch.')}")
     return found
-
-
-def torch_dtype(dtype: DType | str) -> torch.dtype:
-    """The dtype of torch for one of Heddle."""
-    return _TORCH[DType.of(dtype)]
 
 
 def numpy_view(tensor: torch.Tensor) -> np.ndarray:

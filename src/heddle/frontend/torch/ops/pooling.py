@@ -190,7 +190,7 @@ def _avg_pool_backward(
     count = _spatial(node.target)
     if divisor_override is not None or rank(x) != count + 2:
         raise Unsupported("the gradient of an average pooling with a divisor or without a batch")
-    window = _window(count, kernel_size, stride, padding, 1, ceil_mode)
+    window = _within(x, _window(count, kernel_size, stride, padding, 1, ceil_mode))
     call = op.get("avg_pool")(x, count_include_pad=count_include_pad, **window)
     found = op.get("avg_pool").gradients(call.args, call.attrs, dout=grad, out=call)
     return node.emit(found[0])  # type: ignore[arg-type]
