@@ -16,7 +16,6 @@ from heddle.schedule.primitives.loops import (
     bind,
     fuse,
     parallel,
-    reorder,
     serial,
     split,
     unannotate,
@@ -34,6 +33,7 @@ from heddle.schedule.primitives.reindex import (
     reindex_cache_read,
     reindex_cache_write,
 )
+from heddle.schedule.primitives.reorder import reorder
 from heddle.schedule.primitives.rfactor import rfactor
 from heddle.schedule.primitives.rolling import rolling_buffer
 from heddle.schedule.primitives.sample import (
