@@ -252,6 +252,7 @@ MENDED = [
     ("symbolic_sum", 209),
     ("symbolic_sum", 5014),
     ("symbolic_sum", 9110),
+    ("symbolic_sum", 10125),
     ("gather", 1123),
     ("gather", 6026),
     ("gather", 6111),

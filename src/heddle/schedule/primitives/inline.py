@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from heddle.ir.expr import Expr, IntImm, Var, as_int, const, logical_and
 from heddle.ir.structural import structural_equal
 from heddle.ir.walk import post_order, rewrite, substitute
+from heddle.schedule.affine import Around, affine
 from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.refs import BlockLike
 from heddle.schedule.region import has_loops, point_reads
-from heddle.tir.build import point
+from heddle.tir.build import point, shape_symbols
 from heddle.tir.nodes import (
     Block,
     Buffer,
@@ -248,16 +249,19 @@ def _check_same_domain(
     sch: Schedule, name: str, node: Block, where: dict[Var, int], buffer: Buffer
 ) -> None:
     """Raise when `node` also computes elements that read nothing of `buffer`: the padding."""
+    around = Around({}, shape_symbols(sch.func))
     for bound in node.iters:
         dim = where.get(bound.var)
-        size = None if dim is None else as_int(buffer.shape[dim])
-        extent = as_int(bound.extent)
-        if size is not None and extent is not None and extent > size:
+        if dim is None:
+            continue
+        size = buffer.shape[dim]
+        if not around.nonnegative(affine(size).plus(affine(bound.extent), -1)):
             raise fail(
                 sch,
                 name,
-                f"variable `{bound.var.name}` of block `{node.name}` runs over [0, {extent}), but "
-                f"`{buffer.name}` has {size} elements there: the others would not be computed",
+                f"variable `{bound.var.name}` of block `{node.name}` runs over "
+                f"[0, {bound.extent}), but `{buffer.name}` has {size} elements there: the others "
+                "would not be computed",
                 node,
             )
 
