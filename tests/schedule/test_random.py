@@ -247,6 +247,7 @@ MENDED = [
     ("depthwise", 8040),
     ("layer_norm", 9039),
     ("matmul", 216),
+    ("scan", 11000),
     ("softmax", 5126),
     ("stencil", 3120),
     ("symbolic_sum", 209),

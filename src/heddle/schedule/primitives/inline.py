@@ -204,7 +204,7 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
 
     memo: dict[Any, Any] = dict(values)
     value = rewrite(store.value, {BufferLoad: replaced}, memo=memo)
-    indices = tuple(substitute(index, values) for index in store.indices)
+    indices = tuple(rewrite(index, {BufferLoad: replaced}, memo=memo) for index in store.indices)
     body = store.replace(value=value, indices=indices)
     merged = producer.replace(
         iters=_narrowed(node, where, producer, target),
