@@ -15,7 +15,7 @@ from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
 from heddle.graph import Branch, Constant, Function, GraphBuilder, GraphExpr, If, Tuple, Var
-from heddle.graph.dims import same_type, show_type
+from heddle.graph.dims import same_dim, same_type, show_type
 from heddle.ir import INT64, TensorType, TupleType
 from heddle.ir.expr import Expr, as_expr, as_int, const, maximum
 from heddle.passes.graph.outline import captured_by, symbols_of
@@ -229,7 +229,7 @@ def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
     condition = None if always else _scalar(node, start, "bool")
     carried = [node.as_tensor(value) for value in state]
 
-    def body(iteration: Var, own: list[Var], _captured: Sequence[GraphExpr]) -> list[Value]:
+    def body(iteration: Var, own: list[Var]) -> list[Value]:
         formal = node.attr.graph("body").input
         dims = formal[0].type.tensor_type.shape.dim if formal else ()
         first = node.reshape(iteration, (1,)) if len(dims) == 1 else iteration
@@ -250,7 +250,7 @@ def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
 
 def _rows(node: Node, item: GraphExpr, size: Expr) -> GraphExpr:
     dims = tensor_type(item).shape
-    if dims[0] is size or as_int(dims[0]) == as_int(size) is not None:
+    if same_dim(dims[0], size):
         return item
     return node.op.prefix(item, shape=(size, *dims[1:]))  # type: ignore[no-any-return]
 
@@ -277,7 +277,7 @@ class _Body:
         self,
         node: Node,
         carried: Sequence[GraphExpr],
-        run: Callable[[Var, list[Var], Sequence[GraphExpr]], list[Value]],
+        run: Callable[[Var, list[Var]], list[Value]],
     ) -> None:
         self.node = node
         importer = node.importer
@@ -288,7 +288,7 @@ class _Body:
         try:
             iteration = builder.param("iteration", TensorType((), INT64))
             own = [builder.param(f"carried_{at}", x.type) for at, x in enumerate(self.carried)]
-            results = run(iteration, own, ())
+            results = run(iteration, own)
             going = _scalar(node, results[0], "bool")
             values = [node.as_tensor(value) for value in results[1:]]
             self._check(values)
@@ -390,7 +390,7 @@ def _run_time_scan(node: Node, state: Sequence[Value], parts: _Parts, length: Ex
     )
     scanned = [x for x in node.flush([x for x, _, _ in parts]) if isinstance(x, GraphExpr)]
 
-    def body(iteration: Var, own: list[Var], _captured: Sequence[GraphExpr]) -> list[Value]:
+    def body(iteration: Var, own: list[Var]) -> list[Value]:
         rows: list[Value] = []
         for x, (_, axis, back) in zip(scanned, parts, strict=True):
             at: GraphExpr = iteration
