@@ -257,6 +257,7 @@ MENDED = [
     ("gather", 1123),
     ("gather", 6026),
     ("gather", 6111),
+    ("gather", 12031),
     ("max_pool", 122),
     ("max_pool", 1033),
     ("triangular_loops", 6092),

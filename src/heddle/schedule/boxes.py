@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from heddle.ir.expr import Expr, Var, as_int, const
 from heddle.ir.walk import substitute, uses_var
 from heddle.schedule.affine import Box1, estimate, union
+from heddle.schedule.region import all_reads
 from heddle.schedule.state import State
 from heddle.tir.nodes import Block, Buffer, BufferRegion, For, Stmt
 
@@ -33,7 +34,7 @@ def needed_box(
     for user in users:
         inner = loop_domain(loops_between(state, target, user))
         values: dict[Var, Expr] = {bound.var: bound.binding for bound in user.iters}
-        for region in user.reads if what == "reads" else user.writes:
+        for region in all_reads(user) if what == "reads" else user.writes:
             if region.buffer is buffer:
                 box = region_box(region, values, inner)
                 result = box if result is None else _merge(result, box)

@@ -20,7 +20,7 @@ from heddle.schedule.primitives.private import (
     ordered_loops,
     starts_and_ends_inside,
 )
-from heddle.schedule.region import expr_key
+from heddle.schedule.region import all_reads, expr_key
 from heddle.schedule.state import State, edit, with_body
 from heddle.tir.build import load as tir_load
 from heddle.tir.build import shape_symbols
@@ -128,7 +128,7 @@ def _by_points(state: State, buffer: Buffer, users: Sequence[Block], site: For) 
     for user in users:
         loops = loops_between(state, site, user)
         values: dict[Var, Expr] = {bound.var: bound.binding for bound in user.iters}
-        for region in (*user.reads, *user.writes):
+        for region in (*all_reads(user), *user.writes):
             if region.buffer is not buffer:
                 continue
             if any(as_int(part.extent) != 1 for part in region.ranges):
@@ -245,6 +245,5 @@ def _redirected(
         BufferStore: store,
         BufferRegion: region,
     }
-    # Bindings and predicate hold no accesses; the rest is rewritten as one block.
     result: Block = rewrite(block, handlers)
     return result

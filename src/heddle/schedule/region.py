@@ -10,7 +10,7 @@ from heddle.ir.expr import Call, Expr, IntImm, Var
 from heddle.ir.node import Node
 from heddle.ir.walk import post_order
 from heddle.tir.build import point
-from heddle.tir.nodes import Block, Buffer, BufferLoad, BufferRegion, BufferStore, For, Stmt
+from heddle.tir.nodes import Block, Buffer, BufferLoad, BufferRegion, BufferStore, For
 
 
 def expr_key(value: Any) -> Any:
@@ -33,20 +33,27 @@ def has_loops(block: Block) -> bool:
     return any(type(found) is For for found in post_order(block.body))
 
 
-def point_reads(stmts: Iterable[Stmt | None], written: Iterable[Buffer]) -> list[BufferRegion]:
-    """The elements read by statements without loops, each once; `written` buffers (accumulators)
+def point_reads(nodes: Iterable[Node | None], written: Iterable[Buffer]) -> list[BufferRegion]:
+    """The elements read by nodes without loops, each once; `written` buffers (accumulators)
     do not count."""
     skip = set(written)
     found: dict[Any, BufferRegion] = {}
-    for stmt in stmts:
-        if stmt is None:
+    for node in nodes:
+        if node is None:
             continue
-        for load in post_order(stmt):
+        for load in post_order(node):
             if type(load) is BufferLoad and load.buffer not in skip:
                 key = (load.buffer, tuple(map(expr_key, load.indices)))
                 if key not in found:
                     found[key] = point(load.buffer, load.indices)
     return list(found.values())
+
+
+def all_reads(block: Block) -> tuple[BufferRegion, ...]:
+    """The regions that a block reads, and the elements that its bindings and its predicate load:
+    those are told by the loops around it."""
+    around = [b.binding for b in block.iters if type(b.binding) is not Var]
+    return (*block.reads, *point_reads([*around, block.predicate], ()))
 
 
 def stores_of(stmt: Node) -> list[BufferStore]:

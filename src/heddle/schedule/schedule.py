@@ -20,6 +20,7 @@ from heddle.schedule.errors import ScheduleError
 from heddle.schedule.find import find
 from heddle.schedule.primitives.base import PRIMITIVES
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef, Sampled
+from heddle.schedule.region import all_reads
 from heddle.schedule.state import State, blocks_below
 from heddle.schedule.trace import LoopName, Trace, ValueName
 from heddle.support import UserError
@@ -113,7 +114,7 @@ class Schedule:
         state, node = self.state, self._named(block)
         found = {
             writer.name: None
-            for region in node.reads
+            for region in all_reads(node)
             for writer in state.writers.get(region.buffer, ())
             if writer.name != node.name
         }

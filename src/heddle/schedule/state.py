@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from heddle.ir.expr import Var
+from heddle.schedule.region import all_reads
 from heddle.support import InternalError
 from heddle.support.names import fresh_name
 from heddle.tir.build import seq
@@ -138,7 +139,7 @@ class State:
         self.block_links[block.name] = link
         if self._is_inside_another(link):
             return  # the block around it stands for what it accesses
-        for regions, users in ((block.reads, self.readers), (block.writes, self.writers)):
+        for regions, users in ((all_reads(block), self.readers), (block.writes, self.writers)):
             for buffer in dict.fromkeys(region.buffer for region in regions):
                 users.setdefault(buffer, []).append(block)
 

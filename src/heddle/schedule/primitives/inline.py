@@ -13,7 +13,7 @@ from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.refs import BlockLike
-from heddle.schedule.region import has_loops, point_reads
+from heddle.schedule.region import all_reads, has_loops, point_reads
 from heddle.tir.build import point, shape_symbols
 from heddle.tir.nodes import (
     Block,
@@ -220,7 +220,7 @@ def reverse_compute_inline(sch: Schedule, block: BlockLike) -> None:
 def _sole_producer(sch: Schedule, name: str, node: Block) -> tuple[Block, BufferLoad]:
     """The block in the function whose result `node` reads, and the (one) access."""
     found: dict[str, Block] = {}
-    for region in node.reads:
+    for region in all_reads(node):
         for writer in sch.state.writers.get(region.buffer, ()):
             if writer is not node:
                 found[writer.name] = writer

@@ -30,7 +30,7 @@ from heddle.schedule.primitives.move_checks import (
 from heddle.schedule.primitives.private import check_stays
 from heddle.schedule.primitives.steps import check_all_steps
 from heddle.schedule.refs import BlockLike, LoopRef
-from heddle.schedule.region import expr_key
+from heddle.schedule.region import all_reads, expr_key
 from heddle.schedule.state import blocks_below
 from heddle.tir.build import TRUE, seq, shape_symbols
 from heddle.tir.nodes import (
@@ -93,7 +93,7 @@ def compute_at(
     sch.change({node: None})
     target = sch.state.loop(loop.var)
     shared = _shared_loops(sch, name, target)
-    producers = users(sch.state.writers, [r.buffer for r in node.reads], node)
+    producers = users(sch.state.writers, [r.buffer for r in all_reads(node)], node)
     check_complete(sch, name, node, producers, shared, loop)
     boxes = {
         buffer: needed_box(
@@ -146,7 +146,7 @@ def reverse_compute_at(
     inside = {b.name for b in blocks_below(sch.state.loop(loop.var))}
     producers = [
         p
-        for p in users(sch.state.writers, [r.buffer for r in node.reads], node)
+        for p in users(sch.state.writers, [r.buffer for r in all_reads(node)], node)
         if p.name in inside
     ]
     if not producers:

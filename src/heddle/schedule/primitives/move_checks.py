@@ -15,7 +15,7 @@ from heddle.schedule.boxes import loop_domain, needed_box, region_box
 from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.base import fail
 from heddle.schedule.refs import LoopRef
-from heddle.schedule.region import expr_key
+from heddle.schedule.region import all_reads, expr_key
 from heddle.schedule.state import blocks_below, walk
 from heddle.tir.build import TRUE
 from heddle.tir.nodes import Block, Buffer, BufferLoad, For, IterKind, IterVar, Stmt
@@ -103,7 +103,7 @@ def check_whole(
                     other,
                 )
     for producer in producers:
-        read = {region.buffer for region in producer.reads}
+        read = {region.buffer for region in all_reads(producer)}
         for region in producer.writes:
             others = [p for p in sch.state.writers[region.buffer] if p.name not in inside]
             # An update in place finishes what an init outside the loop has begun.
@@ -141,7 +141,7 @@ def check_beside(
     loops = [stmt for stmt in walk(nest) if type(stmt) is For]
     node = next(stmt for stmt in walk(nest) if type(stmt) is Block)
     values: dict[Var, Expr] = {bound.var: bound.binding for bound in node.iters}
-    for region in node.reads:
+    for region in all_reads(node):
         beside: dict[For, list[Block]] = {}
         for writer in sch.state.writers.get(region.buffer, ()):
             common = [loop for loop in sch.state.loops(writer) if loop in shared]
@@ -211,7 +211,7 @@ def check_order(
     past one that reads it."""
     order = {block: n for n, block in enumerate(sch.state.block_links)}
     here = max(order[block.name] for block in blocks_below(sch.state.loop(loop.var)))
-    for producer in users(sch.state.writers, [r.buffer for r in node.reads], node):
+    for producer in users(sch.state.writers, [r.buffer for r in all_reads(node)], node):
         if order[producer.name] > here:
             raise fail(
                 sch,

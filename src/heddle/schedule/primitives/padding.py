@@ -32,7 +32,7 @@ from heddle.schedule.primitives.inline import add_buffers, single_store
 from heddle.schedule.primitives.loops import rebind
 from heddle.schedule.primitives.rfactor import Reduction, reduction_of
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
-from heddle.schedule.region import point_reads
+from heddle.schedule.region import all_reads, point_reads
 from heddle.schedule.state import edit
 from heddle.support.names import fresh_name
 from heddle.tir.build import TRUE, for_nest, load, make_block, point, seq, spatial, store
@@ -270,7 +270,7 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
 
 def _neighbours(sch: Schedule, node: Block) -> list[Block]:
     """The blocks that write what `node` reads, or read what it writes."""
-    found = [b for r in node.reads for b in sch.state.writers.get(r.buffer, ())]
+    found = [b for r in all_reads(node) for b in sch.state.writers.get(r.buffer, ())]
     found += [b for r in node.writes for b in sch.state.readers.get(r.buffer, ())]
     return [b for b in found if b is not node]
 

@@ -18,6 +18,7 @@ from heddle.schedule.primitives.loops import rebind
 from heddle.schedule.primitives.peel import copy_statement, without_inits
 from heddle.schedule.primitives.private import private_buffers
 from heddle.schedule.refs import LoopRef
+from heddle.schedule.region import all_reads
 from heddle.schedule.state import blocks_below, edit, walk
 from heddle.tir.build import replace_buffers, seq, shape_symbols
 from heddle.tir.nodes import Block, Buffer, For, ForKind, Seq, Stmt
@@ -177,7 +178,7 @@ def _check_aligned(sch: Schedule, earlier: For, later: For) -> None:
 
 def _users(sch: Schedule, buffer: Buffer, *loops: For) -> list[Block]:
     found = [b for loop in loops for b in blocks_below(loop)]
-    return [b for b in found if any(r.buffer is buffer for r in (*b.reads, *b.writes))]
+    return [b for b in found if any(r.buffer is buffer for r in (*all_reads(b), *b.writes))]
 
 
 Boxes = list[list[Box1 | None]]
@@ -189,7 +190,7 @@ def _touched(sch: Schedule, loop: For) -> dict[Buffer, tuple[Boxes, bool]]:
     for block in blocks_below(loop):
         inner = loop_domain(loops_between(sch.state, loop, block))
         values: dict[Var, Expr] = {bound.var: bound.binding for bound in block.iters}
-        for regions, writes in ((block.reads, False), (block.writes, True)):
+        for regions, writes in ((all_reads(block), False), (block.writes, True)):
             for region in regions:
                 boxes, written = found.get(region.buffer, ([], False))
                 box = region_box(region, values, inner)

@@ -11,7 +11,7 @@ from heddle.ir.walk import free_vars, substitute, uses_var
 from heddle.schedule.affine import Box1, affine
 from heddle.schedule.boxes import loop_domain, loops_between, region_box
 from heddle.schedule.primitives.base import fail
-from heddle.schedule.region import expr_key
+from heddle.schedule.region import all_reads, expr_key
 from heddle.schedule.state import State, blocks_below
 from heddle.tir.build import TRUE
 from heddle.tir.nodes import Block, Buffer, For, IfThenElse, IterKind, While
@@ -64,7 +64,7 @@ def is_rolling(writer: Block) -> bool:
 
 def rolling_loop(state: State, block: Block) -> tuple[Buffer, For] | None:
     """A rolling buffer that `block` writes or reads, and its loop: the block has to stay there."""
-    for buffer in dict.fromkeys(region.buffer for region in (*block.writes, *block.reads)):
+    for buffer in dict.fromkeys(region.buffer for region in (*block.writes, *all_reads(block))):
         if any(map(is_rolling, state.writers.get(buffer, ()))):
             ordered = ordered_loops(state, buffer)
             for around in state.loops(block):
@@ -104,7 +104,7 @@ def _is_covered(
     written = [box for writer in before for box in _written_boxes(state, loop, buffer, writer)]
     values = {bound.var: bound.binding for bound in reader.iters}
     inner = loop_domain(loops_between(state, loop, reader))
-    for region in reader.reads:
+    for region in all_reads(reader):
         if region.buffer is buffer:
             needed = region_box(region, values, inner)
             if not any(contains(box, needed, inner) for box in written):
@@ -122,7 +122,7 @@ def _same_points(state: State, loop: For, buffer: Buffer, writer: Block, reader:
         loops = loops_between(state, loop, block)
         places = dict(zip((n.var for n in loops), _PLACES, strict=False))
         values: dict[Var, Expr] = {b.var: substitute(b.binding, places) for b in block.iters}
-        regions = block.writes if block is writer else block.reads
+        regions = block.writes if block is writer else all_reads(block)
         accessed = {
             tuple(expr_key(substitute(part.min, values)) for part in region.ranges)
             for region in regions
