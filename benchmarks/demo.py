@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import zoo
 from benchmarks.compare import relative_error
+from benchmarks.settle import settle
 
 Call = Callable[[], list[np.ndarray]]
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, call in calls.items():
             call()  # wakes the threads
             medians[name].append(statistics.median(_timed(call)[1] for _ in range(5)))
-            time.sleep(0.03)
+            settle()
     gflop = float(zoo.info(options.model)["flops"]) / 1e9
     print(f"\n{options.model}, batch 1, float32, {options.threads} threads")
     print(f"{'':14s}{'compile s':>11s}{'ms':>9s}{'GFLOP/s':>9s}")

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.compare import relative_error
 from benchmarks.peak import PeakError, measure_peak
+from benchmarks.settle import settle
 from benchmarks.targets import NARROW, is_narrow
 from heddle.target import parse
 
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.exit(1, f"error: {error}\n")
         for name, product in products.items():
             rates[name].append(2e-9 * size**3 / _turn(product, a, 0.2))
-            time.sleep(0.03)
+            settle()
     peak = statistics.median(peaks)
     about = f"{options.threads} threads, {options.target}"
     print(f"{size} x {size} x {size} float32, {about}; peak {peak:.0f} GFLOP/s")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks.peak import PeakError, measure_bandwidth
+from benchmarks.settle import settle
 
 SHAPES = ((768, 2304), (768, 768), (3072, 768), (1024, 4096), (768, 50257))
 _BYTES = 192 << 20
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.exit(1, f"error: {error}\n")
             for name, product in products.items():
                 rates[name].append(count * depth * columns * 4e-9 / _turn(product, x))
-                time.sleep(0.05)  # threads of the last engine that still spin
+                settle()
         row = "".join(f"{statistics.median(values):13.1f}" for values in rates.values())
         label = f"{count} x ({depth} x {columns})"
         print(f"{label:26s}{row}   memory {statistics.median(memory):.1f}", flush=True)

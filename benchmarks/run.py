@@ -37,7 +37,6 @@ ENGINE_NAMES = ("heddle", "ort", "openvino", "inductor", "torch")
 PEERS = ("ort", "openvino", "inductor")
 """Among these the fastest is the best peer: they compile, or at least optimise, the network."""
 TOLERANCE = 1e-4
-SETTLE = 0.03  # seconds between turns: the last engine's threads stop spinning
 
 
 @dataclass
@@ -152,7 +151,6 @@ class Session:
         except EngineError as error:
             self.rows[name].failure = str(error)
             self.workers.pop(name).close()
-        time.sleep(SETTLE)
 
     def _load(self, name: str) -> None:
         answer = self.workers[name].ask("load")

@@ -26,12 +26,12 @@ import numpy as np
 
 from benchmarks.cases import Case, Convolution, Product, moved_bytes, onnx_model, random_cases
 from benchmarks.compare import relative_error
+from benchmarks.settle import settle
 
 Call = Callable[[], Any]
 REFERENCE = "ort"
 PRODUCT_TOLERANCE = 1e-5
 CONVOLUTION_TOLERANCE = 1e-4  # there are algorithms that add in transformed coordinates
-SETTLE = 0.004  # seconds between turns: the last engine's threads stop spinning
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def measure(case: Case, seed: int, options: argparse.Namespace, limits: Any) -> 
     for _ in range(options.rounds):
         for name, call in calls.items():
             turns[name].append(_turn(call, options.seconds))
-            time.sleep(SETTLE)
+            settle()
     moved = moved_bytes(case)
     ideal = max(case.flops / limits.peak_gflops, moved / limits.bandwidth(moved)) * 1e-6
     times = {name: statistics.median(values) for name, values in turns.items()}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import zoo
+from benchmarks.settle import settle
 
 
 class EngineError(Exception):
@@ -133,7 +134,9 @@ def _serve(connection: Connection, server: _Server) -> None:
         except EOFError:
             return
         try:
-            connection.send(("ok", getattr(server, name)(*arguments)))
+            answer = getattr(server, name)(*arguments)
+            settle()
+            connection.send(("ok", answer))
         except Exception as error:
             if os.environ.get("HEDDLE_BENCH_TRACE"):
                 traceback.print_exc()

@@ -258,6 +258,7 @@ MENDED = [
     ("gather", 6026),
     ("gather", 6111),
     ("gather", 12031),
+    ("gather", 14058),
     ("max_pool", 122),
     ("max_pool", 1033),
     ("triangular_loops", 6092),

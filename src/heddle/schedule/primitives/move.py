@@ -19,6 +19,7 @@ from heddle.schedule.primitives.move_checks import (
     check_complete,
     check_covered,
     check_evaluable,
+    check_indices,
     check_needed,
     check_order,
     check_reads_all,
@@ -174,6 +175,7 @@ def reverse_compute_at(
     if mirrored is not None:
         nest: Stmt = mirrored
     else:
+        check_indices(sch, name, node, producers)
         domains = _domains_of_reads(sch, node, producers, target, around)
         check_covered(sch, node, domains, shared)
         guard = _shared_guard(

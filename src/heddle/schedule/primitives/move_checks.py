@@ -14,11 +14,12 @@ from heddle.schedule.affine import Affine, Around, Box1, affine
 from heddle.schedule.boxes import loop_domain, needed_box, region_box
 from heddle.schedule.domain import what_narrows
 from heddle.schedule.primitives.base import fail
+from heddle.schedule.primitives.private import stays_in_domain
 from heddle.schedule.refs import LoopRef
 from heddle.schedule.region import all_reads, expr_key
 from heddle.schedule.state import blocks_below, walk
 from heddle.tir.build import TRUE
-from heddle.tir.nodes import Block, Buffer, BufferLoad, For, IterKind, IterVar, Stmt
+from heddle.tir.nodes import Block, Buffer, BufferLoad, BufferStore, For, IterKind, IterVar, Stmt
 
 if TYPE_CHECKING:
     from heddle.schedule.schedule import Schedule
@@ -200,6 +201,24 @@ def check_needed(sch: Schedule, name: str, node: Block, producers: list[Block]) 
                         name,
                         f"block `{node.name}` reads `{load.buffer.name}` under a condition, and "
                         "the block that writes it runs in a part of the iterations only",
+                        node,
+                    )
+
+
+def check_indices(sch: Schedule, name: str, node: Block, producers: list[Block]) -> None:
+    """Raise when `node` takes indices from a buffer of which an iteration makes less than a box:
+    the rest of the box, which it reads too, holds nothing that may be an index."""
+    partial = {r.buffer for p in producers if not stays_in_domain(p) for r in p.writes}
+    for access in post_order(node.body):
+        if isinstance(access, (BufferLoad, BufferStore)):
+            for load in (found for index in access.indices for found in post_order(index)):
+                if type(load) is BufferLoad and load.buffer in partial:
+                    raise fail(
+                        sch,
+                        name,
+                        f"block `{node.name}` accesses `{access.buffer.name}` where "
+                        f"`{load.buffer.name}` tells, and the block that writes that runs in a "
+                        "part of the iterations only; move the block before splitting the loop",
                         node,
                     )
 

@@ -146,7 +146,7 @@ def _written_boxes(
     path = state.path(writer)
     if any(type(stmt) in (IfThenElse, While) for stmt in path[path.index(loop) :]):
         return
-    if not _stays_in_domain(writer):
+    if not stays_in_domain(writer):
         return
     inner = loop_domain(loops_between(state, loop, writer))
     values = {bound.var: bound.binding for bound in writer.iters}
@@ -161,7 +161,7 @@ def _written_boxes(
                 yield boxes
 
 
-def _stays_in_domain(block: Block) -> bool:
+def stays_in_domain(block: Block) -> bool:
     """Whether the predicate of `block` only keeps iteration variables between constants: what one
     iteration leaves out for that, all leave out."""
     spatial = [affine(b.binding) for b in block.iters if b.kind is IterKind.SPATIAL]
