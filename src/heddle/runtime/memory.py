@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 ALIGNMENT = 64
-_RECYCLED_FROM = 256 << 10
+POOLED_FROM = 256 << 10
+"""Results of this many bytes come from a pool, and go back to it."""
+
 _KEPT_PER_SIZE = 2
 
 
@@ -73,7 +75,7 @@ class ResultPool:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
         """An uninitialised array; `size` is its size in bytes."""
-        if size < _RECYCLED_FROM:
+        if size < POOLED_FROM:
             raw = np.empty(size + ALIGNMENT, np.uint8)
             start = -data_address(raw) % ALIGNMENT
             return np.ndarray(shape, dtype, raw, start)

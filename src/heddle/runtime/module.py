@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from heddle.runtime.arguments import ArgumentFrame, address, arrange
+from heddle.runtime.fastcall import make_caller
 from heddle.runtime.header import c_header
 from heddle.runtime.info import ModelInfo, TensorInfo, read_model
 from heddle.runtime.library import open_library
-from heddle.runtime.memory import ResultPool, aligned_bytes
+from heddle.runtime.memory import POOLED_FROM, ResultPool, aligned_bytes
 from heddle.runtime.profile import Profile, summarize
 from heddle.runtime.tensor import Tensor
 from heddle.runtime.toolchain import link_shared, writing_beside
@@ -73,6 +74,7 @@ class Executable:
         self._num_inputs, self._num_outputs = len(self.info.inputs), len(self.info.outputs)
         self._num_dims = sum(len(info.shape) for info in self.info.outputs)
         self._static = self._static_outputs()
+        self._fast = make_caller(library, self.info, self._results.empty, POOLED_FROM)
         closer = weakref.finalize(self, _ctypes.dlclose, library._handle)
         closer.atexit = False
 
@@ -137,6 +139,10 @@ class Executable:
     def __call__(self, *args: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
         """Runs the model. Raises `UserError` when an input is not what the model declares."""
         values = self._values(args, named)
+        if self._fast is not None:
+            found = self._fast(values)
+            if found is not NotImplemented:
+                return found  # type: ignore[no-any-return]
         frame = self._take_frame()
         try:
             frame.inputs.fill(values)
