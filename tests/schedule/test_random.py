@@ -243,6 +243,7 @@ FIRST = int(os.environ.get("HEDDLE_TEST_FIRST_SEQUENCE", "0"))
 
 MENDED = [
     *(("conv2d", seed) for seed in (1013, 3005, 3066, 3088)),
+    ("batched_product", 15072),
     ("depthwise", 2076),
     ("depthwise", 8040),
     ("layer_norm", 9039),

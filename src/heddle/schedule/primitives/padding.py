@@ -252,6 +252,7 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
                 "variable of its own (reindex makes it so)",
                 node,
             )
+    _check_told(sch, node, what, sizes)
     place = root_child(sch, name, node, _neighbours(sch, node), "shares buffers")
     extents = {bound.var: bound.extent for bound in node.iters}
     before, copies = _padded_inputs(sch, loads, sizes, extents)
@@ -307,6 +308,21 @@ def _check_zeros(sch: Schedule, node: Block, what: Reduction, sizes: dict[Var, E
                 f"padding the {bound.kind.value} variable `{bound.var.name}` would change the "
                 f"result of block `{node.name}`: it must sum products with a factor that is read "
                 f"with `{bound.var.name}`",
+                node,
+            )
+
+
+def _check_told(sch: Schedule, node: Block, what: Reduction, sizes: dict[Var, Expr]) -> None:
+    """Raise when a spatial variable that grows tells no element of the result: each would be
+    computed several times, and then the loop is no longer one over different elements."""
+    for bound in node.iters:
+        if bound.kind is IterKind.SPATIAL and bound.var in sizes and bound.var not in what.indices:
+            raise fail(
+                sch,
+                "pad_einsum",
+                f"padding `{bound.var.name}` would compute each element of `{what.buffer.name}` "
+                f"several times: block `{node.name}` does not write with that variable; its "
+                "padding must be 1",
                 node,
             )
 
