@@ -179,6 +179,14 @@ def test_small_images_do_not_pay_for_large_weights() -> None:
     assert winograd_tile(layer(512, 512, 7), AVX512, tiles=(2, 4)) != 4
 
 
+@pytest.mark.parametrize("taps, largest", [(2, 6), (3, 6), (5, 4), (7, 2), (9, 0), (15, 0)])
+def test_larger_windows_take_smaller_tiles(taps: int, largest: int) -> None:
+    """The interpolation points of a tile decide its error, and there are few."""
+    conv = ConvShape(taps, 16, 16, 16, 16, 56, 56)
+    assert winograd_tile(conv, AVX512, tiles=(2, 4, 6)) <= largest
+    assert winograd_tile(conv, AVX512, tiles=(2,)) <= (2 if taps <= 3 else 0)
+
+
 def test_plans_fit_the_registers() -> None:
     for target, lanes in ((AVX512, 16), (AVX2, 8)):
         for size in (7, 13, 28, 50, 112):

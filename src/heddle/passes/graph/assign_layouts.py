@@ -482,6 +482,10 @@ def _operand(
 # -- matrix products ------------------------------------------------------------------------------
 
 
+_FEW_ROWS = 4
+"""Rows of a product for which packing the right operand costs more than it saves."""
+
+
 def _matrix_product(work: _Assignment, binding: Binding, call: Call) -> bool:
     x, weight = call.args
     kind = tensor_type(x)
@@ -502,6 +506,8 @@ def _matrix_product(work: _Assignment, binding: Binding, call: Call) -> bool:
     for dim in kind.shape[:-1]:
         size = as_int(dim)
         rows = None if rows is None or size is None else rows * size
+    if not isinstance(weight, Constant) and rows is not None and rows <= _FEW_ROWS:
+        return False
     width = work.options.panel_width(rows, columns, depth)
     packed: GraphExpr
     if isinstance(weight, Constant):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -10,6 +11,9 @@ from heddle.ir.expr import Add, Call, Cast, Expr, FloorDiv, FloorMod, Max, Min, 
 from heddle.ir.walk import post_order, uses_var
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
+
+
+_FEW_ROWS = 4
 
 
 class BlockKind(Enum):
@@ -108,6 +112,9 @@ def contraction_of(block: Block) -> Contraction | None:
     in_x = {i for i in spatial if _has(x, block.iters[i])}
     in_w = {i for i in spatial if _has(w, block.iters[i])}
     others = [i for i in spatial if i != vector]
+    reduce = tuple(i for i, axis in enumerate(block.iters) if axis.kind is IterKind.REDUCTION)
+    if not contiguous and _is_row_by_row(block, (x, w), [i for i in others if i not in in_w], reduce):
+        return None
     return Contraction(
         block,
         x,
@@ -116,10 +123,20 @@ def contraction_of(block: Block) -> Contraction | None:
         rows=tuple(i for i in others if i not in in_w),
         cols=tuple(i for i in others if i in in_w and i not in in_x),
         batch=tuple(i for i in others if i in in_w and i in in_x),
-        reduce=tuple(i for i, axis in enumerate(block.iters) if axis.kind is IterKind.REDUCTION),
+        reduce=reduce,
         x_has_vector=vector in in_x,
         w_contiguous=contiguous,
     )
+
+
+def _is_row_by_row(
+    block: Block, operands: tuple[BufferLoad, ...], rows: list[int], reduce: tuple[int, ...]
+) -> bool:
+    """Whether few rows meet an operand that lies along the reduction, as they do themselves: dot
+    products of what lies together then beat gathering vectors."""
+    count = math.prod(as_int(block.iters[i].extent) or _FEW_ROWS + 1 for i in rows)
+    along = block.iters[reduce[-1]].var
+    return count <= _FEW_ROWS and all(is_contiguous(load, along) for load in operands)
 
 
 def _has(load: BufferLoad, axis: IterVar) -> bool:

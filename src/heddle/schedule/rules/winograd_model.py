@@ -143,6 +143,9 @@ def winograd_tile(conv: ConvShape, target: Target, *, tiles: Iterable[int]) -> i
     """The size of the output tiles, out of `tiles`, with which a convolution is fastest; 0 for a
     direct convolution.
 
+    `tiles` are those that are exact enough for 3 x 3 windows. What a tile rounds grows with its
+    interpolation points, of which larger windows need more: then only smaller ones will do.
+
     >>> from heddle.target import parse
     >>> layer = ConvShape(3, 16, 16, 16, 16, rows=56, columns=56)
     >>> winograd_tile(layer, parse("llvm -mcpu=skylake-avx512 -cores=2"), tiles=(2, 4))
@@ -151,7 +154,10 @@ def winograd_tile(conv: ConvShape, target: Target, *, tiles: Iterable[int]) -> i
     if conv.batch is None or conv.in_lanes < target.vector_lanes(32) or conv.taps < 2:
         return 0
     best, limit = 0, _WORTH * direct_cycles(conv, target)
-    for tile in tiles:
+    allowed = sorted(tiles)
+    for tile in allowed:
+        if tile + conv.taps - 3 > allowed[-1]:
+            break
         cycles = winograd_cycles(WinogradShape.of(conv, tile), target)
         if cycles < limit:
             best, limit = tile, cycles
