@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from heddle.arith.sums import Sum, accumulate
-from heddle.ir.expr import Expr, FloorDiv, FloorMod, IntImm
+from heddle.ir.expr import Expr, FloorDiv, FloorMod, IntImm, as_int
 
 if TYPE_CHECKING:
     from heddle.arith.simplify import Simplifier
@@ -187,7 +187,7 @@ def recombine(s: Simplifier, total: Sum) -> Sum:
     """`x // d * d + x % d` is `x`, and `x - x // d * d` is `x % d`."""
     for term, count in total.terms.items():
         if type(term) is FloorMod:
-            found = _join_remainder(s, total, term, count)
+            found = _join_remainder(s, total, term, count) or _join_congruent(s, total, term, count)
         elif type(term) is FloorDiv and type(term.b) is IntImm:
             found = _make_remainder(s, total, term, count)
         else:
@@ -212,6 +212,22 @@ def _join_remainder(s: Simplifier, total: Sum, term: FloorMod, count: int) -> Su
     accumulate(terms, whole, count)
     constant = total.constant + count * (whole.constant - product.constant)
     return Sum(terms, constant)
+
+
+def _join_congruent(s: Simplifier, total: Sum, term: FloorMod, count: int) -> Sum | None:
+    """`x // d * d + y % d` is `x` where `x` leaves the remainder that `y` does."""
+    if type(term.b) is not IntImm:
+        return None
+    for part, times in total.terms.items():
+        if type(part) is FloorDiv and times == count * term.b.value:
+            if as_int(part.b) == term.b.value and s.make(FloorMod, part.a, term.b) is term:
+                whole = s.sum_of(part.a)
+                terms = dict(total.terms)
+                accumulate(terms, Sum({part: 1}, 0), -times)
+                accumulate(terms, Sum({term: 1}, 0), -count)
+                accumulate(terms, whole, count)
+                return Sum(terms, total.constant + count * whole.constant)
+    return None
 
 
 def _make_remainder(s: Simplifier, total: Sum, term: FloorDiv, count: int) -> Sum | None:

@@ -121,6 +121,9 @@ _declare("call_llvm_intrin", -1, "any", "an LLVM intrinsic: name, then its argum
 _declare(
     "tile_product", -1, "any", "a product of tiles added to memory; see intrinsics_amx", "given"
 )
+_declare(
+    "transpose_tile", 6, "any", "a square tile, transposed; see codegen.llvm.transpose", "given"
+)
 for _name in ("config", "release", "zero", "load", "store", "dot"):
     _declare(f"tile_{_name}", -1, "any", "an instruction on tile registers", "given")
 

@@ -19,6 +19,7 @@ from tests.passes.graph.support import build, check_values, ops_of, weights
 SMALL = AssignLayouts(4, lambda rows, columns, depth: 8)
 CONV = "conv2d_nchwc"
 IN = OUT = "layout_transform"
+GROUPS = [IN, CONV, "reshape", OUT, "reshape"]
 
 
 def conv(x: GraphExpr, o: int, i: int, k: int = 3, **attrs: object) -> GraphExpr:
@@ -99,7 +100,14 @@ CASES = [
     ),
     ("groups of blocks", lambda x: conv(x, 16, 4, groups=2), [IN, CONV, OUT]),
     ("groups that fill a block together", lambda x: conv(x, 8, 2, groups=4), [IN, CONV, OUT]),
-    ("groups that fill no block", lambda x: conv(x, 6, 4, groups=2), ["conv"]),
+    (
+        "groups that fill no block",
+        lambda x: op.relu(conv(x, 6, 4, groups=2)),
+        [IN, CONV, "reshape", OUT, "reshape", "relu"],
+    ),
+    ("groups that are larger than a block", lambda x: conv(x, 10, 4, groups=2), GROUPS),
+    ("groups of which two fill a part", lambda x: conv(x, 4, 2, groups=4), [IN, CONV, OUT]),
+    ("groups of which one fills a part", lambda x: conv(x, 12, 2, groups=4), GROUPS),
 ]
 
 
@@ -187,11 +195,14 @@ def test_matrix_products(columns: int, transposed: bool) -> None:
     check_values(before, after)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6), (1, 6)])
-def test_a_matrix_that_lies_across_is_packed_at_run_time(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape, packed", [((2, 3, 6), True), ((4, 6), False), ((1, 6), False)])
+def test_a_matrix_that_lies_across_is_packed_at_run_time(
+    shape: tuple[int, ...], packed: bool
+) -> None:
+    """Few rows meet it as it lies: they are dot products with what lies together."""
     before = build(lambda x, w: op.matmul(x, w, transpose_b=True), shape, (19, 6))
     after = SMALL(before)
-    assert ops_of(after) == ["pack_panels", "packed_matmul"]
+    assert ops_of(after) == (["pack_panels", "packed_matmul"] if packed else ["matmul"])
     check_values(before, after)
 
 

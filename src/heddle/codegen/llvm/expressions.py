@@ -11,6 +11,7 @@ from heddle.codegen.llvm import arithmetic, memory
 from heddle.codegen.llvm.builder import FunctionBuilder
 from heddle.codegen.llvm.intrinsics import INTRINSIC_EMITTERS
 from heddle.codegen.llvm.tiles import TILE_CALLS, emit_tile_call
+from heddle.codegen.llvm.transpose import emit_transpose
 from heddle.codegen.llvm.types import (
     argument_type,
     extension,
@@ -196,6 +197,8 @@ class ExpressionEmitter:
             return self.address_of(found)
         if found.name in TILE_CALLS:
             return emit_tile_call(self, found)
+        if found.name == "transpose_tile":
+            return emit_transpose(self, found)
         if found.name == "reinterpret":
             return arithmetic.from_memory(self.b, self.bits(found), found.dtype)
         operands = []

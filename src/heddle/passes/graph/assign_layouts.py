@@ -297,13 +297,7 @@ def _convolution(work: _Assignment, binding: Binding, call: Call) -> bool:
         packed = packing.pack_depthwise(kernel, block)
         attrs["groups"] = packed.shape[0] * block
     else:
-        merged = _groups_in_a_block(inputs // groups, outputs // groups, groups, block)
-        if merged is None:
-            return False
-        inner = block
-        full = packing.merge_groups(kernel, groups, merged)
-        packed = packing.pack_convolution(full, inner, block)
-        attrs["groups"] = groups // merged
+        return _grouped_convolution(work, binding, call, kernel, attrs)
     data = work.to_blocked(x, inner)
     args: list[GraphExpr] = [data.value, Constant(packed)]
     if bias is not None:
@@ -335,16 +329,62 @@ def _dot_convolution(work: _Assignment, binding: Binding, call: Call, kernel: np
     return work.bind_blocked(binding, value, outputs, block)
 
 
-def _groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int | None:
-    """How many neighbouring groups of `inputs` to `outputs` channels fill whole blocks, or None.
+def _grouped_convolution(
+    work: _Assignment, binding: Binding, call: Call, kernel: np.ndarray, attrs: dict[str, Any]
+) -> bool:
+    """Neighbouring groups together fill the lanes of a block. Their input channels are a block of
+    their own; output channels that fill no whole block are padded, and cut out afterwards."""
+    block, groups = work.options.block, attrs["groups"]
+    inputs, outputs = kernel.shape[1], kernel.shape[0] // groups
+    merged = _groups_in_a_block(inputs, outputs, groups, block)
+    taken, made = merged * inputs, merged * outputs
+    dims = dims_attribute(_image(shape_of(call)))
+    padded = made % block != 0
+    if padded and not isinstance(dims[0], int):
+        return False
+    attrs["groups"] = count = groups // merged
+    full = packing.merge_groups(kernel, groups, merged)
+    full = packing.pad_each(full, count, block)
+    inner = block if taken % block == 0 else taken
+    data = work.to_blocked(call.args[0], inner)
+    args: list[GraphExpr] = [data.value, Constant(packing.pack_convolution(full, inner, block))]
+    if len(call.args) > 2:
+        bias = call.args[2]
+        assert isinstance(bias, Constant)
+        args.append(Constant(packing.pack_bias(packing.pad_each(bias.data, count, block), block)))
+    value = op.conv2d_nchwc(*args, **attrs)
+    if not padded:
+        return work.bind_blocked(binding, value, count * made, block)
+    result = work.emit(value.replace(span=call.span), name=f"{binding.var.name}_groups")
+    batch, _, *image = dims
+    split = op.reshape(result, shape=(batch * count, -(-made // block), *image, block))
+    plain = op.layout_transform(
+        work.emit(split, name="split"),
+        source=f"NCHW{block}c",
+        target="NCHW",
+        shape=(batch * count, made, *image),
+    )
+    joined = op.reshape(work.emit(plain, name="plain"), shape=dims_attribute(shape_of(call)))
+    work.alias_new(binding.var, work.emit(joined, like=binding.var))
+    work.plain.add(binding.var)
+    return True
 
-    Taken as one group they multiply zeros, as many times the work as there are groups in one. That
-    is no more than a block has lanes, which a kernel without whole blocks leaves idle.
+
+def _groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int:
+    """How many neighbouring groups of `inputs` to `outputs` channels are best taken as one.
+
+    Taken as one group they multiply zeros. That is no more work as long as their output channels
+    fit in the lanes of one block, which are idle otherwise. Whole blocks on both sides, which need
+    no padding, win where they are as good.
     """
-    for merged in range(1, min(groups, block) + 1):
-        if groups % merged == 0 and not (inputs * merged % block or outputs * merged % block):
-            return merged
-    return None
+    sizes = [size for size in range(1, min(groups, block) + 1) if groups % size == 0]
+    work = {size: -(-size * outputs // block) for size in sizes}
+
+    def rank(size: int) -> tuple[int, bool, bool, int]:
+        whole_in, whole_out = (size * count % block == 0 for count in (inputs, outputs))
+        return work[size], not whole_out, not whole_in, -size
+
+    return min(sizes, key=rank)
 
 
 def _transposed_convolution(work: _Assignment, binding: Binding, call: Call) -> bool:

@@ -48,6 +48,14 @@ def merge_groups(weight: np.ndarray, groups: int, merged: int) -> np.ndarray:
     return wide.reshape(o, merged * i, kh, kw)
 
 
+def pad_each(array: np.ndarray, groups: int, block: int) -> np.ndarray:
+    """The channels [groups * C, ...] of each group with zeros after them, up to whole blocks."""
+    each = array.shape[0] // groups
+    split = array.reshape(groups, each, *array.shape[1:])
+    full = _padded(split, 1, block)
+    return full.reshape(groups * full.shape[1], *array.shape[1:])
+
+
 def pack_depthwise(weight: np.ndarray, block: int) -> np.ndarray:
     """[C, 1, KH, KW] -> [C / block, 1, KH, KW, 1, block]"""
     full = _padded(weight, 0, block)

@@ -17,6 +17,7 @@ from heddle.passes.tir.simplify_indices import simplify_indices
 from heddle.passes.tir.storage import place_storage
 from heddle.passes.tir.tensor_intrinsics import place_tensor_intrinsics
 from heddle.passes.tir.tile_registers import assign_tile_registers
+from heddle.passes.tir.transpose_tiles import transpose_tiles
 from heddle.passes.tir.unroll import unroll
 from heddle.passes.tir.vectorize import vectorize, verify_vectorized
 from heddle.schedule.compact import compact_buffers
@@ -64,6 +65,7 @@ LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("insert_prefetches", _any_target(insert_prefetches), _nothing_to_check),
     ("partition_loops", _any_target(partition_loops), _nothing_to_check),
     ("tile_registers", _any_target(assign_tile_registers), _nothing_to_check),
+    ("transpose_tiles", transpose_tiles, _nothing_to_check),
     ("vectorize", vectorize, verify_vectorized),
     ("unroll", unroll, _nothing_to_check),
     ("place_storage", _any_target(place_storage), _nothing_to_check),

@@ -12,7 +12,6 @@ from heddle.ir.walk import post_order, uses_var
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
 
-
 _FEW_ROWS = 4
 
 
@@ -113,7 +112,9 @@ def contraction_of(block: Block) -> Contraction | None:
     in_w = {i for i in spatial if _has(w, block.iters[i])}
     others = [i for i in spatial if i != vector]
     reduce = tuple(i for i, axis in enumerate(block.iters) if axis.kind is IterKind.REDUCTION)
-    if not contiguous and _is_row_by_row(block, (x, w), [i for i in others if i not in in_w], reduce):
+    if not contiguous and _is_row_by_row(
+        block, (x, w), [i for i in others if i not in in_w], reduce
+    ):
         return None
     return Contraction(
         block,

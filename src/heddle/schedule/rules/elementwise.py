@@ -8,12 +8,14 @@ and the others tasks.
 
 from __future__ import annotations
 
+import math
+
 from heddle.ir.expr import Expr, Var
 from heddle.ir.walk import uses_var
-from heddle.schedule.rules.analysis import extent_of, step_loads
+from heddle.schedule.rules.analysis import extent_of, is_contiguous, step_loads
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
-from heddle.tir.nodes import Block, BufferStore
+from heddle.tir.nodes import Block, BufferLoad, BufferStore
 
 _UNROLLED_VECTORS = 4
 """Vectors in flight per step, enough to hide the latency of short expressions."""
@@ -26,6 +28,8 @@ def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None
     """Make `block` vector code that runs on all cores."""
     loops = sch.get_loops(block)
     if not loops:
+        return
+    if _schedule_transposed(sch, block, loops, target):
         return
     loops = _fuse_alike(sch, block, loops)
     *outer, last = loops
@@ -66,6 +70,75 @@ def parallelize(sch: Schedule, loops: list[LoopRef]) -> LoopRef | None:
     task = sch.fuse(*loops) if len(loops) > 1 else loops[0]
     sch.parallel(task)
     return task
+
+
+def _schedule_transposed(
+    sch: Schedule, block: BlockRef, loops: list[LoopRef], target: Target
+) -> bool:
+    """Where the block reads along another axis than it writes, let square tiles of both axes be the
+    inner loops: the tiles are transposed in registers (`passes.tir.transpose_tiles`)."""
+    node = sch.block(block)
+    axes = _transposed_axes(node)
+    lanes = target.vector_lanes(32)
+    if axes is None or vector_width(sch, block, target) != lanes:
+        return False
+    runs = [loops[at - 1 : at + 1] if _walked_as_one(node, at) else [loops[at]] for at in axes]
+    sizes = [math.prod(extent_of(sch, loop) or 0 for loop in run) for run in runs]
+    if min(sizes) < lanes // 4:
+        return False
+    sides = [sch.fuse(*run) if len(run) > 1 else run[0] for run in runs]
+    outer = [loop for loop in sch.get_loops(block) if loop not in sides]
+    for at, size in enumerate(sizes):
+        if size > lanes:
+            rest, sides[at] = sch.split(sides[at], [None, lanes])
+            outer.append(rest)
+    sch.reorder(*outer, *sides)
+    unit, lane = sides
+    sch.unroll(unit)
+    sch.vectorize(lane)
+    parallelize(sch, outer)
+    return True
+
+
+def _transposed_axes(block: Block) -> tuple[int, int] | None:
+    """The axis along which the block reads and the one along which it writes, where these differ
+    and elements have 32 bits."""
+    store = block.body
+    if type(store) is not BufferStore or not store.indices:
+        return None
+    positions = {axis.var: at for at, axis in enumerate(block.iters)}
+    lane = store.indices[-1]
+    if lane not in positions:
+        return None
+    loads = [load for load in step_loads(block) if load.buffer.dtype.bits == 32]
+    for load in loads:
+        if any(uses_var(index, lane) for index in load.indices) and not is_contiguous(load, lane):
+            for axis in block.iters:
+                if is_contiguous(load, axis.var):
+                    return positions[axis.var], positions[lane]
+    return None
+
+
+def _walked_as_one(block: Block, at: int) -> bool:
+    """Whether every access has an axis and the one before it side by side, or neither."""
+    store = block.body
+    if at == 0 or type(store) is not BufferStore:
+        return False
+    first, second = block.iters[at - 1], block.iters[at]
+    accesses: list[BufferStore | BufferLoad] = [store, *step_loads(block)]
+    for access in accesses:
+        pair = {first.var, second.var}
+        used = [n for n, index in enumerate(access.indices) if uses_var(index, pair)]
+        if not used:
+            continue
+        if len(used) != 2 or used[1] != used[0] + 1:
+            return False
+        a, b = (access.indices[n] for n in used)
+        if a is not first.var or b is not second.var:
+            return False
+        if not _same(access.buffer.shape[used[1]], second.extent):
+            return False
+    return True
 
 
 def _fuse_alike(sch: Schedule, block: BlockRef, loops: list[LoopRef]) -> list[LoopRef]:
