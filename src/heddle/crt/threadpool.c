@@ -6,7 +6,8 @@
  * The caller takes part and waits only for workers that have entered the job: a worker that wakes
  * late finds the job closed and costs nobody anything.
  *
- * Workers spin briefly for the next job and then park.
+ * Workers spin briefly for the next job and then park. One that finds itself on the processor of the
+ * caller moves to another: the system may wake it there, and leaves both there for many milliseconds.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* sched_getaffinity, dladdr, RTLD_NODELETE */
@@ -54,6 +55,7 @@ typedef struct pool {
   _Alignas(64) _Atomic uint32_t job;
   _Alignas(64) _Atomic uint32_t epoch; /* counts jobs; workers park on it */
   _Atomic int32_t parked;
+  _Atomic int32_t caller_cpu; /* where the owner of the last job ran, plus 1; 0: not known */
   /* Written by the owner while no worker is inside. */
   _Alignas(64) int32_t (*body)(int64_t, int64_t, void *);
   void *env;
@@ -68,16 +70,16 @@ typedef struct pool {
  * compilers have no attribute for it; all zero is its initial state. Elsewhere every library has a
  * pool of its own. */
 #if defined(__ELF__) && defined(__GLIBC__) && !defined(HEDDLE_POOL_PER_LIBRARY)
-HD_EXPORT extern pool hd_process_pool_v1;
-__asm__(".pushsection .bss.hd_process_pool_v1, \"aw\", %nobits\n"
+HD_EXPORT extern pool hd_process_pool_v2;
+__asm__(".pushsection .bss.hd_process_pool_v2, \"aw\", %nobits\n"
         ".balign 64\n"
-        ".type hd_process_pool_v1, %gnu_unique_object\n"
-        ".size hd_process_pool_v1, 20480\n"
-        "hd_process_pool_v1:\n"
+        ".type hd_process_pool_v2, %gnu_unique_object\n"
+        ".size hd_process_pool_v2, 20480\n"
+        "hd_process_pool_v2:\n"
         ".zero 20480\n"
         ".popsection\n");
 _Static_assert(sizeof(pool) <= 20480, "grow the symbol above, and its version");
-#define THE_POOL hd_process_pool_v1
+#define THE_POOL hd_process_pool_v2
 #else
 static pool process_pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 #define THE_POOL process_pool
@@ -194,20 +196,45 @@ static void leave_job(void) {
   if ((before & INSIDE) == 1 && (before & WAITING)) hd_unpark(&THE_POOL.job, 1);
 }
 
+/* Where this thread runs, plus 1; 0: not known. */
+static int32_t this_cpu(void) {
+#if defined(__linux__)
+  return (int32_t)sched_getcpu() + 1;
+#else
+  return 0;
+#endif
+}
+
+/* Moves this worker away from the processor of the caller, if it may run on others. */
+static void keep_off_caller(void) {
+#if defined(__linux__)
+  const int32_t caller = atomic_load_explicit(&THE_POOL.caller_cpu, memory_order_relaxed);
+  cpu_set_t allowed, others;
+  if (caller <= 0 || caller > CPU_SETSIZE || this_cpu() != caller) return;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  others = allowed;
+  CPU_CLR(caller - 1, &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  (void)sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
+}
+
 /* Returns when the epoch is no longer `seen`. */
 static void await_epoch(uint32_t seen) {
   const int64_t start = hd_now_ns();
-  for (;;) {
+  for (int32_t round = 0;; ++round) {
     for (int i = 0; i < 64; ++i) {
       if (atomic_load_explicit(&THE_POOL.epoch, memory_order_acquire) != seen) return;
       relax();
     }
     int hot = atomic_load_explicit(&THE_POOL.hot, memory_order_relaxed) > 0;
+    if (hot && round == 0) keep_off_caller();
     if (hd_now_ns() - start > (hot ? SPIN_HOT_NS : SPIN_COLD_NS)) break;
   }
   atomic_fetch_add(&THE_POOL.parked, 1);
   while (atomic_load(&THE_POOL.epoch) == seen) hd_park(&THE_POOL.epoch, seen);
   atomic_fetch_sub(&THE_POOL.parked, 1);
+  keep_off_caller();
 }
 
 static void *worker_main(void *argument) {
@@ -296,6 +323,7 @@ static void publish_job(int32_t (*body)(int64_t, int64_t, void *), void *env, in
                         int32_t num_shares) {
   THE_POOL.body = body;
   THE_POOL.env = env;
+  atomic_store_explicit(&THE_POOL.caller_cpu, this_cpu(), memory_order_relaxed);
   atomic_store_explicit(&THE_POOL.num_shares, num_shares, memory_order_relaxed);
   THE_POOL.chunk = extent / ((int64_t)num_shares * CHUNKS_PER_THREAD);
   if (THE_POOL.chunk < 1) THE_POOL.chunk = 1;

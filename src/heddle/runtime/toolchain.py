@@ -218,7 +218,7 @@ def _build_crt(toolchain: Toolchain, directory: Path) -> list[Path]:
 # before. Not -Bsymbolic: LLD would bind the process's thread pool to the library as well.
 _EXPORTS = """\
 {{ global: heddle_*; __tvm_ffi_*; {name}_run; {name}_infer_shapes; {name}_last_error;
-   hd_process_pool_v1; local: *; }};
+   hd_process_pool_v2; local: *; }};
 """
 
 _STUB = """\
