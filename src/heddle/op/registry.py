@@ -32,6 +32,10 @@ result `out` and `dout`, the gradient of the function's output with respect to i
 results: tuples of both, with None for a result that has no gradient). It returns one gradient per
 tensor, of the tensor's own type, as a tuple (bare when there is one tensor); None stands for zero
 and for tensors of integers. What it returns are calls of operators, so gradients have gradients.
+An operator that changes a part of its first tensor may have the rule "update" as well: like
+"compute", but what it returns writes that part only, into memory that holds the tensor already. The
+memory planner takes that form where nobody needs the tensor afterwards.
+
 An operator whose result does not depend smoothly on anything (a comparison, a position, a shape)
 says so instead: `argmax.not_differentiable("the result is a position")`.
 """
@@ -294,11 +298,14 @@ class Op:
 
     # -- rules -------------------------------------------------------------------------------
 
-    def compute(self, tensors: Sequence[Tensor], attrs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """The outputs as tensor expressions; arguments as in `Call.args` and `Call.attrs`."""
+    def compute(
+        self, tensors: Sequence[Tensor], attrs: Mapping[str, Any], *, rule: str = "compute"
+    ) -> tuple[Tensor, ...]:
+        """The outputs as tensor expressions; arguments as in `Call.args` and `Call.attrs`. rule:
+        "compute", or "update" where the operator has that."""
         attrs = dict(attrs)
         spread = self.spread(tensors, attrs.pop("absent", ()))
-        result = self.get_rule("compute")(*spread, **attrs)
+        result = self.get_rule(rule)(*spread, **attrs)
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
     def gradients(

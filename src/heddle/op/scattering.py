@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,12 +19,9 @@ from heddle.ir.expr import (
     as_int,
     cast,
     const,
-    if_then_else,
-    logical_and,
     maximum,
     minimum,
     mul,
-    select,
 )
 from heddle.ir.expr import Var as Symbol
 from heddle.op.adjoint import count_value, dims_of, dtype_of, full_like, mask, ndim_of
@@ -35,68 +33,67 @@ from heddle.op.common import (
     same_dim,
     simplify_dim,
 )
-from heddle.op.index import INDEXED, canonical_axis, clamped, hit, tuple_length
+from heddle.op.index import INDEXED, canonical_axis, clamped, tuple_length
 from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints
-from heddle.te import identity_element
 from heddle.tir.build import for_nest, load, seq, store
 from heddle.tir.nodes import Buffer, IfThenElse, Stmt
 
 Reduction = Literal["none", "add", "mul", "min", "max"]
-_COMBINE: dict[str, tuple[str, Callable[..., Expr], Callable[[Expr, Expr], Expr]]] = {
-    "add": ("sum", te.sum, add),
-    "mul": ("prod", te.prod, mul),
-    "min": ("min", te.min, minimum),
-    "max": ("max", te.max, maximum),
-}
-
 
 _MERGE: Final[dict[str, Callable[[Expr, Expr], Expr]]] = {
     "none": lambda _old, new: new,
-    **{name: merge for name, (_, _, merge) in _COMBINE.items()},
+    "add": add,
+    "mul": mul,
+    "min": minimum,
+    "max": maximum,
 }
 
+Place = Callable[[Buffer, Sequence[Expr]], tuple[list[Expr], list[Expr]]]
+"""From the indices and the position of an update: conditions for writing it, and where to."""
 
-def _scatter(
+
+def _write(
     data: te.Tensor,
-    loops: Sequence[te.ReduceAxis],
-    hits: Callable[[Sequence[Expr]], Expr],
-    element: Callable[[Sequence[Expr], Sequence[Expr]], Expr],
+    indices: te.Tensor,
+    updates: te.Tensor,
+    place: Place,
     reduction: str,
     name: str,
+    *,
+    outer: int,
+    copy: bool,
 ) -> te.Tensor:
-    """Every element of the result looks through all updates (`loops`) for those that hit it.
+    """`updates` written one after the other, so that the last one wins. With `copy` into a copy of
+    data, so that the cost is the sum of the sizes; without into the result as it is found, which
+    then holds data already: the memory planner calls that form where data is needed no more.
 
-    Without a reduction the last update wins: its number is found first. This costs the product of
-    both sizes, and needs no order and no atomic operation."""
-    if reduction != "none":
-        combiner, reduce, merge = _COMBINE[reduction]
+    outer: the number of axes of `updates`, from the first on, that decide whether to write."""
+    merge = _MERGE[reduction]
 
-        def gathered(*i: Expr) -> Expr:
-            update = element(i, [loop.var for loop in loops])
-            neutral = identity_element(combiner, data.dtype)
-            return reduce(if_then_else(hits(i), update, neutral), axis=loops)
+    def body(ins: list[Buffer], outs: list[Buffer]) -> Stmt:
+        old, where, new = ins
+        result = outs[0]
+        loops = [(Symbol(f"r{axis}"), dim) for axis, dim in enumerate(updates.shape)]
+        legal, at = place(where, [var for var, _ in loops])
+        value = merge(load(result, at), load(new, [var for var, _ in loops]))
+        row = for_nest(loops[outer:], store(result, value, at))
+        write = for_nest(loops[:outer], IfThenElse(all_of(*legal), row))
+        if not copy:
+            return write
+        everywhere = [(Symbol(f"i{axis}"), dim) for axis, dim in enumerate(data.shape)]
+        here = [var for var, _ in everywhere]
+        return seq(for_nest(everywhere, store(result, load(old, here), here)), write)
 
-        found = te.compute(data.shape, gathered, name=f"{name}_updates")
-        return te.compute(data.shape, lambda *i: merge(data[i], found[i]), name=name)
+    inputs = [data, indices, updates]
+    result: te.Tensor = te.extern(data.shape, inputs, body, data.dtype, name=name)
+    return result
 
-    def number(*i: Expr) -> Expr:
-        flat: Expr = const(0)
-        for loop in loops:
-            flat = flat * loop.extent + loop.var
-        return te.max(select(hits(i), flat, const(-1)), axis=loops)
 
-    last = te.compute(data.shape, number, name=f"{name}_last")
-
-    def chosen(*i: Expr) -> Expr:
-        flat, at = maximum(last[i], const(0)), []
-        for loop in reversed(loops):
-            at.append(flat % loop.extent)
-            flat = flat // loop.extent
-        at.reverse()
-        return if_then_else(last[i] >= 0, element(i, at), data[i])
-
-    return te.compute(data.shape, chosen, name=name)
+def _bounded(index: Expr, size: Expr) -> tuple[list[Expr], Expr]:
+    """The conditions for an index to be in an axis of `size`, and the place that it names."""
+    index = cast(index, "int64")
+    return [index >= -size, index < size], clamped(index, size)
 
 
 @operator("scatter_elements", kind="opaque", dtypes=INDEXED)
@@ -119,33 +116,32 @@ def scatter_elements(
 scatter_elements.rule("normalise")(canonical_axis)
 
 
-@scatter_elements.rule("compute")
-def _(
-    data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, axis: int, reduction: str
+def _write_elements(
+    data: te.Tensor,
+    indices: te.Tensor,
+    updates: te.Tensor,
+    *,
+    axis: int,
+    reduction: str,
+    copy: bool,
 ) -> te.Tensor:
-    loop = te.reduce_axis(indices.shape[axis], "r")
+    def place(where: Buffer, i: Sequence[Expr]) -> tuple[list[Expr], list[Expr]]:
+        legal, at = _bounded(load(where, i), data.shape[axis])
+        # Other axes of the indices may be longer than those of data; what is beyond is ignored.
+        legal += [
+            i[a] < data.shape[a]
+            for a, dim in enumerate(indices.shape)
+            if a != axis and not same_dim(dim, data.shape[a])
+        ]
+        return legal, [*i[:axis], at, *i[axis + 1 :]]
 
-    def inside(i: Sequence[Expr]) -> Expr:
-        return all_of(
-            *(
-                i[a] < dim
-                for a, dim in enumerate(indices.shape)
-                if a != axis and not same_dim(dim, data.shape[a])
-            )
-        )
+    return _write(
+        data, indices, updates, place, reduction, "scatter_elements", outer=data.ndim, copy=copy
+    )
 
-    def position(i: Sequence[Expr], at: Expr) -> tuple[Expr, ...]:
-        return (*i[:axis], at, *i[axis + 1 :])
 
-    def hits(i: Sequence[Expr]) -> Expr:
-        index = if_then_else(inside(i), indices[position(i, loop.var)], const(-1, indices.dtype))
-        found = hit(index, data.shape[axis], i[axis])
-        return logical_and(inside(i), found)
-
-    def element(i: Sequence[Expr], at: Sequence[Expr]) -> Expr:
-        return updates[position(i, at[0])]
-
-    return _scatter(data, [loop], hits, element, reduction, "scatter_elements")
+scatter_elements.rule("compute")(partial(_write_elements, copy=True))
+scatter_elements.rule("update")(partial(_write_elements, copy=False))
 
 
 _REFERENCE: dict[str, Callable[[Any, Any], Any]] = {
@@ -264,39 +260,26 @@ def scatter_nd(
     return data
 
 
-@scatter_nd.rule("compute")
-def _(data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, reduction: str) -> te.Tensor:
-    """A copy, then the updates one after the other: the last one wins, and the cost is the sum of
-    the sizes (rows of an embedding are many, and few of them are hit)."""
+def _write_slices(
+    data: te.Tensor, indices: te.Tensor, updates: te.Tensor, *, reduction: str, copy: bool
+) -> te.Tensor:
     depth = tuple_length(data, indices)
-    merge = _MERGE[reduction]
+    lead = indices.ndim - 1
 
-    def body(ins: list[Buffer], outs: list[Buffer]) -> Stmt:
-        old, where, new = ins
-        result = outs[0]
-        everywhere = [(Symbol(f"i{axis}"), dim) for axis, dim in enumerate(data.shape)]
-        here = [var for var, _ in everywhere]
-        lead = [(Symbol(f"r{axis}"), dim) for axis, dim in enumerate(where.shape[:-1])]
-        tail = [(Symbol(f"j{axis}"), dim) for axis, dim in enumerate(data.shape[depth:])]
-        rows, inner = [var for var, _ in lead], [var for var, _ in tail]
+    def place(where: Buffer, i: Sequence[Expr]) -> tuple[list[Expr], list[Expr]]:
         legal: list[Expr] = []
         at: list[Expr] = []
         for k in range(depth):
-            size = data.shape[k]
-            index = cast(load(where, (*rows, const(k))), "int64")
-            legal += [index >= -size, index < size]
-            at.append(clamped(index, size))
-        place = (*at, *inner)
-        value = merge(load(result, place), load(new, (*rows, *inner)))
-        update = for_nest(tail, store(result, value, place))
-        return seq(
-            for_nest(everywhere, store(result, load(old, here), here)),
-            for_nest(lead, IfThenElse(all_of(*legal), update)),
-        )
+            conditions, index = _bounded(load(where, (*i[:lead], const(k))), data.shape[k])
+            legal += conditions
+            at.append(index)
+        return legal, [*at, *i[lead:]]
 
-    inputs = [data, indices, updates]
-    result: te.Tensor = te.extern(data.shape, inputs, body, data.dtype, name="scatter_nd")
-    return result
+    return _write(data, indices, updates, place, reduction, "scatter_nd", outer=lead, copy=copy)
+
+
+scatter_nd.rule("compute")(partial(_write_slices, copy=True))
+scatter_nd.rule("update")(partial(_write_slices, copy=False))
 
 
 @scatter_nd.rule("numpy")
@@ -348,4 +331,96 @@ scatter_nd.samples(
     case(floats(4, 2), ints(5, 1, high=3), floats(5, 2), reduction="mul"),
     case(floats(4, 2), ints(5, 1, low=-5, high=4), floats(5, 2), reduction="max"),
     case(floats(3), ints(5, 1, low=-4, high=3), floats(5)),
+)
+
+
+@operator("index_copy", kind="opaque", dtypes=INDEXED)
+def index_copy(
+    data: TensorType,
+    indices: TensorType,
+    updates: TensorType,
+    *,
+    axis: int = 0,
+    reduction: Literal["none", "add", "mul", "min", "max"] = "none",
+) -> TensorType:
+    """data with the slices that `indices`, a vector, names along `axis` replaced by those of
+    `updates`, or combined with them: data[:, indices, :] = updates where axis is 1.
+
+    What a step of a decoder writes into its cache of keys and values:
+
+        keys = op.index_copy(keys, position, key, axis=2)
+    """
+    require_same_dtype(data, updates)
+    require_ndim(indices, "indices", 1, 1)
+    wanted = (*data.shape[:axis], indices.shape[0], *data.shape[axis + 1 :])
+    require_shape(updates, "updates", wanted)
+    return data
+
+
+index_copy.rule("normalise")(canonical_axis)
+
+
+def _copy_slices(
+    data: te.Tensor,
+    indices: te.Tensor,
+    updates: te.Tensor,
+    *,
+    axis: int,
+    reduction: str,
+    copy: bool,
+) -> te.Tensor:
+    def place(where: Buffer, i: Sequence[Expr]) -> tuple[list[Expr], list[Expr]]:
+        legal, at = _bounded(load(where, [i[axis]]), data.shape[axis])
+        return legal, [*i[:axis], at, *i[axis + 1 :]]
+
+    return _write(data, indices, updates, place, reduction, "index_copy", outer=axis + 1, copy=copy)
+
+
+index_copy.rule("compute")(partial(_copy_slices, copy=True))
+index_copy.rule("update")(partial(_copy_slices, copy=False))
+
+
+@index_copy.rule("numpy")
+def _(
+    data: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int, reduction: str
+) -> np.ndarray:
+    result = data.copy()
+    size = data.shape[axis]
+    for position, index in enumerate(indices.astype(np.int64)):
+        if -size <= index < size:
+            at = (*[slice(None)] * axis, index)
+            new = updates[(*[slice(None)] * axis, position)]
+            result[at] = _REFERENCE[reduction](result[at], new)
+    return result
+
+
+@index_copy.rule("grad")
+def _(
+    data: GraphExpr,
+    indices: GraphExpr,
+    updates: GraphExpr,
+    *,
+    dout: GraphExpr,
+    out: GraphExpr,
+    axis: int,
+    reduction: str,
+) -> tuple[GraphExpr | None, ...]:
+    def write(start: GraphExpr, values: GraphExpr, how: str) -> GraphExpr:
+        return ops.index_copy(start, indices, values, axis=axis, reduction=how)
+
+    def read(values: GraphExpr) -> GraphExpr:
+        return ops.gather(values, indices, axis=axis)
+
+    d_data, d_updates = _scatter_grad((data, updates), dout, out, reduction, write, read)
+    legal = _legal(indices, count_value(data, (axis,), dtype_of(indices)))
+    behind = tuple(range(1, ndim_of(data) - axis))
+    legal = ops.unsqueeze(legal, axes=behind) if behind else legal
+    return d_data, None, ops.where(legal, d_updates, 0.0)
+
+
+index_copy.samples(
+    case(floats(4, 3), ints(2, low=-4, high=4), floats(2, 3)),
+    case(floats(2, 3, 6, 4), ints(1, high=5), floats(2, 3, 1, 4), axis=2),
+    case(floats(3, 4), ints(6, low=-5, high=4), floats(3, 6), axis=-1, reduction="add"),
+    case(floats(4, 2), ints(5, high=3), floats(5, 2), reduction="max"),
 )

@@ -26,6 +26,7 @@ from heddle.passes.graph.host_plan import (
     LoopStep,
     ScalarLoad,
     Storage,
+    same_storage,
 )
 from heddle.support import InternalError
 
@@ -157,8 +158,15 @@ class HostFunction:
         b = self.b
         sizes = [self.values.value(size) for _, _, size in step.carried]
         finals = [self._address(final) for _, final, _ in step.carried]
-        for (start, _, _), final, size in zip(step.carried, finals, sizes, strict=True):
-            self._copy(final, self._address(start), size)
+        for (start, final, _), address, size in zip(step.carried, finals, sizes, strict=True):
+            if not same_storage(start, final):
+                self._copy(address, self._address(start), size)
+        # Those that the body does not write in place, by their place among its inputs.
+        turning = [
+            place
+            for place, (_, final, _) in enumerate(step.carried, start=1)
+            if not same_storage(final, step.body.outputs[place])
+        ]
         frame = self._frame(step.body)
         going = self._address(step.body.outputs[0])
         if step.condition is not None:
@@ -185,12 +193,12 @@ class HostFunction:
                 more = within if more == "true" else b.op(f"and i1 {more}, {within}")
             b.branch_if(more, inside, after)
             b.start(inside)
-            following = self._iteration(step.body, frame, count, bound, rows, len(sizes))
+            following = self._iteration(step.body, frame, count, bound, rows, turning)
             b.lines[position] = f"  {count} = phi i64 [ 0, %{before} ], [ {following}, %{b.block} ]"
             b.branch(head)
         b.start(after)
         b.void(f"store i64 {count}, ptr {self._address(step.count)}")
-        self._settle(frame[0], count, finals, sizes)
+        self._settle(frame[0], count, [(k, finals[k - 1], sizes[k - 1]) for k in turning])
 
     def _iteration(
         self,
@@ -199,7 +207,7 @@ class HostFunction:
         count: str,
         bound: str,
         rows: Sequence[tuple[int, str, str]],
-        carried: int,
+        turning: Sequence[int],
     ) -> str:
         """One call of the body of a loop; gives the number of the next one."""
         b, (inputs, outputs, _) = self.b, frame
@@ -211,21 +219,22 @@ class HostFunction:
             row = b.op(f"getelementptr i8, ptr {base}, i64 {b.mul(count, size)}")
             b.void(f"store ptr {row}, ptr {self._slot(outputs, place)}")
         self._leave_if_failed(self._enter(body, frame))
-        for place in range(1, 1 + carried):
+        for place in turning:
             self._swap(self._slot(inputs, place), self._slot(outputs, place))
         return b.instr(f"add nuw nsw i64 {count}, 1")
 
-    def _settle(self, inputs: str, count: str, finals: Sequence[str], sizes: Sequence[str]) -> None:
-        """After an odd number of iterations the carried values lie in the other place."""
-        if not finals:
+    def _settle(self, inputs: str, count: str, turning: Sequence[tuple[int, str, str]]) -> None:
+        """After an odd number of iterations carried values that take turns lie in the other place.
+        turning: of each its place among the inputs, where it ends up, and its bytes."""
+        if not turning:
             return
         b = self.b
         copy, after = b.label("odd"), b.label("done")
         b.branch_if(b.op(f"trunc i64 {count} to i1"), copy, after)
         b.start(copy)
         with b.scope():
-            for place, (final, size) in enumerate(zip(finals, sizes, strict=True)):
-                current = b.instr(f"load ptr, ptr {self._slot(inputs, 1 + place)}")
+            for place, final, size in turning:
+                current = b.instr(f"load ptr, ptr {self._slot(inputs, place)}")
                 self._copy(final, current, size)
             b.branch(after)
         b.start(after)

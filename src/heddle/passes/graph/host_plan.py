@@ -23,6 +23,7 @@ import numpy as np
 from heddle.graph.dims import simplify_dim
 from heddle.ir.dtype import DType
 from heddle.ir.expr import Expr, IntImm, Var, maximum
+from heddle.ir.structural import structural_equal
 from heddle.ir.types import TensorType
 from heddle.ir.walk import substitute
 
@@ -61,6 +62,12 @@ class Storage:
         offset = self.offset
         known = isinstance(offset, IntImm) and offset.value % ALIGNMENT == 0
         return self.kind in ("constant", "arena") and known
+
+
+def same_storage(left: Storage, right: Storage) -> bool:
+    """Whether two places begin at one address."""
+    same = (left.kind, left.index) == (right.kind, right.index)
+    return same and structural_equal(left.offset, right.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +187,10 @@ class HostPlan:
     binds it. symbol_ranges: the smallest and largest legal value of each. symbol_values: what some
     must be, by position, given the others. Dimensions of outputs are expressions of `symbols` and
     of `late_symbols`, which steps bind on the way; of those the largest values, expressions of
-    `symbols`. Outputs never overlap inputs, constants, the arena or each other. functions: the
-    plans of the graph functions that are called, by name; their constants are among those of the
-    whole.
+    `symbols`. Outputs never overlap inputs, constants, the arena or each other; but output `k` is
+    the memory of input `shared[k]`, one of those that are `donated`: their memory is written to,
+    and overlaps no other input. functions: the plans of the graph functions that are called, by
+    name; their constants are among those of the whole.
     """
 
     name: str
@@ -198,6 +206,8 @@ class HostPlan:
     late_symbols: Mapping[Var, Expr] = field(default_factory=dict)
     functions: Mapping[str, HostPlan] = field(default_factory=dict)
     symbol_values: tuple[tuple[int, Expr], ...] = ()
+    donated: tuple[int, ...] = ()
+    shared: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def calls(self) -> tuple[KernelCall, ...]:

@@ -9,6 +9,9 @@ Each operator's "compute" rule gives the tensor expressions; scalar constants be
 Loop functions of equal structure become one. Afterwards the bindings of `main` are calls in
 destination-passing style, views and tuples, and every result is a value of its own: a result that
 is an input, a constant or a second use of another result is copied by a kernel.
+
+An operator that changes a part of a tensor has a second kernel, which writes that part only: the
+attribute "update" of the first names it, and which parameter it takes over.
 """
 
 from __future__ import annotations
@@ -171,7 +174,12 @@ class _Lowering:
     def _kernel(self, name: str, function: Function) -> tuple[GlobalVar, tuple[Expr, ...]]:
         found = self.by_primitive.get(name)
         if found is None:
-            found = self.by_primitive[name] = self._register(name, lower_primitive(function))
+            func = lower_primitive(function)
+            source = updated_parameter(function) if self.in_place else None
+            if source is not None:
+                part, _ = self._register(f"{name}_in_place", lower_primitive(function, "update"))
+                func = func.replace(attrs={**func.attrs, "update": (source, part.name)})
+            found = self.by_primitive[name] = self._register(name, func)
         return found
 
     def _register(self, name: str, func: PrimFunc) -> tuple[GlobalVar, tuple[Expr, ...]]:
@@ -194,6 +202,7 @@ class _Lowering:
         assert isinstance(value.type, TensorType)
         source = te.placeholder(value.type.shape, value.type.dtype, name="x")
         func = te.create_prim_func([source, _copy_of(source)], name="kernel")
+        func = func.replace(attrs={**func.attrs, "copy": True, "inplace": ((0, 1),)})
         kernel, symbols = self._register("copy", func)
         stem = value.name if isinstance(value, Var) else "result"
         var = Var(f"{stem}_copy", value.type, span=value.span)  # type: ignore[call-arg]
@@ -234,8 +243,22 @@ def _root(value: GraphExpr, owners: Mapping[Var, GraphExpr]) -> GraphExpr:
 # -- one kernel -----------------------------------------------------------------------------------
 
 
-def lower_primitive(function: Function) -> PrimFunc:
-    """The loop function of one kernel: parameters are those of `function`, then its results.
+def updated_parameter(function: Function) -> int | None:
+    """The parameter of a kernel that its result is, but for a part that is written: it is one
+    operator with a rule "update"; else None."""
+    if len(function.bindings) != 1:
+        return None
+    (binding,) = function.bindings
+    value = binding.value
+    if not op_name(value) or not value.callee.has_rule("update"):  # type: ignore[attr-defined]
+        return None
+    source = value.args[0]  # type: ignore[attr-defined]
+    return function.params.index(source) if source in function.params else None
+
+
+def lower_primitive(function: Function, rule: str = "compute") -> PrimFunc:
+    """The loop function of one kernel: parameters are those of `function`, then its results. rule:
+    "update" for the form of `updated_parameter` that writes a part only.
 
     Attributes: "flops" (arithmetic on floats), "bytes" (sizes of all parameters), both integers or
     expressions of the symbols; "inplace": pairs (input, output) of parameter positions which may
@@ -251,11 +274,11 @@ def lower_primitive(function: Function) -> PrimFunc:
         tensors[param] = (tensor,)
     immediates: dict[te.Tensor, Expr] = {}
     for binding in function.bindings:
-        tensors[binding.var] = _lower_value(binding.value, tensors, immediates)
+        tensors[binding.var] = _lower_value(binding.value, tensors, immediates, rule)
     outputs = [t for item in _result_fields(function.result)[0] for t in tensors[item]]
     outputs = _inline_immediates(outputs, immediates)
     outputs = [
-        _copy_of(tensor) if tensor.body is None or tensor in outputs[:at] else tensor
+        _copy_of(tensor) if tensor.is_placeholder or tensor in outputs[:at] else tensor
         for at, tensor in enumerate(outputs)
     ]
     _check_types(function, outputs)
@@ -272,6 +295,7 @@ def _lower_value(
     value: GraphExpr,
     tensors: Mapping[GraphExpr, tuple[te.Tensor, ...]],
     immediates: dict[te.Tensor, Expr],
+    rule: str,
 ) -> tuple[te.Tensor, ...]:
     if isinstance(value, TupleGetItem):
         return (tensors[value.value][value.index],)
@@ -284,7 +308,7 @@ def _lower_value(
             args.append(_scalar(item, immediates, read_in_place=value.callee.kind == "opaque"))
         else:
             args.extend(tensors[item])
-    result: tuple[te.Tensor, ...] = value.callee.compute(args, value.attrs)
+    result: tuple[te.Tensor, ...] = value.callee.compute(args, value.attrs, rule=rule)
     return result
 
 

@@ -7,6 +7,11 @@ overlaps nothing that is alive at the same time. Values of symbolic size follow 
 takes the slot of one that has died, whose size becomes the larger of the two. Results are written
 straight into the outputs.
 
+A result takes over the memory of an argument that nothing reads afterwards, where the kernel allows
+it (`lifetimes.py`): elementwise work, and updates of a part, which then leave the rest alone. So a
+cache that a loop carries, or that the caller of the model has donated (attribute "donate" of
+`main`, names of inputs), is written in place.
+
 Graph functions that `main` calls (branches, bodies of loops) have plans of their own. Their arenas
 are values of the caller's arena that live during the call, and inputs and outputs are wherever the
 caller has them, so nothing is copied on the way in or out. Dimensions that are bound at run time
@@ -17,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from heddle.graph.dims import match_symbols, simplify_dim
 from heddle.graph.dps import arguments_of, scalar_of
@@ -42,7 +47,7 @@ from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
 from heddle.ir.types import TensorType, TupleType, Type
 from heddle.ir.walk import free_vars, substitute
-from heddle.passes.graph.anf import atoms_of, free_symbols
+from heddle.passes.graph.anf import free_symbols
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.host_plan import (
     ALIGNMENT,
@@ -58,7 +63,9 @@ from heddle.passes.graph.host_plan import (
     Step,
     Storage,
     largest,
+    same_storage,
 )
+from heddle.passes.graph.lifetimes import STEPS, Lifetimes, overwritten_parameters, tensors_of
 from heddle.passes.graph.outline import called_function
 from heddle.passes.graph.place_values import ArenaValue, Constants, place_values
 from heddle.support import InternalError, UserError
@@ -76,22 +83,32 @@ class _Place:
 _Number: TypeAlias = "Expr | tuple[_Place, DType]"
 """A number of a call, or where it is when the call is made."""
 
-_STEPS: Final = (CallDPS, If, Loop, BindDim)
-"""Values that take time; all others are other names for them."""
-
 
 def plan_memory(module: IRModule, *, name: str = "main") -> HostPlan:
     """The host plan of the lowered function `name` of `module`.
 
     A kernel writes over an input that dies there if its attribute "inplace" names the pair and its
-    attribute "noalias" is False, so that the code generator has not promised otherwise.
+    attribute "noalias" is False, so that the code generator has not promised otherwise; or if its
+    attribute "update" names the input and another kernel, which is called then.
 
     Raises `UserError` for inputs whose symbolic dimensions cannot be told from their shapes.
     """
     function = module[name]
     if not isinstance(function, Function):
         raise UserError(f"`{name}` is not a graph function")
-    return _Planner(module, function, name, _Functions(module)).run()
+    names = [param.name for param in function.params]
+    given: Any = function.attrs.get("donate", ())
+    for item in given:
+        if item not in names:
+            known = ", ".join(f"`{name}`" for name in names) or "none"
+            raise UserError(f"donate: there is no input `{item}`; the inputs are {known}")
+    donated = {position: None for position, item in enumerate(names) if item in given}
+    return _Planner(module, function, name, _Functions(module), donated).run()
+
+
+_Donated: TypeAlias = Mapping[int, "int | None"]
+"""Parameters whose memory may be written to, each with the only result that may be left in it; None
+is any."""
 
 
 class _Functions:
@@ -102,6 +119,7 @@ class _Functions:
         self.constants = Constants()
         self.plans: dict[str, HostPlan] = {}
         self._open: list[str] = []
+        self._carried = _carried(module)
 
     def plan(self, name: str) -> HostPlan:
         """The plan of a called function."""
@@ -113,14 +131,39 @@ class _Functions:
                 chain = " -> ".join(f"`{step}`" for step in (*self._open, name))
                 raise UserError(f"recursion is not supported yet: {chain}")
             self._open.append(name)
-            self.plans[name] = _Planner(self.module, function, name, self).run()
+            donated = {1 + k: 1 + k for k in range(self._carried.get(name, 0))}
+            self.plans[name] = _Planner(self.module, function, name, self, donated).run()
             self._open.pop()
         return self.plans[name]
 
 
+def _carried(module: IRModule) -> dict[str, int]:
+    """The functions that only loops call, and how many values each carries: these are memory of the
+    loop, which the body may write to."""
+    found: dict[str, int] = {}
+    for function in module.functions.values():
+        if not isinstance(function, Function):
+            continue
+        for binding in function.bindings:
+            value = binding.value
+            if isinstance(value, Loop):
+                count = len(value.carried)
+                found[value.body.name] = min(count, found.get(value.body.name, count))
+            elif isinstance(value, If):
+                for call in (called_function(value.then), called_function(value.otherwise)):
+                    if call is not None:
+                        found[call.callee.name] = 0
+    return found
+
+
 class _Planner:
     def __init__(
-        self, module: IRModule, function: Function, name: str, functions: _Functions
+        self,
+        module: IRModule,
+        function: Function,
+        name: str,
+        functions: _Functions,
+        donated: _Donated,
     ) -> None:
         self.module = module
         self.function = function
@@ -129,21 +172,23 @@ class _Planner:
         self.constants = functions.constants
         self.places: dict[Any, tuple[_Place, ...]] = {}
         self.values: list[ArenaValue] = []
-        self.steps: list[Callable[[], Step]] = []  # called once all values have their places
+        self.steps: list[Callable[[], Step | None]] = []  # called once all values have places
         self.late: dict[Symbol, Expr] = {}  # bounds of the symbols that steps bind
-        self.aliases: dict[Var, tuple[Var, ...]] = {}  # views and tuples: whose memory they are
+        self.lifetimes = Lifetimes(module, function)
+        self.donated = donated
+        self.shared: dict[int, int] = {}  # results that lie in the memory of a parameter
 
     def run(self) -> HostPlan:
         """Place everything."""
         inputs = self._inputs()
         symbols = self._symbols([item.type for item in inputs])
         outputs = self._outputs()
-        last_use = self._last_uses()
         for binding in self.function.bindings:
-            self._binding(binding.var, binding.value, last_use)
+            self._binding(binding.var, binding.value)
         for position, item in enumerate(self._result_fields()):
-            placed = self._place(item)[0].storage
-            if placed is None or placed.kind != "output" or placed.index != position:
+            source = self.shared.get(position)
+            wanted = Storage.output(position) if source is None else Storage.input(source)
+            if not same_storage(_resolve(self._place(item)[0]), wanted):
                 raise InternalError(f"result {position} of `{self.name}` is not in its output")
         report, arena = place_values(self.values)
         ranges = self.function.attrs.get("symbol_ranges", {})
@@ -157,11 +202,13 @@ class _Planner:
             constants=tuple(self.constants.items),
             constants_size=self.constants.size,
             arena_size=arena,
-            steps=tuple(step() for step in self.steps),
+            steps=tuple(made for step in self.steps if (made := step()) is not None),
             report=report,
             late_symbols=self.late,
             functions=self.functions.plans,
             symbol_values=self._dependent_symbols(symbols),
+            donated=tuple(self.donated),
+            shared=self.shared,
         )
 
     def _dependent_symbols(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
@@ -184,7 +231,12 @@ class _Planner:
             if not isinstance(param.type, TensorType):
                 raise UserError(f"input `{param.name}` is a tuple; only tensors can be inputs")
             inputs.append(PlanTensor(param.name, param.type))
-            self.places[param] = (_Place(storage=Storage.input(position)),)
+            place = _Place(storage=Storage.input(position))
+            if position in self.donated:
+                end = self.lifetimes.last.get(param, -1)
+                value = ArenaValue(self._byte_size(param.type), -1, end)
+                place = _Place(value, Storage.input(position))
+            self.places[param] = (place,)
         return tuple(inputs)
 
     def _symbols(self, types: Sequence[TensorType]) -> tuple[Symbol, ...]:
@@ -207,7 +259,6 @@ class _Planner:
         """Describe the outputs, and place the values that are written into them."""
         names = self.function.attrs.get("output_names", ())
         assert isinstance(names, Sequence)
-        owners = {binding.var: binding.value for binding in self.function.bindings}
         outputs = []
         for position, item in enumerate(self._result_fields()):
             if not isinstance(item.type, TensorType):
@@ -216,65 +267,45 @@ class _Planner:
             outputs.append(
                 PlanTensor(names[position] if position < len(names) else fallback, item.type)
             )
-            self._claim(item, position, owners)
+            self._claim(item, position)
         return tuple(outputs)
 
-    def _claim(self, item: GraphExpr, position: int, owners: Mapping[Var, GraphExpr]) -> None:
-        """Place in output number `position` the kernel result that `item` is a view of."""
-        field = 0
-        while True:
-            value = owners.get(item) if isinstance(item, Var) else None
-            if isinstance(value, (CallDPS, If, Loop)):
-                break
-            if is_view(value):
-                assert isinstance(value, Call)
-                item = value.args[0]
-            elif isinstance(value, TupleGetItem):
-                source: Any = value.value
-                inner = owners.get(source, source)
-                if isinstance(inner, Tuple):
-                    item = inner.fields[value.index]
-                else:
-                    item, field = source, value.index
-            elif isinstance(value, Var):
-                item = value
-            elif isinstance(value, BindDim):
-                item = value.value
-            else:
-                raise InternalError(
-                    f"result {position} of `{self.name}` is no kernel's result; run `lower` first"
-                )
-        key = (item, field)
-        if key in self.places:
+    def _claim(self, item: GraphExpr, position: int) -> None:
+        """Place the kernel result that result `position` is a view of, and what it is made of as
+        far back as each kernel writes over its argument: in the memory of a donated parameter when
+        that is where it begins, else in the output."""
+        owner, field = self.lifetimes.owner(item)
+        if not isinstance(owner, Var) or owner in self.lifetimes.params:
+            raise InternalError(
+                f"result {position} of `{self.name}` is no kernel's result; run `lower` first"
+            )
+        if (owner, field) in self.places:
             raise InternalError(f"result {position} of `{self.name}` is returned twice")
-        self.places[key] = (_Place(storage=Storage.output(position)),)
+        chain, place = [(owner, field)], _Place(storage=Storage.output(position))
+        while True:
+            before = self.lifetimes.predecessor(*chain[-1])
+            if before is None or not self._same_size(before, item):
+                break
+            owner, field = self.lifetimes.owner(before)
+            if not isinstance(owner, Var) or (owner, field) in self.places:
+                break
+            if owner in self.lifetimes.params:
+                source = self.function.params.index(owner)
+                wanted = self.donated.get(source, -1)
+                if wanted in (None, position) and source not in self.shared.values():
+                    self.shared[position] = source
+                    place = self.places[owner][0]
+                break
+            chain.append((owner, field))
+        if place.value is not None:
+            place.value.end = len(self.lifetimes.number)  # nothing is written over it any more
+        for key in chain:
+            self.places[key] = (place,)
+
+    def _same_size(self, left: GraphExpr, right: GraphExpr) -> bool:
+        return structural_equal(self._byte_size(_tensor(left)), self._byte_size(_tensor(right)))
 
     # -- bindings ----------------------------------------------------------------------------
-
-    def _last_uses(self) -> dict[Var, int]:
-        """The number of the last step that reads each variable, views looked through. A value that
-        nothing reads dies where it is made."""
-        step, last = -1, dict[Var, int]()
-        for binding in self.function.bindings:
-            value = binding.value
-            if isinstance(value, _STEPS):
-                step += 1
-                for atom in atoms_of(value):
-                    for source in self._sources(atom):
-                        last[source] = step
-            if not isinstance(value, (CallDPS, If, Loop)):
-                self.aliases[binding.var] = tuple(_vars(value))
-        return last
-
-    def _sources(self, item: GraphExpr) -> list[Var]:
-        found: dict[Var, None] = {}
-        stack = list(_vars(item))
-        while stack:
-            var = stack.pop()
-            if var not in found:
-                found[var] = None
-                stack.extend(self.aliases.get(var, ()))
-        return list(found)
 
     def _place(self, item: GraphExpr) -> tuple[_Place, ...]:
         """The places of a value: one for a tensor, one per field for a tuple."""
@@ -291,11 +322,11 @@ class _Planner:
             return self._place(item.args[0])
         raise InternalError(f"memory planning met a {type(item).__name__}; run `lower` first")
 
-    def _binding(self, var: Var, value: GraphExpr, last_use: Mapping[Var, int]) -> None:
-        if not isinstance(value, _STEPS):
+    def _binding(self, var: Var, value: GraphExpr) -> None:
+        if not isinstance(value, STEPS):
             self.places[var] = self._place(value)
             return
-        end = max(len(self.steps), last_use.get(var, 0))
+        end = max(len(self.steps), self.lifetimes.last.get(var, 0))
         if isinstance(value, CallDPS):
             self._call(var, value, end)
         elif isinstance(value, If):
@@ -309,9 +340,17 @@ class _Planner:
         tensors, scalars = self._arguments(value)
         args = [place for item in tensors for place in self._place(item)]
         results = self._results(
-            var, end, lambda item: self._overwritten(value, args, item, len(self.steps), end)
+            var, end, lambda _, item: self._overwritten(value, args, item, len(self.steps), end)
         )
         kernel, label = value.callee.name, str(value.attrs.get("label", ""))
+        func = self.module.functions.get(kernel)
+        attrs = func.attrs if isinstance(func, PrimFunc) else {}
+        update: Any = attrs.get("update")
+        if update is not None and args[update[0]] is results[0]:
+            kernel = update[1]
+        if attrs.get("copy") and args[0] is results[0]:
+            self.steps.append(lambda: None)  # it is there already
+            return
         self.steps.append(
             lambda: KernelCall(
                 kernel,
@@ -325,13 +364,14 @@ class _Planner:
         self,
         var: Var,
         end: int,
-        given: Callable[[TensorType], _Place | None] = lambda _type: None,
+        given: Callable[[int, TensorType], _Place | None] = lambda _field, _type: None,
     ) -> list[_Place]:
-        """Where the results of this step lie: in outputs, where `given` says, or in new memory."""
+        """Where the results of this step lie: in outputs, where `given` says (of a field and its
+        type), or in new memory."""
         results: list[_Place] = []
         for field, item in enumerate(_fields(var.type)):
             fixed = self.places.get((var, field))
-            place = fixed[0] if fixed is not None else given(item)
+            place = fixed[0] if fixed is not None else given(field, item)
             results.append(self._memory(self._byte_size(item), end) if place is None else place)
         self.places[var] = tuple(results)
         return results
@@ -372,21 +412,27 @@ class _Planner:
 
     def _loop(self, var: Var, value: Loop, end: int) -> None:
         number = len(self.steps)
-        count, *results = self._results(var, end)
+        start = [self._place(item)[0] for item in value.carried]
+        captured = [place for item in value.captured for place in self._place(item)]
+        count, *results = self._results(
+            var, end, lambda field, _: self._taken_over(var, field, start, [*start, *captured], end)
+        )
         carried, stacked = results[: len(value.carried)], results[len(value.carried) :]
         sizes = [self._dense_size(item.type) for item in value.carried]
         rows = [self._dense_size(item, first=1) for item in _fields(value.type)[1 + len(carried) :]]
         name = value.body.name
         iteration, going = (self._memory(IntImm(ALIGNMENT), number) for _ in range(2))
-        turns = [self._memory(self._byte_size(t), number) for t in map(_tensor, value.carried)]
+        in_place = self.functions.plan(name).shared
+        turns = [
+            final if 1 + k in in_place else self._memory(self._byte_size(_tensor(item)), number)
+            for k, (item, final) in enumerate(zip(value.carried, carried, strict=True))
+        ]
         count_type = Var("count", TensorType((), DType.of("int64")))
         given = (count_type, *value.carried, *value.captured)
         arena = self._memory(self._arena_of(name, given), number)
-        captured = [place for item in value.captured for place in self._place(item)]
         body = self._function_call(
             name, given, [iteration, *carried, *captured], [going, *turns, *stacked], arena
         )
-        start = [self._place(item)[0] for item in value.carried]
         limit = None if value.limit is None else self._place(value.limit)[0]
         condition = None if value.condition is None else self._place(value.condition)[0]
         self.steps.append(
@@ -475,20 +521,17 @@ class _Planner:
             if is_number:
                 known = scalar_of(arg)
                 numbers.append((self._place(arg)[0], arg.type.dtype) if known is None else known)  # type: ignore[attr-defined]
-        return [arg for is_number, arg in given if not is_number], numbers
+        return tensors_of(self.module, call), numbers
 
     def _overwritten(
         self, call: CallDPS, args: list[_Place], type_: TensorType, number: int, end: int
     ) -> _Place | None:
         """An argument of `call` that its only result may be written over."""
         kernel = self.module.functions.get(call.callee.name)
-        if not isinstance(kernel, PrimFunc) or kernel.attrs.get("noalias", True):
+        if not isinstance(kernel, PrimFunc):
             return None
-        if any(isinstance(param, Symbol) for param in kernel.params):
-            return None  # "inplace" counts parameters, `args` has buffers only
-        pairs: Any = kernel.attrs.get("inplace", ())
-        for source, _ in pairs:
-            place: _Place = args[source]
+        for source in overwritten_parameters(kernel):
+            place = args[source]
             value = place.value
             if value is None or value.end > number or value.start == number:
                 continue
@@ -498,6 +541,20 @@ class _Planner:
                 value.end = max(value.end, end)
                 return place
         return None
+
+    def _taken_over(
+        self, loop: Var, field: int, start: list[_Place], read: list[_Place], end: int
+    ) -> _Place | None:
+        """Where a loop carries a value: where that is already, if nothing else reads it."""
+        before = self.lifetimes.predecessor(loop, field)
+        place = _Place() if before is None else start[field - 1]
+        value = place.value
+        if value is None or value.end > len(self.steps) or value.start == len(self.steps):
+            return None
+        if sum(other.value is value for other in read) > 1:
+            return None
+        value.end = max(value.end, end)
+        return place
 
 
 def _host_number(number: _Number) -> Expr | ScalarLoad:
@@ -510,19 +567,6 @@ def _host_number(number: _Number) -> Expr | ScalarLoad:
 def _symbols_of(call: CallDPS) -> tuple[Expr, ...]:
     symbols: Any = call.attrs.get("symbols", ())
     return tuple(symbols)
-
-
-def _vars(value: GraphExpr) -> list[Var]:
-    if isinstance(value, Var):
-        return [value]
-    if is_view(value):
-        assert isinstance(value, Call)
-        return _vars(value.args[0])
-    if isinstance(value, Tuple):
-        return [var for item in value.fields for var in _vars(item)]
-    if isinstance(value, (TupleGetItem, BindDim)):
-        return _vars(value.value)
-    return []
 
 
 def _resolve(place: _Place) -> Storage:

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Until when the values of a lowered function are read, and whose memory each may take over.
+
+Steps (kernel calls, conditions, loops, the binding of dimensions) are numbered in order. Views,
+tuples and their fields are other names for the memory of what they are made of.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from heddle.graph.dps import arguments_of
+from heddle.graph.nodes import (
+    BindDim,
+    Call,
+    CallDPS,
+    Function,
+    GraphExpr,
+    If,
+    Loop,
+    Scalar,
+    Tuple,
+    TupleGetItem,
+    Var,
+)
+from heddle.ir.expr import Var as Symbol
+from heddle.ir.module import IRModule
+from heddle.passes.graph.anf import atoms_of
+from heddle.passes.graph.fuse import is_view
+from heddle.tir.nodes import PrimFunc
+
+STEPS: Final = (CallDPS, If, Loop, BindDim)
+"""Values that take time; all others are other names for them."""
+
+_MAKERS: Final = (CallDPS, If, Loop)
+"""Values that are memory of their own."""
+
+
+class Lifetimes:
+    """What is read when in one function.
+
+    last: the number of the last step that reads each variable, views looked through. number: the
+    number of the step that makes it. returned: the variables whose memory results lie in.
+    """
+
+    def __init__(self, module: IRModule, function: Function) -> None:
+        self.module = module
+        self.params = frozenset(function.params)
+        self.owners = {binding.var: binding.value for binding in function.bindings}
+        self.last: dict[Var, int] = {}
+        self.number: dict[Var, int] = {}
+        self._aliases: dict[Var, tuple[Var, ...]] = {}
+        step = -1
+        for binding in function.bindings:
+            value = binding.value
+            if isinstance(value, STEPS):
+                step += 1
+                self.number[binding.var] = step
+                for atom in atoms_of(value):
+                    for source in self.sources(atom):
+                        self.last[source] = step
+            if not isinstance(value, _MAKERS):
+                self._aliases[binding.var] = tuple(_vars(value))
+        result = function.result
+        fields = result.fields if isinstance(result, Tuple) else (result,)
+        self.returned = frozenset(var for item in fields for var in self.sources(item))
+
+    def sources(self, item: GraphExpr) -> list[Var]:
+        """The variables whose memory a value is, itself included."""
+        found: dict[Var, None] = {}
+        stack = list(_vars(item))
+        while stack:
+            var = stack.pop()
+            if var not in found:
+                found[var] = None
+                stack.extend(self._aliases.get(var, ()))
+        return list(found)
+
+    def owner(self, item: GraphExpr) -> tuple[GraphExpr, int]:
+        """The kernel's result (a variable and which of its fields), the parameter or the constant
+        that a value is another name for."""
+        field = 0
+        while True:
+            value = self.owners.get(item) if isinstance(item, Var) else item
+            if value is None or isinstance(value, _MAKERS):
+                return item, field
+            if is_view(value):
+                assert isinstance(value, Call)
+                item = value.args[0]
+            elif isinstance(value, TupleGetItem):
+                source: Any = value.value
+                inner = self.owners.get(source, source)
+                if isinstance(inner, Tuple):
+                    item = inner.fields[value.index]
+                else:
+                    item, field = source, value.index
+            elif isinstance(value, BindDim):
+                item = value.value
+            elif isinstance(value, Var):
+                item = value
+            else:
+                return item, field
+
+    def predecessor(self, var: Var, field: int) -> GraphExpr | None:
+        """The value whose memory a result may take over: it is read by the step that makes the
+        result in a way that allows it, once, by no later one, and is no result itself."""
+        value = self.owners.get(var)
+        found: GraphExpr | None = None
+        if isinstance(value, CallDPS):
+            found = self._overwritable(value)
+        elif isinstance(value, Loop) and 1 <= field <= len(value.carried):
+            found = value.carried[field - 1]
+        return found if found is not None and self.dies(found, var) else None
+
+    def dies(self, item: GraphExpr, reader: Var) -> bool:
+        """Whether the step that makes `reader` reads a value once, and is the last to do so."""
+        names = self.sources(item)
+        if not names or self.returned.intersection(names):
+            return False
+        if any(self.last.get(name, -1) > self.number[reader] for name in names):
+            return False
+        atoms = [*atoms_of(self.owners[reader])]
+        return sum(bool(set(self.sources(atom)).intersection(names)) for atom in atoms) == 1
+
+    def _overwritable(self, call: CallDPS) -> GraphExpr | None:
+        """The argument of a call that its only result may be written over, whether or not it is
+        read again: the first, where there are several."""
+        kernel = self.module.functions.get(call.callee.name)
+        found = overwritten_parameters(kernel) if isinstance(kernel, PrimFunc) else ()
+        return tensors_of(self.module, call)[found[0]] if found else None
+
+
+def overwritten_parameters(kernel: PrimFunc) -> tuple[int, ...]:
+    """The parameters of a kernel that its only result may lie over."""
+    if any(isinstance(param, Symbol) for param in kernel.params):
+        return ()  # the attributes count parameters, arguments are tensors only
+    update: Any = kernel.attrs.get("update")
+    if update is not None:
+        return (int(update[0]),)
+    pairs: Any = () if kernel.attrs.get("noalias", True) else kernel.attrs.get("inplace", ())
+    return tuple(int(source) for source, _ in pairs)
+
+
+def tensors_of(module: IRModule, call: CallDPS) -> list[GraphExpr]:
+    """The arguments of a call that are tensors, in the order of the callee's buffers."""
+    callee = module.functions.get(call.callee.name)
+    pairs = arguments_of(call, callee) if isinstance(callee, PrimFunc) else None
+    if pairs is None:
+        return [arg for arg in call.args if not isinstance(arg, Scalar)]
+    return [a for p, a in pairs if isinstance(a, GraphExpr) and not isinstance(p, Symbol)]
+
+
+def _vars(value: GraphExpr) -> list[Var]:
+    if isinstance(value, Var):
+        return [value]
+    if is_view(value):
+        assert isinstance(value, Call)
+        return _vars(value.args[0])
+    if isinstance(value, Tuple):
+        return [var for item in value.fields for var in _vars(item)]
+    if isinstance(value, (TupleGetItem, BindDim)):
+        return _vars(value.value)
+    return []
