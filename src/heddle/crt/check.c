@@ -205,28 +205,48 @@ int32_t hd_check_inputs(hd_call *call, const DLTensor *const *inputs, int32_t co
   return 0;
 }
 
-int32_t hd_check_input_memory(hd_call *call, const DLTensor *const *inputs) {
-  for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
-    const label where = {"input", &MODEL->inputs[i]};
-    if (check_memory(where, inputs[i], call->input_bytes[i], &call->inputs[i]) != 0) return -1;
-  }
-  return 0;
-}
-
-/* ---- outputs --------------------------------------------------------------------------------- */
-
 static int overlaps(const void *a, int64_t a_bytes, const void *b, int64_t b_bytes) {
   if (a_bytes == 0 || b_bytes == 0) return 0;
   return (uintptr_t)a < (uintptr_t)b + (uintptr_t)b_bytes &&
          (uintptr_t)b < (uintptr_t)a + (uintptr_t)a_bytes;
 }
 
+/* Memory that the call writes to is nobody else's. */
+static int32_t check_donated(const hd_call *call, int32_t index) {
+  const label where = {"input", &MODEL->inputs[index]};
+  for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
+    if (i != index && overlaps(call->inputs[index], call->input_bytes[index], call->inputs[i],
+                               call->input_bytes[i])) {
+      return FAIL(where, "is donated and shares memory with input `%s`", MODEL->inputs[i].name);
+    }
+  }
+  return 0;
+}
+
+int32_t hd_check_input_memory(hd_call *call, const DLTensor *const *inputs) {
+  for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
+    const label where = {"input", &MODEL->inputs[i]};
+    if (check_memory(where, inputs[i], call->input_bytes[i], &call->inputs[i]) != 0) return -1;
+  }
+  for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
+    if (MODEL->inputs[i].memory && check_donated(call, i) != 0) return -1;
+  }
+  return 0;
+}
+
+/* ---- outputs --------------------------------------------------------------------------------- */
+
 static int32_t check_overlap(const hd_call *call, int32_t index) {
   const label where = {"output", &MODEL->outputs[index]};
   const void *data = call->outputs[index];
   const int64_t bytes = call->output_bytes[index];
+  const int32_t home = where.desc->memory - 1;
+  if (home >= 0 && data != call->inputs[home]) {
+    return FAIL(where, "is written in place: expected the memory of the donated input `%s`",
+                MODEL->inputs[home].name);
+  }
   for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
-    if (overlaps(data, bytes, call->inputs[i], call->input_bytes[i])) {
+    if (i != home && overlaps(data, bytes, call->inputs[i], call->input_bytes[i])) {
       return FAIL(where, "shares memory with input `%s`", MODEL->inputs[i].name);
     }
   }

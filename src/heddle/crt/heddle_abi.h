@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a structure below changes; a library with another number is not loaded. */
-#define HEDDLE_ABI_VERSION 2u
+#define HEDDLE_ABI_VERSION 3u
 
 /* One input or output. */
 typedef struct hd_arg_desc {
@@ -27,6 +27,8 @@ typedef struct hd_arg_desc {
   const int64_t *dims; /* inputs: >= 0 is a constant, -1 - k is symbol k; outputs: >= 0 is a
                         * constant, any negative value is computed by `output_dims`.
                         * May be NULL when ndim is 0. */
+  int32_t memory;      /* inputs: nonzero if main writes to its memory, which then overlaps no other
+                        * input; outputs: 1 + the input that it lies in, or 0 */
 } hd_arg_desc;
 
 struct hd_profile;

@@ -20,7 +20,8 @@ struct hd_model;
 
 /* Runs the model. Tensors are in CPU memory, contiguous, aligned to their element size, of the
  * dtype and shape that the model declares; outputs are allocated by the caller and overlap neither
- * the inputs nor one another. Returns 0, or nonzero after setting the error. */
+ * the inputs nor one another. Inputs that the model was compiled to take as donated are written to
+ * and overlap no other; an output that lies in one is given the same pointer. Returns 0, or nonzero after setting the error. */
 int32_t heddle_run(const DLTensor *const *inputs, int32_t num_inputs, DLTensor *const *outputs,
                    int32_t num_outputs);
 

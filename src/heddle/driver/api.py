@@ -19,6 +19,7 @@ from heddle.driver.pipeline import compile_kernels, emit, graph_pipeline
 from heddle.driver.report import CompileReport
 from heddle.driver.user_passes import Insertion, with_passes
 from heddle.driver.validate import ValueValidator
+from heddle.graph import Function
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Instrument, Timer
 from heddle.ir.structural import structural_hash
@@ -50,6 +51,7 @@ def compile(
     validate: str | ValueValidator | None = None,
     example_inputs: Any = None,
     dynamic_shapes: Any = None,
+    donate: Sequence[str] = (),
 ) -> Executable:
     """Compile a model for `target` and load it.
 
@@ -69,6 +71,8 @@ def compile(
     example_inputs: what a `torch.nn.Module` is exported with: a tuple of arguments, or a dictionary
         of keyword arguments.
     dynamic_shapes: its dimensions that stay open, as `torch.export.export` takes them.
+    donate: inputs, by name, that a call may write to: their memory is used for results, and what is
+        an update of one (the cache of a decoder) is written in place. They have to be writeable.
     passes: of your own, as in [("after", "canonicalise", my_pass)]: a function from `IRModule` to
         `IRModule`, "before", "after" or instead of ("replace") a pass of the pipeline.
     validate: "values" runs the module in the reference interpreter before and after each pass and
@@ -87,6 +91,9 @@ def compile(
     if _is_torch(model) or example_inputs is not None or dynamic_shapes is not None:
         with report.stage("import"):  # what it computes is its identity, so that comes first
             model = _import_torch(model, name, shapes, example_inputs, dynamic_shapes)
+    if donate:  # part of the function, as its parameters are
+        with report.stage("import"):
+            model = _donating(import_model(model, name=name, shapes=shapes), donate)
     if not cache or passes or validate is not None:
         run = with_passes(graph, passes).run
         watch = _validators(validate)
@@ -133,6 +140,21 @@ def optimize(
     module = import_model(model, shapes=shapes)
     instruments = [*instruments, *_validators(validate)]
     return pipeline.run(module, stop_after=stop_after, instruments=instruments)
+
+
+def _donating(module: IRModule, names: Sequence[str]) -> IRModule:
+    """The module with the attribute "donate" of `main`: the inputs that a call may write to."""
+    if isinstance(names, str):
+        raise UserError(f'donate is a list of inputs, as in ["{names}"]; got a str')
+    main = module["main"]
+    assert isinstance(main, Function)
+    known = [param.name for param in main.params]
+    for item in names:
+        if item not in known:
+            listed = ", ".join(f"`{name}`" for name in known) or "none"
+            raise UserError(f"donate: there is no input `{item}`; the inputs are {listed}")
+    attrs = {**main.attrs, "donate": tuple(names)}
+    return module.with_functions({"main": main.replace(attrs=attrs)})
 
 
 def _validators(validate: str | ValueValidator | None) -> list[Instrument]:

@@ -22,7 +22,7 @@ from ctypes import (
 import ml_dtypes
 import numpy as np
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 CPU = 1
 """DLPack's number for CPU memory."""
 
@@ -66,6 +66,7 @@ class ArgDesc(Structure):
         ("lanes", c_uint16),
         ("ndim", c_int32),
         ("dims", POINTER(c_int64)),
+        ("memory", c_int32),
     ]
 
 

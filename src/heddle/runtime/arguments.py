@@ -61,12 +61,22 @@ class ArgumentFrame:
     other array gets a new structure. Whether it fits the model is for the library to say.
     """
 
-    __slots__ = ("_borrowed", "_last", "_model_name", "_structs", "infos", "pointers", "role")
+    __slots__ = (
+        "_borrowed",
+        "_last",
+        "_model_name",
+        "_structs",
+        "_written",
+        "infos",
+        "pointers",
+        "role",
+    )
 
     def __init__(self, model: ModelInfo, role: str) -> None:
         self.role = role
         self.infos = model.inputs if role == "input" else model.outputs
         self._model_name = model.name
+        self._written = [role == "output" or info.donated for info in self.infos]
         count = len(self.infos)
         self.pointers = (POINTER(DLTensor) * count)()
         self._structs: list[DLTensor | None] = [None] * count
@@ -84,7 +94,7 @@ class ArgumentFrame:
                 and array.dtype == last[0]
                 and array.shape == last[1]
                 and (flags := array.flags).c_contiguous
-                and (flags.writeable or self.role == "input")
+                and (flags.writeable or not self._written[index])
             ):
                 struct: Any = self._structs[index]
                 struct.data = data_address(array)
@@ -105,14 +115,18 @@ class ArgumentFrame:
     def _describe(self, index: int, value: Any) -> DLTensor:
         info = self.infos[index]
         self._last[index] = None
+        if info.donated and isinstance(value, (np.generic, bool, int, float)):
+            raise self._error(info, f"is donated: got {type(value).__name__}, expected an array")
         if isinstance(value, np.generic):
             value = np.asarray(value)
         elif isinstance(value, (bool, int, float)):
             number = _from_number(value, info)
             value = value if number is None else number
         if isinstance(value, np.ndarray):
-            if self.role == "output" and not value.flags.writeable:
-                raise self._error(info, "is read-only")
+            if self._written[index] and not value.flags.writeable:
+                raise self._error(
+                    info, "is donated but read-only" if info.donated else "is read-only"
+                )
             self._structs[index] = struct = describe(value)
             self._borrowed.append(value)
             if type(value) is np.ndarray and value.flags.c_contiguous:

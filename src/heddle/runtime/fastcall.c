@@ -82,6 +82,7 @@ typedef struct {
   PyObject *dtype; /* borrowed from `kept` */
   DLDataType code;
   int ndim;
+  int memory; /* of an input whether it is written to, of an output 1 + the input it lies in, or 0 */
 } Argument;
 
 typedef int32_t (*run_model)(const DLTensor *const *, int32_t, DLTensor *const *, int32_t);
@@ -194,7 +195,7 @@ static int take(const Plan *plan, const Argument *argument, PyObject *value, PyO
     *held = value;
   }
   const Array *array = (const Array *)*held;
-  const int wanted = CONTIGUOUS | ALIGNED;
+  const int wanted = CONTIGUOUS | ALIGNED | (argument->memory ? WRITEABLE : 0);
   return array->base.type == plan->numpy[ARRAY_TYPE] && array->dtype == argument->dtype &&
          array->ndim == argument->ndim && (array->flags & wanted) == wanted;
 }
@@ -226,7 +227,12 @@ static int allocate_all(const Plan *plan, const DLTensor *const *inputs, PyObjec
   }
   for (; *taken < plan->num_inputs + plan->num_outputs; ++*taken) {
     const Argument *output = &plan->arguments[*taken];
-    held[*taken] = allocate(plan, output, dims);
+    if (output->memory) {
+      held[*taken] = held[output->memory - 1];
+      Py_IncRef(held[*taken]);
+    } else {
+      held[*taken] = allocate(plan, output, dims);
+    }
     if (!held[*taken]) return -1;
     describe(&tensors[*taken], output, (const Array *)held[*taken]);
     dims += output->ndim;
@@ -273,13 +279,14 @@ done:
 
 static void *address(PyObject *number) { return (void *)(intptr_t)PyLong_AsLongLong(number); }
 
-/* From (dtype, code, bits, ndim). */
+/* From (dtype, code, bits, ndim, memory). */
 static void read_argument(Argument *argument, PyObject *from) {
   argument->dtype = PyTuple_GetItem(from, 0);
   argument->code.code = (uint8_t)PyLong_AsLongLong(PyTuple_GetItem(from, 1));
   argument->code.bits = (uint8_t)PyLong_AsLongLong(PyTuple_GetItem(from, 2));
   argument->code.lanes = 1;
   argument->ndim = (int)PyLong_AsLongLong(PyTuple_GetItem(from, 3));
+  argument->memory = (int)PyLong_AsLongLong(PyTuple_GetItem(from, 4));
 }
 
 static PyMethodDef method = {"call", call, METH_O, NULL};

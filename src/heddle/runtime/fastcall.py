@@ -30,7 +30,7 @@ from heddle.support.errors import InternalError, UserError
 Caller = Callable[[tuple[Any, ...]], Any]
 _SOURCE = Path(__file__).with_name("fastcall.c")
 _FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", f"-I{CRT}")
-_MOST_ARGUMENTS = 64
+_MOST_ARGUMENTS = 256
 _HEAD = 2 * struct.calcsize("P")
 
 
@@ -69,12 +69,13 @@ def make_caller(
     )
 
 
-def _argument(info: TensorInfo) -> tuple[np.dtype, int, int, int]:
+def _argument(info: TensorInfo) -> tuple[np.dtype, int, int, int, int]:
     dtype = np.dtype(info.dtype)
     code = dlpack_code(dtype)
     if code is None:
         raise InternalError(f"a model has an argument of dtype {dtype}")
-    return (dtype, *code, len(info.shape))
+    memory = int(info.donated) if info.lies_in is None else 1 + info.lies_in
+    return (dtype, *code, len(info.shape), memory)
 
 
 def _address(function: Any) -> int:

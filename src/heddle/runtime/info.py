@@ -19,6 +19,10 @@ class TensorInfo:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    donated: bool = False
+    """An input whose memory a call writes to."""
+    lies_in: int | None = None
+    """The input in whose memory an output lies."""
 
     @property
     def is_static(self) -> bool:
@@ -26,7 +30,8 @@ class TensorInfo:
         return all(isinstance(dim, int) for dim in self.shape)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        text = f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        return f"{text} (donated)" if self.donated else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
-def _tensor_info(desc: ArgDesc, symbols: list[str]) -> TensorInfo:
+def _tensor_info(desc: ArgDesc, symbols: list[str], role: str) -> TensorInfo:
     dtype = numpy_dtype(desc.code, desc.bits, desc.lanes)
     shape: list[int | str] = []
     for axis in range(desc.ndim):
@@ -57,7 +62,10 @@ def _tensor_info(desc: ArgDesc, symbols: list[str]) -> TensorInfo:
         known = dim >= 0 or -1 - dim < len(symbols)
         shape.append(dim if dim >= 0 else symbols[-1 - dim] if known else "?")
     name = np.dtype(dtype).name if dtype is not None else f"code{desc.code}_{desc.bits}"
-    return TensorInfo(_text(desc.name), name, tuple(shape))
+    if role == "input":
+        return TensorInfo(_text(desc.name), name, tuple(shape), donated=bool(desc.memory))
+    home = desc.memory - 1
+    return TensorInfo(_text(desc.name), name, tuple(shape), lies_in=home if home >= 0 else None)
 
 
 def read_model(model: Model) -> ModelInfo:
@@ -67,8 +75,12 @@ def read_model(model: Model) -> ModelInfo:
     metadata = json.loads(_text(model.metadata_json) or "{}")
     return ModelInfo(
         name=_text(model.name),
-        inputs=tuple(_tensor_info(model.inputs[i], symbols) for i in range(model.num_inputs)),
-        outputs=tuple(_tensor_info(model.outputs[i], symbols) for i in range(model.num_outputs)),
+        inputs=tuple(
+            _tensor_info(model.inputs[i], symbols, "input") for i in range(model.num_inputs)
+        ),
+        outputs=tuple(
+            _tensor_info(model.outputs[i], symbols, "output") for i in range(model.num_outputs)
+        ),
         symbols={symbols[k]: (model.symbol_min[k], model.symbol_max[k]) for k in range(late.start)},
         late_symbols=tuple(symbols[k] for k in late),
         kernels=tuple(_text(model.kernel_names[k]) for k in range(model.num_kernels)),

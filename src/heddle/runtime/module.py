@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from heddle.runtime import dlpack
 from heddle.runtime.arguments import ArgumentFrame, address, arrange
 from heddle.runtime.fastcall import make_caller
 from heddle.runtime.header import c_header
@@ -49,6 +50,9 @@ class Executable:
     with `__dlpack__`; they are used where they are, without a copy. The result is a `Tensor`, or a
     tuple of them when the model has several outputs. Safe to call from several threads at once.
 
+    Inputs that the model was compiled to take over (`heddle.compile(..., donate=[...])`) are
+    written to: afterwards they hold nothing of use, or a result, which is a `Tensor` over them.
+
     >>> exe = heddle.load("resnet50.so")            # doctest: +SKIP
     >>> probabilities = exe(image).numpy()          # doctest: +SKIP
     """
@@ -75,6 +79,8 @@ class Executable:
         self._num_dims = sum(len(info.shape) for info in self.info.outputs)
         self._static = self._static_outputs()
         self._fast = make_caller(library, self.info, self._results.empty, POOLED_FROM)
+        homes = [info.lies_in for info in self.info.outputs]
+        self._homes = None if homes.count(None) == len(homes) else homes
         closer = weakref.finalize(self, _ctypes.dlclose, library._handle)
         closer.atexit = False
 
@@ -146,7 +152,7 @@ class Executable:
         frame = self._take_frame()
         try:
             frame.inputs.fill(values)
-            results = self._allocate(frame)
+            results = self._allocate(frame, values)
             frame.outputs.fill(results)
             self._run(frame)
             if self.info.late_symbols:
@@ -162,8 +168,10 @@ class Executable:
         """Runs the model and writes the results into memory of the caller.
 
         Outputs are of exactly the dtype and shape that `infer_shapes` tells, contiguous, and share
-        memory with nothing else in the call. Where a dimension is known at run time only, that is
-        the largest shape, and the call writes as many elements as there are, from the start on.
+        memory with nothing else in the call, but for one that lies in a donated input
+        (`outputs[k].lies_in`): that is the input itself. Where a dimension is known at run time
+        only, that is the largest shape, and the call writes as many elements as there are, from the
+        start on.
         Raises `UserError`.
         """
         values = self._values(tuple(inputs), {})
@@ -210,7 +218,8 @@ class Executable:
             start += len(info.shape)
         return tuple(shapes)
 
-    def _allocate(self, frame: _Frame) -> list[np.ndarray]:
+    def _allocate(self, frame: _Frame, values: Sequence[Any]) -> list[np.ndarray]:
+        """Memory for the results: that of a donated input where one lies in it, else new."""
         empty = self._results.empty
         plans = self._static
         if plans is None:
@@ -219,7 +228,12 @@ class Executable:
                 dtype = np.dtype(info.dtype)
                 plans.append((shape, dtype, _size(shape, dtype)))
         try:
-            return [empty(*plan) for plan in plans]
+            if self._homes is None:
+                return [empty(*plan) for plan in plans]
+            return [
+                empty(*plan) if home is None else _array_of(values[home])
+                for plan, home in zip(plans, self._homes, strict=True)
+            ]
         except MemoryError as error:
             raise UserError(f"{self.name}: out of memory for the outputs: {error}") from error
 
@@ -239,8 +253,9 @@ class Executable:
         if rounds < 1:
             raise UserError(f"{self.name}: profile: rounds must be at least 1, got {rounds}")
         frame = _Frame(self.info)
-        frame.inputs.fill(self._values(args, named))
-        results = self._allocate(frame)
+        values = self._values(args, named)
+        frame.inputs.fill(values)
+        results = self._allocate(frame, values)
         frame.outputs.fill(results)
         kernels = self.info.kernels
         times = np.zeros((rounds, len(kernels)), np.int64)
@@ -306,6 +321,13 @@ def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
     for dim in shape:
         count *= dim
     return count
+
+
+def _array_of(value: Any) -> np.ndarray:
+    """A donated input as an array over the same memory."""
+    if isinstance(value, Tensor):
+        return value._array
+    return value if isinstance(value, np.ndarray) else dlpack.to_numpy(value)
 
 
 def _written(result: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -29,11 +29,11 @@ from heddle.passes.graph.host_plan import (
 from heddle.support import InternalError
 from heddle.target import Target
 
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 3
 _COMPUTED: Final = -(1 << 62)
 """A dimension of an output that is an expression: no symbol's code."""
 _CODES: Final = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "bool": 6}
-_ARG: Final = "{ ptr, i8, i8, i16, i32, ptr }"
+_ARG: Final = "{ ptr, i8, i8, i16, i32, ptr, i32 }"
 _MODEL: Final = (
     "{ i32, ptr, i32, i32, i32, i32, i32, ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, ptr, ptr, ptr, "
     "ptr, ptr }"
@@ -123,9 +123,10 @@ def _arguments(
         dtype: DType = tensor.type.dtype
         dims = [_dim_code(d, symbols, tensor, is_input=is_input) for d in tensor.type.shape]
         pointer = _array(module, f"{kind}_dims.{place}", "i64", dims)
+        memory = int(place in plan.donated) if is_input else 1 + plan.shared.get(place, -1)
         described.append(
             f"{{ ptr {module.string(tensor.name)}, i8 {_CODES[dtype.kind]}, i8 {dtype.bits}, "
-            f"i16 1, i32 {len(dims)}, ptr {pointer} }}"
+            f"i16 1, i32 {len(dims)}, ptr {pointer}, i32 {memory} }}"
         )
     return _array(module, f"{kind}s", _ARG, described)
 
