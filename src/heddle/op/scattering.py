@@ -386,11 +386,10 @@ def _(
 ) -> np.ndarray:
     result = data.copy()
     size = data.shape[axis]
+    rows, new = np.moveaxis(result, axis, 0), np.moveaxis(updates, axis, 0)
     for position, index in enumerate(indices.astype(np.int64)):
         if -size <= index < size:
-            at = (*[slice(None)] * axis, index)
-            new = updates[(*[slice(None)] * axis, position)]
-            result[at] = _REFERENCE[reduction](result[at], new)
+            rows[index] = _REFERENCE[reduction](rows[index], new[position])
     return result
 
 
