@@ -11,6 +11,7 @@ from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
 from heddle.schedule.rules.elementwise import schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
+from heddle.schedule.rules.single_query import find_single_query, schedule_single_query
 from heddle.schedule.rules.winograd import schedule_winograd, winograd_stages
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.support import InternalError
@@ -26,6 +27,10 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     chain = find_chain(sch)
     if chain is not None:
         schedule_chain(sch, chain, target)
+        return sch
+    single = find_single_query(sch)
+    if single is not None:
+        schedule_single_query(sch, single, target)
         return sch
     stages = winograd_stages(sch)
     if stages is not None:

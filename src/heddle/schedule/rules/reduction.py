@@ -47,7 +47,7 @@ def schedule_reduction(
     for block in (*producers, final):
         loops = _loops_below(sch, block, task)
         if block in reductions:
-            _reduce_row(sch, block, lanes)
+            reduce_row(sch, block, lanes)
         elif loops:
             last = sch.fuse(*loops) if len(loops) > 1 and block == final else loops[-1]
             vectorize_loop(sch, last, lanes)
@@ -108,7 +108,7 @@ def _by_columns(
             sch.vectorize(spatial[-1])
 
 
-def _reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
+def reduce_row(sch: Schedule, block: BlockRef, lanes: int) -> None:
     """Let vectors accumulate along the reduced axis; each run of vectors is summed once."""
     loops = reduction_loops(sch, block)
     if not loops:
