@@ -17,7 +17,7 @@ import numpy as np
 from heddle import te
 from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
-from heddle.ir.expr import Expr, as_int, cast, const, select
+from heddle.ir.expr import Expr, as_int, cast, const, minimum, select
 from heddle.op.adjoint import (
     cast_like,
     count_value,
@@ -36,6 +36,7 @@ from heddle.op.common import (
     same_dim,
     show_dim,
     show_shape,
+    simplify_dim,
     wide,
 )
 from heddle.op.registry import operator, ops
@@ -74,13 +75,18 @@ def _require_axis(name: str, axis: str, dim: Expr, other: str, wanted: Expr) -> 
         )
 
 
-def _check_mask(mask: TensorType, layout: str, sizes: Mapping[str, Expr]) -> None:
+def _check_mask(mask: TensorType, layout: str, sizes: Mapping[str, Expr], *, partial: bool) -> None:
     require_ndim(mask, "mask", 4, 4)
     if layout not in _MASK_LAYOUTS:
         raise UserError(f"`mask_layout` is `{layout}`, expected one of {', '.join(_MASK_LAYOUTS)}")
     if not (mask.dtype.is_float or mask.dtype.is_bool):
         raise UserError(f"argument `mask` has dtype {mask.dtype}, expected bool or a float")
     for axis, dim in zip(layout, mask.shape, strict=True):
+        if axis == "T" and partial:
+            count, room = as_int(dim), as_int(sizes["T"])
+            if count is not None and room is not None and count > room:
+                raise UserError(f"argument `mask` is for {count} keys, there are {room}")
+            continue
         if as_int(dim) != 1 and not same_dim(dim, sizes[axis]):
             wanted = tuple(sizes[letter] for letter in layout)
             raise UserError(
@@ -107,6 +113,7 @@ def attention(
     v_layout: str = "NHSD",
     out_layout: str = "NHSD",
     mask_layout: str = "NHST",
+    partial: bool = False,
 ) -> TensorType:
     """softmax(scale * q k^T + mask) v for each batch N and head H, the softmax over the keys.
 
@@ -116,6 +123,9 @@ def attention(
     is true; it broadcasts to [N, H, S, T], or to [N, H, T, S] with `mask_layout` "NHTS". `causal`
     keeps key j of query i where j <= i + T - S. Where nothing is kept the result is that of a
     softmax of -inf only: NaN.
+
+    With `partial` the mask says how many keys there are: T is its size, and k and v may have room
+    for more, which is not read. So a step of a decoder looks at the filled part of its cache.
 
         op.attention(q, k, v, scale=0.125, causal=True)
     """
@@ -130,12 +140,30 @@ def attention(
         _require_axis("v", axis, values[axis], "k", keys[axis])
     _require_axis("k", "N", keys["N"], "q", queries["N"])
     if mask is not None:
-        _check_mask(mask, mask_layout, {**queries, "T": keys["S"]})
+        _check_mask(mask, mask_layout, {**queries, "T": keys["S"]}, partial=partial)
+    elif partial:
+        raise UserError("`partial` needs a mask, which says how many keys there are")
     out = {**queries, "D": values["D"]}
     _sizes(q, out_layout, "out")
     if out_layout[-1] != "D":
         raise UserError(f"`out_layout` is `{out_layout}`, expected one that ends in D")
     return TensorType(tuple(out[axis] for axis in out_layout), q.dtype)
+
+
+def _key_count(
+    k: TensorType | te.Tensor,
+    k_layout: str,
+    mask: TensorType | te.Tensor | None,
+    mask_layout: str,
+    *,
+    partial: bool,
+) -> Expr:
+    """How many keys are read."""
+    room = _sizes(k, k_layout, "k")["S"]
+    if not partial or mask is None:
+        return room
+    count = mask.shape[mask_layout.index("T")]
+    return count if same_dim(count, room) else simplify_dim(minimum(count, room))
 
 
 def _at(x: te.Tensor, layout: str, n: Expr, h: Expr, s: Expr, d: Any) -> Expr:
@@ -194,17 +222,19 @@ def _(
     v_layout: str,
     out_layout: str,
     mask_layout: str,
+    partial: bool,
 ) -> te.Tensor:
     """Scores lie with the queries along the lanes, [keys, queries]: maxima and sums then run from
     vector to vector, and the second product broadcasts the weights as it reads them."""
     queries, keys = _sizes(q, q_layout, "q"), _sizes(k, k_layout, "k")
+    count = _key_count(k, k_layout, mask, mask_layout, partial=partial)
     width = _sizes(v, v_layout, "v")["D"]
     plan = _Plan(
         q_layout,
         k_layout,
         v_layout,
         mask_layout,
-        {**queries, "T": keys["S"], "E": width},
+        {**queries, "T": count, "E": width},
         _group_size(queries["H"], keys["H"]),
         accumulator_dtype(q.dtype),
     )
@@ -304,6 +334,7 @@ def _(
     v_layout: str,
     out_layout: str,
     mask_layout: str,
+    partial: bool,
 ) -> np.ndarray:
     def heads_first(x: np.ndarray, layout: str, wanted: str = _AXES) -> np.ndarray:
         return x.transpose([layout.index(axis) for axis in wanted])
@@ -311,6 +342,9 @@ def _(
     query, key, value = (
         heads_first(x, layout) for x, layout in ((q, q_layout), (k, k_layout), (v, v_layout))
     )
+    if partial and mask is not None:
+        count = min(mask.shape[mask_layout.index("T")], key.shape[2])
+        key, value = key[:, :, :count], value[:, :, :count]
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat(group, axis=1), value.repeat(group, axis=1)
     scores = query @ key.swapaxes(-1, -2) * query.dtype.type(scale)
@@ -342,9 +376,26 @@ def _(
     v_layout: str,
     out_layout: str,
     mask_layout: str,
+    partial: bool,
 ) -> tuple[GraphExpr | None, ...]:
     """The weights are computed once more, and stored: with p the weights, d p = d out v^T and
     d scores = p (d p - sum(d out * out)). Heads that share keys are an axis of their own."""
+    if partial:
+        rows, layouts = (k, v), (k_layout, v_layout)
+        read = [
+            _first_rows(x, layout, mask, mask_layout)
+            for x, layout in zip(rows, layouts, strict=True)
+        ]
+        attrs = {"scale": scale, "causal": causal, "q_layout": q_layout, "k_layout": k_layout}
+        attrs |= {"v_layout": v_layout, "out_layout": out_layout, "mask_layout": mask_layout}
+        d_q, d_k, d_v, d_mask = attention.get_rule("grad")(
+            *(q, *read, mask), dout=dout, out=out, **attrs, partial=False
+        )
+        whole = [
+            ops.extend(d, shape=plain_dims(dims_of(x)))
+            for d, x in zip((d_k, d_v), rows, strict=True)
+        ]
+        return d_q, *whole, d_mask
     query, d = _heads_first(q, q_layout), _heads_first(dout, out_layout)
     keys, values = _heads_first(k, k_layout), _heads_first(v, v_layout)
     groups = plain_dims(dims_of(keys))[1]
@@ -376,6 +427,16 @@ def _(
     d_mask = sum_to(d_scores, kept)
     d_mask = ops.reshape(d_mask, shape=plain_dims(_in_order(mask, mask_layout, "NHST")))
     return *found, cast_like(_ordered(d_mask, "NHST", mask_layout), mask)
+
+
+def _first_rows(x: GraphExpr, layout: str, mask: GraphExpr | None, mask_layout: str) -> GraphExpr:
+    """The keys or values that are read with `partial`."""
+    assert mask is not None
+    dims = dims_of(x)
+    kinds = [TensorType.of(plain_dims(dims_of(item)), dtype_of(item)) for item in (x, mask)]
+    count = _key_count(kinds[0], layout, kinds[1], mask_layout, partial=True)
+    cut = [count if axis == "S" else dim for axis, dim in zip(layout, dims, strict=True)]
+    return ops.prefix(x, shape=plain_dims(cut))
 
 
 def _ordered(x: GraphExpr, layout: str, wanted: str) -> GraphExpr:
@@ -423,6 +484,11 @@ attention.samples(
         *(floats(1, 2, 20, 8), floats(1, 2, 20, 8), floats(1, 2, 20, 8), floats(1, 2, 20, 20)),
         scale=0.35,
         mask_layout="NHTS",
+    ),
+    case(
+        *(floats(1, 4, 1, 8), floats(1, 2, 9, 8), floats(1, 2, 9, 8), bools(1, 1, 1, 6)),
+        scale=0.35,
+        partial=True,
     ),
     case(*(floats(1, 2, 6, 8, dtype="float16") for _ in range(3)), scale=0.35),
     case(floats(1, 3, 1, 8), floats(1, 3, 21, 8), floats(1, 3, 21, 8), scale=0.35),

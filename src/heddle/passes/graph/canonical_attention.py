@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from heddle import op
-from heddle.graph.dims import same_shape
+from heddle.graph.dims import same_dim, same_shape
 from heddle.graph.nodes import Call, Constant, GraphExpr
-from heddle.ir.expr import Expr, as_int
+from heddle.ir.expr import Expr, as_expr, as_int
 from heddle.passes.graph.anf import (
     Rewriter,
     dims_attribute,
@@ -113,12 +113,51 @@ def attention_operands(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     attrs = {**call.attrs, "scale": call.attrs["scale"] * q.factor * k.factor}  # type: ignore[operator]
     attrs.update({f"{name}_layout": x.layout for name, x in zip(names, (q, k, v), strict=True)})
     mask = given = call.args[3] if len(call.args) > 3 else None
-    if mask is not None and attrs["mask_layout"] == "NHST":
+    if mask is not None and not attrs["partial"] and attrs["mask_layout"] == "NHST":
         mask, attrs["causal"], attrs["mask_layout"] = _read_mask(rewriter, mask, call)
+    if not attrs["partial"]:
+        k, v, mask, attrs["partial"] = _filled_part(rewriter, k, v, mask, attrs)
     same = all(x.value is before for x, before in zip((q, k, v), call.args, strict=False))
     if same and mask is given and attrs == dict(call.attrs):
         return None
     return op.attention(q.value, k.value, v.value, mask, **attrs)
+
+
+def _filled_part(
+    rewriter: Rewriter, k: _Operand, v: _Operand, mask: GraphExpr | None, attrs: dict[str, Any]
+) -> tuple[_Operand, _Operand, GraphExpr | None, bool]:
+    """attention(prefix(k), prefix(v), mask)  ->  attention(k, v, mask, partial), which reads the
+    filled part of a cache where it lies. A mask that does not tell how many keys there are gets
+    their number, and so does one that is not there."""
+    parts = [_first_rows(rewriter, x.value, x.layout) for x in (k, v)]
+    if parts[0] is None or parts[1] is None or attrs["causal"]:
+        return k, v, mask, False
+    count = shape_of(k.value)[k.layout.index("S")]
+    axis = str(attrs["mask_layout"]).index("T")
+    if mask is None or as_int(shape_of(mask)[axis]) == 1:
+        shape = [1, 1, 1, 1] if mask is None else list(dims_attribute(shape_of(mask)))
+        shape[axis] = dims_attribute([count])[0]  # type: ignore[call-overload]
+        if mask is None:
+            mask = rewriter.emit(op.full(shape=tuple(shape), value=True, dtype="bool"), name="keys")
+        else:
+            mask = rewriter.emit(op.broadcast_to(mask, shape=tuple(shape)), name="mask")
+    return replace(k, value=parts[0]), replace(v, value=parts[1]), mask, True
+
+
+def _first_rows(rewriter: Rewriter, value: GraphExpr, layout: str) -> GraphExpr | None:
+    """x, where a value is the first rows of x along the axis of keys: how many is known at run time
+    only (a constant number is left to be cut)."""
+    call = rewriter.definition(value)
+    if not isinstance(call, Call) or op_name(call) not in ("prefix", "slice"):
+        return None
+    if op_name(call) == "slice":
+        starts, steps = call.attrs["starts"], call.attrs["steps"]
+        if any(as_int(as_expr(start)) != 0 for start in starts) or any(s != 1 for s in steps):  # type: ignore[attr-defined]
+            return None
+    axis = layout.index("S")
+    pairs = list(zip(shape_of(call), shape_of(call.args[0]), strict=True))
+    cut = [at for at, (dim, whole) in enumerate(pairs) if not same_dim(dim, whole)]
+    return call.args[0] if cut == [axis] and as_int(pairs[axis][0]) is None else None
 
 
 def _read_mask(

@@ -169,14 +169,20 @@ def _index_put(
         return _put_where(node, x, indices, values, accumulate)
     given = _expanded(node, indices)
     axes = [axis for axis, index in enumerate(given) if index is not None]
-    moved, index = _in_front(node, x, axes, [i for i in given if i is not None])
+    found = [i for i in given if i is not None]
+    how = "add" if accumulate else "none"
+    if len(found) == 1 and rank(found[0]) == 1:  # where it lies: x may be a large cache
+        sizes = list(shape(x))
+        sizes[axes[0]] = shape(found[0])[0]
+        updates = node.expand(node.cast(values, dtype(x)), sizes)
+        return node.op.index_copy(x, found[0], updates, axis=axes[0], reduction=how)
+    moved, index = _in_front(node, x, axes, found)
     lead = rank(index) - 1
     sizes = [*shape(index)[:-1], *shape(moved)[len(axes) :]]
     home = _home(axes, lead, len(sizes))
     updates = node.expand(node.cast(values, dtype(x)), [sizes[axis] for axis in home])
     back = [home.index(axis) for axis in range(len(home))]
     updates = transposed(node, updates, back)
-    how = "add" if accumulate else "none"
     put = node.op.scatter_nd(moved, index, updates, reduction=how)
     order = [*axes, *(axis for axis in range(rank(x)) if axis not in axes)]
     return transposed(node, put, [order.index(axis) for axis in range(rank(x))])

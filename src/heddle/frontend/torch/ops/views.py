@@ -142,6 +142,8 @@ def cut(node: Node, x: GraphExpr, axis: int, start: Any, count: Any, step: int =
     found = node.op.slice(x, starts=(start,), ends=(end,), axes=(axis,), steps=(step,))
     if same_shape(shape(found), dims):
         return found  # type: ignore[no-any-return]
+    if isinstance(start, int) and start == 0 and step == 1:
+        return node.op.prefix(x, shape=tuple(dims))  # type: ignore[no-any-return]
     if step != 1:
         raise Unsupported("a slice with a step whose length is symbolic")
     # The limits of a slice cannot be proved away; parts that add up have the sizes they are given.
