@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`torch.cond`: a choice between two graphs that is made when the program runs."""
+"""`torch.cond` and `torch.while_loop`: graphs that run as often as the program finds out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import fx
 
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.report import Unsupported
-from heddle.graph import GraphExpr, Tuple, TupleGetItem
+from heddle.graph import GraphBuilder, GraphExpr, Tuple, TupleGetItem
+from heddle.graph.dims import show_type
+from heddle.ir import INT64, TensorType
+from heddle.ir.structural import structural_equal
+from heddle.passes.graph.outline import captured_by, closed
 
 RunGraph = Callable[[fx.GraphModule, Sequence[Any]], list[Any]]
 
@@ -46,3 +50,47 @@ def convert_cond(
     if count == 1:
         return (chosen,)
     return tuple(node.emit(TupleGetItem(chosen, at)) for at in range(count))
+
+
+def convert_while(
+    node: Node,
+    run: RunGraph,
+    condition: fx.GraphModule,
+    body: fx.GraphModule,
+    carried: Sequence[Any],
+    constant: Sequence[Any] = (),
+) -> tuple[GraphExpr, ...]:
+    """The values that are left when `condition` no longer holds. `body` maps those carried to the
+    next ones; both read the `constant` ones as well. `run` imports a graph for its operands."""
+    importer = node.importer
+    if any(isinstance(value, (bool, int, float)) for value in carried):
+        raise Unsupported("a loop that carries a number; carry a tensor")
+    start = [importer.builder.atom(node.tensor(value)) for value in carried]
+
+    def holds(values: Sequence[Any]) -> GraphExpr:
+        (found,) = run(condition, [*values, *constant])
+        return node.reshape(node.cast(node.tensor(found), "bool"), ())
+
+    first = holds(start)
+    outer = importer.builder
+    importer.builder = builder = GraphBuilder(outer.fresh_name(f"{outer.name}_loop"))
+    try:
+        builder.param("iteration", TensorType((), INT64))
+        own = [builder.param(f"carried_{at}", value.type) for at, value in enumerate(start)]
+        results = [node.tensor(value) for value in run(body, [*own, *constant])]
+        for at, (before, after) in enumerate(zip(own, results, strict=True)):
+            if not structural_equal(before.type, after.type):
+                raise Unsupported(
+                    f"carried value {at} is {show_type(before.type)} before an iteration and "
+                    f"{show_type(after.type)} after it"
+                )
+        function = builder.finish(Tuple((holds(results), *results)))
+    finally:
+        importer.builder = outer
+    read = captured_by(function.bindings, function.result)
+    captured = [var for var in read if var not in function.params]
+    importer.bodies[builder.name] = made = closed(function, captured)
+    _, finals, _ = outer.emit_loop(
+        builder.name, made, carried=start, captured=captured, condition=first, name=node.label
+    )
+    return finals

@@ -65,7 +65,8 @@ def from_exported_program(
             if fx_node.op in ("call_function", "get_attr"):
                 importer.run_node(fx_node, program.graph_module)
     results, names = _outputs(program, importer, mutated_buffers)
-    return IRModule({"main": importer.finish(results, {"output_names": tuple(names)})})
+    main = importer.finish(results, {"output_names": tuple(names)})
+    return IRModule({"main": main, **importer.bodies})
 
 
 def _add_inputs(program: ExportedProgram, importer: Importer) -> None:

@@ -54,7 +54,8 @@ def from_graph(graph: fx.GraphModule, *, name: str = "main", survey: bool = Fals
     module = None
     if computed:
         names = tuple(f"output_{position}" for position in range(len(computed)))
-        module = IRModule({"main": importer.finish(computed, {"output_names": names})})
+        main = importer.finish(computed, {"output_names": names})
+        module = IRModule({"main": main, **importer.bodies})
     return Program(module, tuple(inputs), tuple(results), importer.report, {})
 
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from heddle import op
 from heddle.frontend.torch import ops  # declares the converters
-from heddle.frontend.torch.control import convert_cond
+from heddle.frontend.torch.control import convert_cond, convert_while
 from heddle.frontend.torch.labels import name_of, span_of
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.registry import find_converter
@@ -22,7 +22,7 @@ from heddle.frontend.torch.sizes import size_tensor
 from heddle.frontend.torch.symbols import Symbols
 from heddle.frontend.torch.tensors import dtype_of, numpy_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
-from heddle.ir import DType, TensorType
+from heddle.ir import BaseFunc, DType, TensorType
 from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
 from heddle.support import HeddleError, UserError
@@ -40,6 +40,7 @@ _ASSERTIONS: Final = frozenset(
     )
 )
 _COND: Final = torch.ops.higher_order.cond
+_WHILE: Final = torch.ops.higher_order.while_loop
 
 
 class Poison:
@@ -61,6 +62,7 @@ class Importer:
         self.symbols = symbols or Symbols()
         self.report = Report()
         self.values: dict[fx.Node, Any] = {}
+        self.bodies: dict[str, BaseFunc] = {}  # of loops, by name
         self._sizes: dict[Expr, GraphExpr] = {}
         self._returned: list[GraphExpr] = []
         self._constants: dict[int, Constant] = {}
@@ -153,7 +155,8 @@ class Importer:
             return found
         if isinstance(result, (torch.SymBool, torch.SymFloat)):
             return result  # of use to assertions only; a converter that reads it refuses
-        converter = self._cond if fx_node.target is _COND else find_converter(target)
+        control = {_COND: self._cond, _WHILE: self._while}.get(fx_node.target)
+        converter = find_converter(target) if control is None else control
         if converter is None:
             raise Unsupported("Heddle has no rule for this operator")
         self._count += 1
@@ -178,6 +181,9 @@ class Importer:
     def _cond(self, node: Node, *args: Any) -> Any:
         return convert_cond(node, self._run_graph, *args)
 
+    def _while(self, node: Node, *args: Any) -> Any:
+        return convert_while(node, self._run_graph, *args)
+
     def _run_graph(self, graph: fx.GraphModule, operands: Sequence[Any]) -> list[Any]:
         """The results of a graph inside a node, for its operands."""
         trouble, sizes = len(self.unsupported), dict(self._sizes)
@@ -190,7 +196,8 @@ class Importer:
         if len(self.unsupported) > trouble:
             raise Unsupported("it needs what cannot be imported")
         output = next(n for n in graph.graph.nodes if n.op == "output")
-        return list(fx.map_arg(output.args[0], lambda item: self.values[item]))
+        found = fx.map_arg(output.args[0], lambda item: self.values[item])
+        return list(found) if isinstance(found, (tuple, list)) else [found]
 
     def arguments(self, fx_node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with values in place of nodes."""

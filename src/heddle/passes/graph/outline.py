@@ -15,7 +15,7 @@ uses of the function around it becomes its parameters, and the symbolic dimensio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from heddle.graph.nodes import (
@@ -126,6 +126,19 @@ def _uses(value: GraphExpr) -> Iterator[Var]:
             yield from _uses(item)
     else:
         yield from (atom for atom in atoms_of(value) if isinstance(atom, Var))
+
+
+def closed(function: Function, captured: Sequence[Var]) -> Function:
+    """A function with what it captures as parameters, behind its own: what a loop calls."""
+    params = {var: Var(var.name, var.type, span=var.span) for var in captured}  # type: ignore[call-arg]
+
+    def inside(item: Any) -> Any:
+        return params.get(item, item) if isinstance(item, Var) else item.map(inside)
+
+    bindings = tuple(item.replace(value=inside(item.value)) for item in function.bindings)
+    everything = (*function.params, *params.values())
+    attrs = {**function.attrs, "symbols": tuple(symbols_of(function.bindings, everything))}
+    return Function(everything, bindings, inside(function.result), attrs)
 
 
 def symbols_of(bindings: Iterable[Binding], params: Iterable[Var]) -> dict[Symbol, None]:

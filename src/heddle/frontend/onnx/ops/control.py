@@ -14,11 +14,11 @@ from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
-from heddle.graph import Branch, Constant, Function, GraphBuilder, GraphExpr, If, Tuple, Var
+from heddle.graph import Branch, Constant, GraphBuilder, GraphExpr, If, Tuple, Var
 from heddle.graph.dims import same_dim, same_type, show_type
 from heddle.ir import INT64, TensorType, TupleType
 from heddle.ir.expr import Expr, as_expr, as_int, const, maximum
-from heddle.passes.graph.outline import captured_by, symbols_of
+from heddle.passes.graph.outline import captured_by, closed
 from heddle.support import UserError
 
 _UNROLL_LIMIT: Final = 4096
@@ -303,7 +303,7 @@ class _Body:
             if var not in function.params
         ]
         self.name = builder.name
-        importer.bodies[self.name] = _closed(function, self.captured)
+        importer.bodies[self.name] = closed(function, self.captured)
 
     def _check(self, values: Sequence[GraphExpr]) -> None:
         for at, (before, after) in enumerate(zip(self.carried, values, strict=False)):
@@ -338,19 +338,6 @@ class _Body:
         for var in (found[0], *found[1], *found[2]):
             node.importer.derive_sources(var, Tuple((*self.carried, *self.captured, *ends)))
         return found
-
-
-def _closed(function: Function, captured: Sequence[Var]) -> Function:
-    """A function with what it captures as parameters."""
-    params = {var: Var(var.name, var.type, span=var.span) for var in captured}  # type: ignore[call-arg]
-
-    def inside(item: Any) -> Any:
-        return params.get(item, item) if isinstance(item, Var) else item.map(inside)
-
-    bindings = tuple(item.replace(value=inside(item.value)) for item in function.bindings)
-    everything = (*function.params, *params.values())
-    attrs = {**function.attrs, "symbols": tuple(symbols_of(function.bindings, everything))}
-    return Function(everything, bindings, inside(function.result), attrs)
 
 
 # -- Scan ------------------------------------------------------------------------------------
