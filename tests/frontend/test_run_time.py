@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
+import onnx.reference
 import pytest
 
 import heddle
+from heddle.passes.graph.plan import plan_memory
 from heddle.support import UserError
 
 ort = pytest.importorskip("onnxruntime", reason="the values to compare with")
@@ -264,3 +267,61 @@ def test_ten_thousand_calls_of_random_sizes_need_no_more_memory() -> None:
     for _ in range(9500):
         call()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048, "KiB more"
+
+
+def cached_decoder() -> onnx.ModelProto:
+    """A loop that looks its token up, writes it into a cache of 12 rows, lets the mean of the rows
+    choose the next token, and writes that down: two updates by ScatterND and TensorScatter."""
+    rng = np.random.default_rng(4)
+    table = onnx.numpy_helper.from_array(rng.standard_normal((9, 4)).astype(np.float32), "table")
+    proto = onnx.parser.parse_model("""
+    <ir_version: 10, opset_import: ["" : 24]>
+    decode (int64 first, int64 most) => (int64 last, int64[12] written, float[1, 12, 4] rows) {
+      yes = Constant <value = bool {1}> ()
+      size = Constant <value = int64[1] {12}> ()
+      whole = Constant <value = int64[3] {1, 12, 4}> ()
+      none = ConstantOfShape <value = int64[1] {-1}> (size)
+      empty = ConstantOfShape (whole)
+      last, written, rows = Loop (most, yes, first, none, empty) <
+        body = step (int64 i, bool go, int64 token, int64[12] out, float[1, 12, 4] cache)
+            => (bool on, int64 next, int64[12] kept, float[1, 12, 4] more) {
+          one = Constant <value = int64[1] {1}> ()
+          row_shape = Constant <value = int64[3] {1, 1, 4}> ()
+          axes = Constant <value = int64[2] {0, 1}> ()
+          column = Constant <value = int64[2] {4, 1}> ()
+          pair = Constant <value = int64[2] {1, 1}> ()
+          found = Gather (table, token)
+          row = Reshape (found, row_shape)
+          at = Reshape (i, one)
+          more = TensorScatter <axis = 1> (cache, row, at)
+          mean = ReduceSum <keepdims = 0> (more, axes)
+          upright = Reshape (mean, column)
+          turned = Cos (upright)
+          scores = MatMul (table, turned)
+          flat = Squeeze (scores)
+          next = ArgMax <axis = 0, keepdims = 0> (flat)
+          place = Reshape (i, pair)
+          new = Reshape (next, one)
+          kept = ScatterND (out, place, new)
+          zero = Constant <value = int64 {0}> ()
+          is_end = Equal (next, zero)
+          on = Not (is_end)
+        }
+      >
+    }
+    """)
+    proto.graph.initializer.append(table)
+    return proto
+
+
+def test_a_loop_writes_its_caches_in_place() -> None:
+    proto = cached_decoder()
+    executable = heddle.compile(proto, cache=False)
+    reference = onnx.reference.ReferenceEvaluator(proto)
+    for first in range(9):
+        inputs = {"first": np.asarray(first), "most": np.asarray(10)}
+        for got, want in zip(executable(**inputs), reference.run(None, inputs), strict=True):
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
+    kernels = plan_memory(heddle.optimize(proto)).kernels
+    assert {"index_copy_in_place", "scatter_nd_in_place"} <= set(kernels)
+    assert not {"index_copy", "scatter_nd", "copy"} & set(kernels)

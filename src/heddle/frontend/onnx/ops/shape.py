@@ -381,19 +381,24 @@ def _unique(node: Node) -> Any:
 
 @converts("TensorScatter")
 def _tensor_scatter(node: Node) -> Any:
-    """Write `update` into `cache` from a position per batch on."""
+    """Write `update` into `cache` from a position per batch on: a cache of keys or values. Of a
+    batch of one its rows are copied where they lie, in place when the loop carries the cache."""
     cache, update = node.tensor(0), node.tensor(1)
     axis = normal_axis(node.attr.int("axis", -2), rank(cache))
     size = node.static_dim(cache, axis, "past_cache")
     count = node.static_dim(update, axis, "update")
     batch = node.static_dim(cache, 0, "past_cache")
-    starts: Any = node.constant(2, "write_indices") if node.has(2) else np.zeros(batch, np.int64)
-    rows = starts.reshape(-1, 1) + np.arange(count)
+    starts = node.tensor(2) if node.has(2) else Constant(np.zeros(batch, np.int64))
+    rows = node.op.add(node.reshape(starts, (batch, 1)), np.arange(count).reshape(1, count))
     if node.attr.string("mode", "linear") == "circular":
-        rows = rows % size
-    wide = rows.reshape(batch, *(count if a == axis else 1 for a in range(1, rank(cache))))
-    index = np.broadcast_to(wide, node.static_shape(update, "update")).astype(np.int64)
-    return node.op.scatter_elements(cache, np.ascontiguousarray(index), update, axis=axis)
+        rows = node.op.floor_mod(rows, size)
+    if batch == 1 and axis != 0:
+        return node.op.index_copy(cache, node.reshape(rows, (count,)), update, axis=axis)
+    shape = (batch, *(count if a == axis else 1 for a in range(1, rank(cache))))
+    index = node.op.broadcast_to(
+        node.reshape(rows, shape), shape=node.static_shape(update, "update")
+    )
+    return node.op.scatter_elements(cache, index, update, axis=axis)
 
 
 @converts("BitCast")
