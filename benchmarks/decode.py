@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy decoding with a cache: tokens per second and memory, against torch.compile and ONNX Runtime.
+"""Greedy decoding with a cache, against torch.compile and ONNX Runtime.
 
     python -m benchmarks.decode [--models gpt2,llama-small] [--engines heddle,ort] [--tokens 2000]
 
 The models are GPT-2 and Llama of transformers with random weights, in float32; each engine decodes
 the same sequence from the same first token, in a process of its own, and all take turns of some
-tokens. Reported are the median over the turns, the first and the last turn (few and many tokens
+tokens. Reported are tokens per second: the median over the turns, the first and the last turn (few and many tokens
 before), the least that a step has to read (weights and the filled part of the cache) over its time,
 how much the process has grown over the second half of the turns, and how many tokens differ from
 the first engine's.
@@ -45,7 +45,6 @@ def _serve(connection: Connection, engine: str, model: str, capacity: int, threa
         begin = time.perf_counter()
         decode = load(engine, model, capacity, threads)
         decode(1, _START, _CHUNK)  # compiles, and touches all memory; written over later
-        decode = decode if engine != "ort" else load(engine, model, capacity, threads)
         connection.send(("ok", time.perf_counter() - begin))
         while True:
             request = connection.recv()

@@ -81,7 +81,7 @@ def load_heddle(size: Size, capacity: int, threads: int) -> Decode:
 
 
 def loop_module(step: IRModule, size: Size, capacity: int) -> IRModule:
-    """(token [1], position [1], caches) -> `CHUNK` tokens that follow, caches: the step in a loop."""
+    """(token [1], position [1], caches) -> the `CHUNK` tokens that follow, caches."""
     single = TensorType.of((1,), "int64")
     kinds = [TensorType.of(size.cache_shape(capacity), "float32") for _ in cache_names(size)]
     body = GraphBuilder("body")
@@ -169,10 +169,12 @@ def load_onnxruntime(size: Size, capacity: int, threads: int) -> Decode:
         )
         session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     zeros = np.zeros(size.cache_shape(1), np.float32)
-    state = [onnxruntime.OrtValue.ortvalue_from_numpy(zeros) for _ in names]
+    state: list[Any] = []
 
     def decode(token: int, position: int, count: int) -> list[int]:
         found = []
+        if position == 1:  # a new sequence: row 0 alone
+            state[:] = [onnxruntime.OrtValue.ortvalue_from_numpy(zeros) for _ in names]
         for _ in range(count):
             binding = session.io_binding()
             binding.bind_cpu_input("token", np.asarray([token]))
