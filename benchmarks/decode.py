@@ -5,10 +5,10 @@
 
 The models are GPT-2 and Llama of transformers with random weights, in float32; each engine decodes
 the same sequence from the same first token, in a process of its own, and all take turns of some
-tokens. Reported are tokens per second: the median over the turns, the first and the last turn (few and many tokens
-before), the least that a step has to read (weights and the filled part of the cache) over its time,
-how much the process has grown over the second half of the turns, and how many tokens differ from
-the first engine's.
+tokens. Reported are tokens per second: the median over the turns, the first and the last turn (few
+and many tokens before). GB/s is the least that a step has to read (weights and the filled part of
+the cache) over its time, "grown" how many MB the process has grown by over the second half of the
+turns, "differ" how many tokens are not those of the first engine's.
 """
 
 from __future__ import annotations
