@@ -150,16 +150,17 @@ def resident():
 
 caches = [np.full((1, 1, ROWS, SIZE), 0.0, np.float32) for _ in range(2)]
 sizes = []
-for at in range(2000):
-    _, *caches = executable(x, x, x, np.asarray(at), *caches)
+for _ in range(3):  # the first time touches the memory that many rows of scores take
+    for at in range(2000):
+        _, *caches = executable(x, x, x, np.asarray(at), *caches)
     sizes.append(resident())
-assert sizes[-1] - sizes[200] < 1 << 17, (sizes[200], sizes[-1])
+assert sizes[2] - sizes[0] < 1 << 16, sizes
 print("flat", flush=True)
 """
 
 
 def test_what_is_empty_is_not_touched_and_memory_is_flat() -> None:
-    """Rows behind the filled ones lie in pages that may not be accessed; then 2,000 steps."""
+    """Rows behind the filled ones lie in pages that may not be accessed; then 2,000 steps, three times."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120
     )
