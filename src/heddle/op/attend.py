@@ -381,21 +381,9 @@ def _(
     """The weights are computed once more, and stored: with p the weights, d p = d out v^T and
     d scores = p (d p - sum(d out * out)). Heads that share keys are an axis of their own."""
     if partial:
-        rows, layouts = (k, v), (k_layout, v_layout)
-        read = [
-            _first_rows(x, layout, mask, mask_layout)
-            for x, layout in zip(rows, layouts, strict=True)
-        ]
         attrs = {"scale": scale, "causal": causal, "q_layout": q_layout, "k_layout": k_layout}
         attrs |= {"v_layout": v_layout, "out_layout": out_layout, "mask_layout": mask_layout}
-        d_q, d_k, d_v, d_mask = attention.get_rule("grad")(
-            *(q, *read, mask), dout=dout, out=out, **attrs, partial=False
-        )
-        whole = [
-            ops.extend(d, shape=plain_dims(dims_of(x)))
-            for d, x in zip((d_k, d_v), rows, strict=True)
-        ]
-        return d_q, *whole, d_mask
+        return _partial_gradients(q, k, v, mask, {"dout": dout, "out": out, **attrs})
     query, d = _heads_first(q, q_layout), _heads_first(dout, out_layout)
     keys, values = _heads_first(k, k_layout), _heads_first(v, v_layout)
     groups = plain_dims(dims_of(keys))[1]
@@ -427,6 +415,21 @@ def _(
     d_mask = sum_to(d_scores, kept)
     d_mask = ops.reshape(d_mask, shape=plain_dims(_in_order(mask, mask_layout, "NHST")))
     return *found, cast_like(_ordered(d_mask, "NHST", mask_layout), mask)
+
+
+def _partial_gradients(
+    q: GraphExpr, k: GraphExpr, v: GraphExpr, mask: GraphExpr | None, attrs: Mapping[str, Any]
+) -> tuple[GraphExpr | None, ...]:
+    """The gradients with `partial`: those of the rows that are read, and zeros behind them."""
+    layouts = (attrs["k_layout"], attrs["v_layout"])
+    read = [
+        _first_rows(x, layout, mask, attrs["mask_layout"])
+        for x, layout in zip((k, v), layouts, strict=True)
+    ]
+    rule = attention.get_rule("grad")
+    d_q, d_k, d_v, d_mask = rule(q, *read, mask, **attrs, partial=False)
+    d_k, d_v = (ops.extend(d, shape=plain_dims(dims_of(x))) for d, x in ((d_k, k), (d_v, v)))
+    return d_q, d_k, d_v, d_mask
 
 
 def _first_rows(x: GraphExpr, layout: str, mask: GraphExpr | None, mask_layout: str) -> GraphExpr:
