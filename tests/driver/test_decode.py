@@ -122,6 +122,35 @@ def test_single_queries(seed: int) -> None:
     np.testing.assert_allclose(found, want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("queries", [1, 5, 33])
+def test_several_queries_over_a_part(queries: int, masked: bool) -> None:
+    """A prompt is read at once, behind what the cache holds already."""
+    rows = Var("rows")
+    main = GraphBuilder("main")
+    query = main.param("query", TensorType.of((2, 4, queries, 8), "float32"))
+    caches = [main.param(name, TensorType.of((2, 2, 70, 8), "float32")) for name in "kv"]
+    mask = main.param("mask", TensorType.of((1, 1, queries, rows), "float32"))
+    seen = [op.prefix(cache, shape=(2, 2, rows, 8)) for cache in caches]
+    found = op.attention(query, *seen, *([mask] if masked else []), scale=0.4)
+    module = IRModule({"main": main.finish(Tuple((found, op.sum(mask, axes=(0, 1, 2, 3)))))})
+    lowered = heddle.optimize(module, stop_after="canonicalise")
+    assert "prefix" not in str(lowered)
+    executable = heddle.compile(module, cache=False)
+    rng = np.random.default_rng(queries)
+    for count in (1, 16, 37, 70):
+        q, k, v = (
+            rng.standard_normal(shape).astype(np.float32)
+            for shape in ((2, 4, queries, 8), (2, 2, 70, 8), (2, 2, 70, 8))
+        )
+        given = rng.standard_normal((1, 1, queries, count)).astype(np.float32)
+        wide = [q, k[:, :, :count], v[:, :, :count], *([given] if masked else [])]
+        want = op.get("attention").evaluate(wide, op.attention(*wide, scale=0.4).attrs)
+        k[:, :, count:] = v[:, :, count:] = np.nan
+        got, _ = executable(q, k, v, given)
+        np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5)
+
+
 PROGRAM = """
 import ctypes, mmap, sys
 from pathlib import Path
@@ -160,7 +189,8 @@ print("flat", flush=True)
 
 
 def test_what_is_empty_is_not_touched_and_memory_is_flat() -> None:
-    """Rows behind the filled ones lie in pages that may not be accessed; then 2,000 steps, three times."""
+    """Rows behind the filled ones lie in pages that are not accessible; then come
+    2,000 steps, three times."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120
     )

@@ -233,7 +233,7 @@ def is_injective(indices: Sequence[Expr], inner: Domain) -> bool:
             if type(atom) is not Var:
                 if uses_var(atom, set(inner)):
                     return False
-            elif atom in inner:
+            elif atom in inner and as_int(inner[atom][1]) != 1:  # of one iteration: a constant
                 if atom not in missing:
                     return False
                 missing.discard(atom)

@@ -63,8 +63,8 @@ def convert_while(
     """The values that are left when `condition` no longer holds. `body` maps those carried to the
     next ones; both read the `constant` ones as well. `run` imports a graph for its operands."""
     importer = node.importer
-    if any(isinstance(value, (bool, int, float)) for value in carried):
-        raise Unsupported("a loop that carries a number; carry a tensor")
+    if any(not isinstance(value, GraphExpr) for value in carried):
+        raise Unsupported("a loop that carries a number or a size; carry a tensor")
     start = [importer.builder.atom(node.tensor(value)) for value in carried]
 
     def holds(values: Sequence[Any]) -> GraphExpr:
