@@ -31,6 +31,7 @@ Caller = Callable[[tuple[Any, ...]], Any]
 _SOURCE = Path(__file__).with_name("fastcall.c")
 _FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", f"-I{CRT}")
 _MOST_ARGUMENTS = 256
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _HEAD = 2 * struct.calcsize("P")
 
 
@@ -110,11 +111,22 @@ def _library() -> Path:
     for part in (*toolchain.command, toolchain.version, *_FLAGS):
         digest.update(part.encode() + b"\0")
     path = cache_directory() / f"fastcall-{digest.hexdigest()[:16]}.so"
-    if not path.exists():
+    if not _is_intact(path):
         part = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             toolchain.run([*_FLAGS, _SOURCE, "-o", part], doing="compiling the call from Python")
+            content = part.read_bytes()
+            part.write_bytes(content + hashlib.sha256(content).digest())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     return path
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a library is what was once written: the file ends with the digest of the rest."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
