@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from heddle.ir.expr import (
     as_expr,
     as_int,
     const,
+    if_then_else,
     logical_and,
     logical_not,
     logical_or,
+    maximum,
     minimum,
     select,
 )
@@ -31,8 +34,8 @@ from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints, values
 from heddle.support import UserError
 from heddle.tir import intrin
-from heddle.tir.build import decl_buffer, for_nest, load, loop, seq, store
-from heddle.tir.nodes import Allocate, Buffer, For, ForKind, LetStmt, Stmt, While
+from heddle.tir.build import decl_buffer, load, loop, seq, store
+from heddle.tir.nodes import Allocate, Buffer, For, ForKind, IfThenElse, LetStmt, Stmt, While
 
 
 @operator("topk", kind="opaque", dtypes="number")
@@ -60,47 +63,125 @@ def _greater(a: Expr, b: Expr) -> Expr:
 
 @topk.rule("compute")
 def _(x: te.Tensor, *, k: Dim, axis: int, largest: bool) -> tuple[te.Tensor, te.Tensor]:
-    sorted_positions = _sorted_positions(x, axis, largest)
+    size, wanted = x.shape[axis], as_int(k)
+    line = _Line(size, axis, largest)
+    if wanted is not None and wanted <= _FEW and as_int(size) not in range(_FEW + 1, 4 * wanted):
+        found = _selected(x, line, wanted)
+    else:
+        found = _sorted(x, line)
     shape = (*x.shape[:axis], as_expr(k), *x.shape[axis + 1 :])
-    positions = te.compute(shape, lambda *i: sorted_positions[i], name="topk_position")
-    chosen = te.compute(shape, lambda *i: x[(*i[:axis], positions[i], *i[axis + 1 :])], name="topk")
-    return chosen, positions
+    zero = const(0)
+
+    def position(*i: Expr) -> Expr:
+        # A symbolic size may be less than k: what is not there reads as the first.
+        return (
+            found[i] if as_int(size) is not None else if_then_else(i[axis] < size, found[i], zero)
+        )
+
+    positions = te.compute(shape, position, name="topk_position")
+
+    def element(*i: Expr) -> Expr:
+        value = x[(*i[:axis], positions[i], *i[axis + 1 :])]
+        if as_int(size) is not None:
+            return value
+        return if_then_else(size > 0, value, const(0, x.dtype))
+
+    return te.compute(shape, element, name="topk"), positions
 
 
-def _sorted_positions(x: te.Tensor, axis: int, largest: bool) -> te.Tensor:
+_FEW: Final = 64
+"""So many of the largest elements are kept in order while the others pass by."""
+_RUN: Final = 8
+"""So many neighbours are sorted by insertion before runs are merged."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """How elements along an axis of `size` are ordered. `row`: the indices of the other axes."""
+
+    size: Expr
+    axis: int
+    largest: bool
+
+    def place(self, row: Sequence[Expr], position: Expr) -> tuple[Expr, ...]:
+        """The indices of a position of a row."""
+        return (*row[: self.axis], position, *row[self.axis :])
+
+    def later(self, data: Buffer, row: Sequence[Expr], first: Expr, second: Expr) -> Expr:
+        """Whether the element at `first` comes strictly after that at `second`."""
+        a, b = load(data, self.place(row, first)), load(data, self.place(row, second))
+        return _greater(b, a) if self.largest else _greater(a, b)
+
+
+def _selected(x: te.Tensor, line: _Line, count: int) -> te.Tensor:
+    """The positions of the first `count` elements in order. Each element is compared with the
+    last of those that are kept, and seldom put among them: O(n) steps for a `count` that is small.
+    """
+    size = line.size
+    rows = (*x.shape[: line.axis], *x.shape[line.axis + 1 :])
+    shape = (*x.shape[: line.axis], const(count), *x.shape[line.axis + 1 :])
+
+    def body(ins: list[Buffer], outs: list[Buffer], *row: Expr) -> Stmt:
+        data, kept = ins[0], outs[0]
+        slot, spot, rest = Symbol("k"), Symbol("i"), Symbol("i")
+        clear = loop(slot, count, store(kept, const(0), line.place(row, slot)))
+        fill = loop(spot, minimum(const(count), size), _insert(line, row, data, kept, spot, spot))
+        last = load(kept, line.place(row, const(count - 1)))
+        better = line.later(data, row, last, rest)
+        take = IfThenElse(better, _insert(line, row, data, kept, rest, const(count - 1)))
+        others = maximum(size - count, const(0))
+        return seq(clear, fill, For(const(count), others, ForKind.SERIAL, rest, take))
+
+    if not count:
+        return te.compute(shape, lambda *i: const(0), name="selected_positions")
+    result: te.Tensor = te.extern(shape, [x], body, "int64", name="selected_positions", rows=rows)
+    return result
+
+
+def _insert(
+    line: _Line,
+    row: Sequence[Expr],
+    data: Buffer,
+    kept: Buffer,
+    position: Expr,
+    slot: Expr,
+    first: Expr | None = None,
+) -> Stmt:
+    """Put `position` among those in kept[first:slot], which are in order, behind its equals; what
+    comes after it moves on by one, up to `slot`."""
+    start = const(0) if first is None else first
+    hole = decl_buffer((1,), "int64", "hole", scope="local")
+    at = load(hole, const(0))
+    before = load(kept, line.place(row, at - 1))
+    # Lazy: what lies before the first place was perhaps never written.
+    moves = if_then_else(at > start, line.later(data, row, before, position), const(False, BOOL))
+    move = seq(store(kept, before, line.place(row, at)), store(hole, at - 1, const(0)))
+    put = store(kept, position, line.place(row, at))
+    return Allocate(hole, seq(store(hole, slot, const(0)), While(moves, move), put))
+
+
+def _sorted(x: te.Tensor, line: _Line) -> te.Tensor:
     """The positions along an axis in the order of the elements: a stable merge sort of each row.
 
-    Runs of `width` elements are merged in pairs, from one buffer into another and back, until one
-    run is all: O(n log n) steps, whatever the data.
+    Runs of a few elements are sorted by insertion, and runs are merged in pairs, from one buffer
+    into another and back, until one run is all: O(n log n) steps, whatever the data.
     """
-    size = x.shape[axis]
-    rows = (*x.shape[:axis], *x.shape[axis + 1 :])
+    size = line.size
+    rows = (*x.shape[: line.axis], *x.shape[line.axis + 1 :])
 
     def body(ins: list[Buffer], outs: list[Buffer], *row: Expr) -> Stmt:
         data, (here, there) = ins[0], outs
         width = decl_buffer((1,), "int64", "width", scope="local")
-
-        def place(position: Expr) -> tuple[Expr, ...]:
-            return (*row[:axis], position, *row[axis:])
-
-        def later(first: Expr, second: Expr) -> Expr:
-            """Whether the element at `first` comes strictly after that at `second`."""
-            a, b = load(data, place(first)), load(data, place(second))
-            return _greater(b, a) if largest else _greater(a, b)
-
-        def merge(source: Buffer, target: Buffer, run: Expr) -> Stmt:
-            return _merge(size, run, place, later, source, target)
-
-        spot = Symbol("i")
-        start = for_nest([(spot, size)], store(here, spot, place(spot)))
         run = load(width, const(0))
         twice = seq(
-            merge(here, there, run),
-            merge(there, here, run * 2),
+            _merge(line, row, run, data, here, there),
+            _merge(line, row, run * 2, data, there, here),
             store(width, run * 4, const(0)),
         )
-        passes = seq(store(width, const(1), const(0)), While(run < size, twice))
-        return seq(start, Allocate(width, passes))
+        spot = Symbol("i")
+        start = _insert(line, row, data, here, spot, spot, spot // _RUN * _RUN)
+        passes = seq(store(width, const(_RUN), const(0)), While(run < size, twice))
+        return seq(loop(spot, size, start), Allocate(width, passes))
 
     kinds = ["int64", "int64"]
     both = te.extern([x.shape, x.shape], [x], body, kinds, name="sorted_positions", rows=rows)
@@ -109,15 +190,15 @@ def _sorted_positions(x: te.Tensor, axis: int, largest: bool) -> te.Tensor:
 
 
 def _merge(
-    size: Expr,
-    width: Expr,
-    place: Callable[[Expr], tuple[Expr, ...]],
-    later: Callable[[Expr, Expr], Expr],
-    source: Buffer,
-    target: Buffer,
+    line: _Line, row: Sequence[Expr], width: Expr, data: Buffer, source: Buffer, target: Buffer
 ) -> Stmt:
     """Merge the runs of `width` positions of a row of `source` in pairs into `target`; of equals
-    that of the left run comes first. `place`: the indices of a position of the row."""
+    that of the left run comes first."""
+    size = line.size
+
+    def place(position: Expr) -> tuple[Expr, ...]:
+        return line.place(row, position)
+
     taken = decl_buffer((1,), "int64", "taken", scope="local")
     names = ("low", "middle", "high", "left", "right", "first", "second", "is_left")
     low, middle, high, left, right, first, second = (Symbol(name) for name in names[:-1])
@@ -126,7 +207,7 @@ def _merge(
     # Whichever run is used up, the load stays within the row; the comparison is not looked at.
     in_left, in_right = minimum(left, middle - 1), minimum(right, size - 1)
     chosen = logical_or(
-        right >= high, logical_and(left < middle, logical_not(later(first, second)))
+        right >= high, logical_and(left < middle, logical_not(line.later(data, row, first, second)))
     )
     emit = seq(
         store(target, select(is_left, first, second), place(low + step)),
@@ -185,4 +266,5 @@ topk.samples(
     case(ints(2, 37, 2, high=9), k=37, axis=1),
     case(floats(3, 64, dtype="float16"), k=64, largest=False),
     case(floats(2, 0), k=0),
+    case(ints(2, 40, high=3), k=4),
 )
