@@ -9,8 +9,8 @@ Every model is made from a tiny configuration with random weights; its outputs a
 those of PyTorch, with "train" the gradients of all parameters (dropout aside). "error" is the
 largest difference in a tensor, relative to its largest value (of a gradient, to a thousandth of the
 largest of all at least: some are zero but for rounding). Where gradients differ, the worst element
-is computed by differences of float64 as well: PyTorch's eager mode is off for some (levit, cvt), and
-then the reference is PyTorch with its operators decomposed. The last column names the operators
+is computed by differences of float64 as well: PyTorch's eager mode is off for some (levit, cvt),
+and then the reference is PyTorch with its operators decomposed. The last column names the operators
 that torch.compile leaves to PyTorch; `torch.export` has no such way out. Nothing is downloaded.
 """
 
