@@ -24,6 +24,10 @@ app = typer.Typer(
 
 Model = Annotated[Path, typer.Argument(help="A model (.onnx), or a compiled library (.so).")]
 Source = Annotated[Path, typer.Argument(help="A model (.onnx).")]
+Comparable = Annotated[
+    Path,
+    typer.Argument(help="A model (.onnx), a program of PyTorch (.pt2), or package.module:factory."),
+]
 TargetName = Annotated[
     str, typer.Option("--target", help='What to compile for; see "heddle targets".')
 ]
@@ -272,12 +276,13 @@ def _coverage(
 
 @app.command("compare")
 def _compare(
-    model: Source,
+    model: Comparable,
     against: Annotated[
         str,
         typer.Option(
             "--against",
-            help="onnxruntime; interpreter: numpy, operator by operator; float32: its own layers.",
+            help="onnxruntime, or torch for programs of PyTorch; interpreter: numpy, operator by "
+            "operator; float32: its own layers.",
         ),
     ] = "onnxruntime",
     reference: Annotated[
@@ -312,9 +317,9 @@ def _compare(
     as_json: Json = False,
 ) -> None:
     """Compare the values of a model with those of another implementation."""
-    if against not in ("onnxruntime", "interpreter", "float32"):
+    if against not in ("onnxruntime", "interpreter", "torch", "float32"):
         raise typer.BadParameter(
-            f"--against {against}: expected onnxruntime, interpreter or float32"
+            f"--against {against}: expected onnxruntime, interpreter, torch or float32"
         )
     if reference is not None and against != "float32":
         raise typer.BadParameter("--reference goes with --against float32")

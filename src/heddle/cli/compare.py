@@ -13,9 +13,13 @@ import typer
 from heddle.cli.console import USER_ERROR, Console, table
 from heddle.cli.divergence_plot import divergence_svg
 from heddle.cli.models import Shapes, compile_model, gather_inputs, is_library
+from heddle.cli.programs import is_program, open_program
+from heddle.cli.values import read_inputs
+from heddle.graph.nodes import Function, Tuple, Var
+from heddle.runtime import Executable
 from heddle.support import UserError
 
-Reference = Literal["onnxruntime", "interpreter"]
+Reference = Literal["onnxruntime", "interpreter", "torch"]
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -33,17 +37,19 @@ def run_compare(
     shapes: Shapes,
 ) -> None:
     """Print how far each output is from the reference; exit with 1 beyond the tolerance."""
-    if is_library(model):
-        raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
-    executable, _ = compile_model(model, console, target=target, precision=precision, shapes=shapes)
-    values = gather_inputs(executable, inputs, seed, sizes)
+    source = _source(model, against, shapes)
+    how: dict[str, Any] = {"target": target, "precision": precision, "shapes": shapes}
+    executable, _ = compile_model(source, console, **how)
+    values = _inputs(source, executable, inputs, seed, sizes)
     found = executable(**values)
     tensors = found if isinstance(found, tuple) else (found,)
     console.note(f"running {against} ...")
     if against == "onnxruntime":
         expected = _onnxruntime(model, values)
+    elif against == "torch":
+        expected = _torch(source, values)
     else:
-        expected = _interpreter(model, shapes, values)
+        expected = _interpreter(source, shapes, values)
     rows = [
         _difference(info.name, tensor.numpy(), reference)
         for info, tensor, reference in zip(executable.outputs, tensors, expected, strict=True)
@@ -72,18 +78,17 @@ def run_compare_layers(
 ) -> None:
     """Print how far each layer is from the reference's, the first beyond the tolerance and the
     worst, and draw it into `plot`; exit with 1 when an output is beyond the tolerance."""
-    if is_library(model):
-        raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
     from heddle.driver.accuracy import layer_accuracy, layer_differences
 
-    executable, _ = compile_model(model, console, target=target, precision=precision, shapes=shapes)
-    values = gather_inputs(executable, inputs, seed, sizes)
+    source = _source(model, against, shapes)
     how: dict[str, Any] = {"target": target, "precision": precision, "shapes": shapes}
+    executable, _ = compile_model(source, console, **how)
+    values = _inputs(source, executable, inputs, seed, sizes)
     console.note(f"running every layer, and {against} ...")
     if against == "float32":
-        rows = layer_accuracy(model, values, reference=reference, **how)
+        rows = layer_accuracy(source, values, reference=reference, **how)
     else:
-        rows = layer_differences(model, values, against=against, **how)
+        rows = layer_differences(source, values, against=against, **how)
     outputs = {info.name for info in executable.outputs}
     beyond = [row for row in rows if row.max_error > tolerance]
     worst = min(rows, key=lambda row: row.sqnr_db)
@@ -101,6 +106,46 @@ def run_compare_layers(
         _draw(plot, data, title)
     if not data["ok"]:
         raise typer.Exit(USER_ERROR)
+
+
+def _source(model: Path, against: str, shapes: Shapes) -> Any:
+    """The file, or the program of PyTorch that it holds or that the factory makes."""
+    if is_program(model):
+        if against == "onnxruntime":
+            raise UserError(f"{model}: is a model of PyTorch; compare it with --against torch")
+        if shapes:
+            raise UserError("--shape is for ONNX models; a program of PyTorch has its shapes")
+        return open_program(model)
+    if is_library(model):
+        raise UserError(f"{model}: is a compiled library; compare takes the model it was made from")
+    if against == "torch":
+        raise UserError(
+            f"{model}: --against torch takes an exported program (.pt2) or package.module:factory"
+        )
+    return model
+
+
+def _inputs(
+    source: Any, executable: Executable, files: Sequence[str], seed: int, sizes: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """From files, else the example inputs of a program, else at random."""
+    if isinstance(source, Path) or sizes:
+        return gather_inputs(executable, files, seed, sizes)
+    from heddle.frontend.torch.values import example_inputs
+
+    known = gather_inputs(executable, files, seed, sizes)
+    named = {name: x for name, x in example_inputs(source).items() if name in known}
+    return known | named | read_inputs(executable, files)
+
+
+def _torch(program: Any, values: Arrays) -> list[np.ndarray]:
+    from heddle.frontend.torch.values import import_with_values
+
+    module, known = import_with_values(program, values)
+    main = module["main"]
+    assert isinstance(main, Function)
+    results = main.result.fields if isinstance(main.result, Tuple) else (main.result,)
+    return [known[result.name] for result in results if isinstance(result, Var)]
 
 
 def _draw(plot: Path, data: Mapping[str, Any], title: str) -> None:

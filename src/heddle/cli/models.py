@@ -30,7 +30,7 @@ def is_library(path: Path) -> bool:
 
 
 def compile_model(
-    path: Path,
+    path: Path | Any,
     console: Console,
     *,
     target: str,
@@ -41,7 +41,7 @@ def compile_model(
     winograd_error: float | None = None,
     cache: bool = True,
 ) -> tuple[Executable, CompileReport]:
-    """Compile a model file and show the progress."""
+    """Compile a model file, or what was opened of one, and show the progress."""
     from heddle.driver.api import compile  # LLVM and the importer: only for what compiles
 
     report = CompileReport()

@@ -87,22 +87,26 @@ def layer_differences(
     model: Model,
     inputs: Mapping[str, np.ndarray],
     *,
-    against: Literal["onnxruntime", "interpreter"] = "onnxruntime",
+    against: Literal["onnxruntime", "interpreter", "torch"] = "onnxruntime",
     target: str = "native",
     precision: str = "float32",
     shapes: Mapping[str, Sequence[int | str]] | None = None,
 ) -> list[LayerAccuracy]:
     """Compare every value that `model` computes with that of another implementation.
 
-    against: "onnxruntime", for ONNX files (its own optimisations off), or "interpreter": the
-    operators' definitions in numpy. In the order of computation; values that one of the two does
-    not have are left out. Raises `UserError` when none is left.
+    against: "onnxruntime", for ONNX files (its own optimisations off); "torch", for exported
+    programs: PyTorch in eager mode, operator by operator; or "interpreter": the operators'
+    definitions in numpy. In the order of computation; values that one of the two does not have are
+    left out. Raises `UserError` when none is left.
     """
-    main = _main(import_model(model, shapes=shapes))
+    if against == "torch":
+        main, wanted = _torch(model, inputs)
+    else:
+        main, wanted = _main(import_model(model, shapes=shapes)), {}
     computed = [b.var.name for b in main.bindings if isinstance(b.var.type, TensorType)]
     if against == "onnxruntime":
         wanted = _onnxruntime(model, computed, inputs)
-    else:
+    elif against == "interpreter":
         wanted = dict(zip(computed, _interpreter(main, computed, inputs), strict=True))
     names = [name for name in computed if name in wanted]
     if not names:
@@ -139,6 +143,23 @@ def _onnxruntime(
     )
     values = session.run(kept, dict(inputs))
     return {k: v for k, v in zip(kept, values, strict=True) if isinstance(v, np.ndarray)}
+
+
+def _torch(
+    model: Model, inputs: Mapping[str, np.ndarray]
+) -> tuple[Function, dict[str, np.ndarray]]:
+    """The function of an exported program, and PyTorch's values of its variables."""
+    if not is_exported(model):
+        raise UserError("comparing with PyTorch needs an exported program (torch.export.export)")
+    from heddle.frontend.torch.values import import_with_values  # needs the extra `torch`
+
+    module, values = import_with_values(model, inputs)
+    return _main(module), values
+
+
+def is_exported(model: Any) -> bool:
+    """Whether a model is a program of `torch.export`, which is not imported to find out."""
+    return type(model).__name__ == "ExportedProgram"
 
 
 def _interpreter(

@@ -102,6 +102,12 @@ class GraphBuilder:
         self._scopes[-1].append(Binding(flat, var, span=value.span))  # type: ignore[call-arg]
         return var
 
+    def extend(self, bindings: Iterable[Binding]) -> None:
+        """Take over bindings as they are."""
+        for binding in bindings:
+            self.fresh_name(binding.var.name)
+            self._scopes[-1].append(binding)
+
     def atom(self, value: GraphExpr) -> GraphExpr:
         """`value` as a variable or a constant, bound when it is neither."""
         return value if not isinstance(value, GraphExpr) or is_atom(value) else self.emit(value)

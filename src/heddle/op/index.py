@@ -8,14 +8,13 @@ the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from heddle import te
 from heddle.graph.nodes import GraphExpr
-from heddle.ir import DType, TensorType
+from heddle.ir import TensorType
 from heddle.ir.expr import (
     EQ,
     Expr,
@@ -24,9 +23,6 @@ from heddle.ir.expr import (
     cast,
     compare,
     const,
-    logical_and,
-    logical_not,
-    logical_or,
     maximum,
     minimum,
     select,
@@ -44,7 +40,6 @@ from heddle.op.common import (
 from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints, values
 from heddle.support import UserError
-from heddle.tir import intrin
 
 
 def clamped(index: Expr, size: Expr) -> Expr:
@@ -311,76 +306,4 @@ def _(
 one_hot.samples(
     case(ints(3, low=-4, high=5), values([0.0, 1.0]), depth=4),
     case(ints(2, 3, high=3), values([2, 5], "int32"), depth=4, axis=0),
-)
-
-
-@operator("topk", kind="opaque", dtypes="number")
-def topk(
-    x: TensorType, *, k: Dim, axis: int = -1, largest: bool = True
-) -> tuple[TensorType, TensorType]:
-    """The k largest (or smallest) elements along an axis in order, and their positions (int64).
-    Of equals the first comes first; NaN counts as largest."""
-    wanted, size = as_int(k), as_int(x.shape[axis])
-    if wanted is not None and (wanted < 0 or (size is not None and wanted > size)):
-        raise UserError(f"k is {wanted}, but axis {axis} has {size} elements")
-    shape = (*x.shape[:axis], as_expr(k), *x.shape[axis + 1 :])
-    return TensorType(shape, x.dtype), TensorType(shape, DType.of("int64"))
-
-
-topk.rule("normalise")(canonical_axis)
-
-
-def _greater(a: Expr, b: Expr) -> Expr:
-    if not a.dtype.is_float:
-        return a > b
-    nan_first = logical_and(intrin.isnan(a), logical_not(intrin.isnan(b)))
-    return logical_or(a > b, nan_first)
-
-
-@topk.rule("compute")
-def _(x: te.Tensor, *, k: Dim, axis: int, largest: bool) -> tuple[te.Tensor, te.Tensor]:
-    size = x.shape[axis]
-    other = te.reduce_axis(size, "other")
-    source = te.reduce_axis(size, "source")
-
-    def rank(*i: Expr) -> Expr:
-        mine, theirs = x[i], x[(*i[:axis], other, *i[axis + 1 :])]
-        before = _greater(theirs, mine) if largest else _greater(mine, theirs)
-        after = _greater(mine, theirs) if largest else _greater(theirs, mine)
-        tied = logical_and(logical_not(after), other.var < i[axis])
-        return te.sum(cast(logical_or(before, tied), "int64"), axis=[other])
-
-    ranks = te.compute(x.shape, rank, name="topk_rank")
-    shape = (*x.shape[:axis], as_expr(k), *x.shape[axis + 1 :])
-
-    def position(*i: Expr) -> Expr:
-        at = ranks[(*i[:axis], source, *i[axis + 1 :])]
-        return te.sum(select(compare(EQ, at, i[axis]), source.var, const(0)), axis=[source])
-
-    positions = te.compute(shape, position, name="topk_position")
-    chosen = te.compute(shape, lambda *i: x[(*i[:axis], positions[i], *i[axis + 1 :])], name="topk")
-    return chosen, positions
-
-
-@topk.rule("numpy")
-def _(x: np.ndarray, *, k: int, axis: int, largest: bool) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(np.flip(x, axis) if largest else x, axis=axis, kind="stable")
-    if largest:  # flipped twice: descending, and of equals the first comes first
-        order = x.shape[axis] - 1 - np.flip(order, axis)
-    order = np.take(order, np.arange(k), axis=axis)
-    return np.take_along_axis(x, order, axis), order
-
-
-@topk.rule("grad")
-def _(
-    x: GraphExpr, *, dout: Sequence[GraphExpr], out: Sequence[GraphExpr], axis: int, **_attrs: Any
-) -> GraphExpr:
-    return ops.scatter_elements(full_like(x, 0.0), out[1], dout[0], axis=axis, reduction="add")
-
-
-topk.samples(
-    case(floats(3, 6), k=2),
-    case(ints(5, 3, high=3), k=4, axis=0, largest=False),
-    case(ints(2, 6, high=2), k=3),
-    case(values([1.0, np.nan, np.inf, -np.inf, 1.0]), k=4),
 )

@@ -17,7 +17,6 @@ from heddle.ir.expr import (
     cast,
     compare,
     const,
-    if_then_else,
     logical_or,
     mul,
     select,
@@ -30,7 +29,6 @@ from heddle.op.adjoint import (
     kept,
     mask,
     ndim_of,
-    positions,
     reshape_like,
 )
 from heddle.op.attribute import Ints
@@ -440,104 +438,4 @@ argmax = extreme_position(
 )
 argmin = extreme_position(
     "argmin", "Position of the first (or last) smallest element along an axis.", te.min, np.argmin
-)
-
-
-def scan(
-    name: str,
-    doc: str,
-    combine: Combiner,
-    neutral: int,
-    numpy: Any,
-    grad: Callable[..., GraphExpr],
-) -> Op:
-    """Declare a running sum or product along an axis; `grad` takes the gradient of the result, x
-    and the attributes."""
-
-    def infer(
-        x: TensorType, *, axis: int = 0, exclusive: bool = False, reverse: bool = False
-    ) -> TensorType:
-        return x
-
-    infer.__doc__ = doc
-    op = operator(name, kind="opaque", dtypes="number")(infer)
-
-    @op.rule("normalise")
-    def _(x: TensorType, *, axis: int, **_rest: Any) -> dict[str, Any]:
-        return {"axis": normal_axis(axis, x.ndim)}
-
-    @op.rule("compute")
-    def _(x: te.Tensor, *, axis: int, exclusive: bool, reverse: bool) -> te.Tensor:
-        loop = te.reduce_axis(x.shape[axis], "r")
-
-        def body(*i: Expr) -> Expr:
-            here, at = loop.var, i[axis]
-            low, high = (at, here) if reverse else (here, at)
-            counted = low < high if exclusive else low <= high
-            value = wide(x[(*i[:axis], loop, *i[axis + 1 :])])
-            return combine(if_then_else(counted, value, const(neutral, value.dtype)), [loop])
-
-        return cast_tensor(te.compute(x.shape, body, name=name), x.dtype)
-
-    @op.rule("numpy")
-    def _(x: np.ndarray, *, axis: int, exclusive: bool, reverse: bool) -> np.ndarray:
-        ordered = np.flip(x, axis) if reverse else x
-        if exclusive and x.shape[axis]:
-            first = np.full_like(np.take(ordered, [0], axis), neutral)
-            kept = np.take(ordered, range(x.shape[axis] - 1), axis)
-            ordered = np.concatenate([first, kept], axis)
-        total: np.ndarray = numpy(ordered, axis=axis, dtype=x.dtype)
-        return np.flip(total, axis) if reverse else total
-
-    op.rule("grad")(lambda x, *, dout, out, **attrs: grad(dout, x, **attrs))
-    op.samples(
-        case(floats(3, 4), axis=1),
-        case(floats(2, 3, 2), axis=1, exclusive=True, reverse=True),
-        case(ints(3, 4), axis=0, exclusive=True),
-        case(ints(3, 4), axis=-1, reverse=True),
-        case(ints(3, 4), axis=-1, exclusive=True, reverse=True),
-        case(floats(0, 3), axis=0, exclusive=True),
-    )
-    return op
-
-
-def _cumsum_grad(
-    d: GraphExpr, x: GraphExpr, axis: int, exclusive: bool, reverse: bool
-) -> GraphExpr:
-    return ops.cumsum(d, axis=axis, exclusive=exclusive, reverse=not reverse)
-
-
-def _cumprod_grad(
-    d: GraphExpr, x: GraphExpr, axis: int, exclusive: bool, reverse: bool
-) -> GraphExpr:
-    """Result j is the product over k of x[k] where j counts k, else of 1: the gradient of that
-    product, so that an x of zero is no exception."""
-    line = ops.unsqueeze(x, axes=(axis + 1,))
-    j = positions(line, axis, "int64")
-    k = ops.unsqueeze(positions(x, axis, "int64"), axes=(axis,))
-    low, high = (j, k) if reverse else (k, j)
-    counted = ops.less(low, high) if exclusive else ops.less_equal(low, high)
-    table = ops.where(counted, ops.unsqueeze(x, axes=(axis,)), 1.0)
-    before = ops.cumprod(table, axis=axis + 1, exclusive=True)
-    after = ops.cumprod(table, axis=axis + 1, exclusive=True, reverse=True)
-    others = ops.where(counted, before * after, 0.0)
-    return ops.sum(ops.unsqueeze(d, axes=(axis + 1,)) * others, axes=(axis,))
-
-
-cumsum = scan(
-    "cumsum",
-    "Running sums along an axis; `exclusive` leaves the element itself out, `reverse` runs from\n"
-    "the end.",
-    te.sum,
-    0,
-    np.cumsum,
-    _cumsum_grad,
-)
-cumprod = scan(
-    "cumprod",
-    "Running products along an axis; see `cumsum`.",
-    te.prod,
-    1,
-    np.cumprod,
-    _cumprod_grad,
 )

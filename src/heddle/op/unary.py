@@ -12,7 +12,7 @@ import numpy as np
 from heddle import te
 from heddle.graph.nodes import GraphExpr
 from heddle.ir import DType, TensorType
-from heddle.ir.expr import Expr, const, select
+from heddle.ir.expr import Expr, const, minimum, select
 from heddle.ir.expr import cast as cast_expr
 from heddle.ir.expr import logical_and as expr_and
 from heddle.ir.expr import logical_not as expr_not
@@ -166,6 +166,82 @@ erf = unary(
     intrin.erf,
     vectorized(math.erf),
     grad=lambda d, x, y: d * ops.exp(-(x * x)) * (2 / math.sqrt(math.pi)),
+)
+# erfc(z) exp(z^2) (2 + z) / 2 as a polynomial of u = (2 - z) / (2 + z), the lowest power first:
+# interpolated at the Chebyshev points of degree 11 and 24. Errors stay below 4 units in the last
+# place for all z >= 0.
+_ERFC: Final = {
+    "float32": (
+        0.51079136,
+        0.34358034,
+        0.13973573,
+        0.018221237,
+        -0.01075157,
+        -0.0032410459,
+        0.0015289973,
+        0.0004251971,
+        -0.00029919966,
+        -3.1148436e-05,
+        4.2087875e-05,
+        -1.9773343e-06,
+    ),
+    "float64": (
+        0.5107913526210115,
+        0.3435803422069066,
+        0.13973604627802544,
+        0.018221115753306545,
+        -0.010755330944543402,
+        -0.0032395925298231458,
+        0.0015453060235237155,
+        0.0004186479745534702,
+        -0.0003315366672107299,
+        -1.718527704960807e-05,
+        7.223470153006206e-05,
+        -1.707654627609044e-05,
+        -1.084483047858803e-05,
+        8.066868949336902e-06,
+        -5.732747032821074e-07,
+        -1.8346763716034038e-06,
+        1.023671759455035e-06,
+        1.5275601479205994e-08,
+        -3.190488075769292e-07,
+        1.500237317385041e-07,
+        3.1237899487983776e-08,
+        -5.1579015444001307e-08,
+        8.331398320687464e-09,
+        6.618547740906227e-09,
+        -2.212465381853812e-09,
+    ),
+}
+
+
+def _erfc(x: Expr) -> Expr:
+    """1 - erf(x) without cancellation. exp(-z^2) would lose what the square rounds away: with h,
+    z down to 16ths, it is exp(-h^2) exp(-(z - h) (z + h)), whose squares and difference are exact.
+    """
+    z = minimum(intrin.fabs(x), number(32.0, x))  # beyond, the result is 0 (and NaN stays NaN)
+    t = number(2.0, x) / (z + number(2.0, x))
+    u = t + t - number(1.0, x)
+    first, *rest = reversed(_ERFC[x.dtype.name])
+    value: Expr = number(first, x)
+    for coefficient in rest:
+        value = value * u + number(coefficient, x)
+    h = intrin.floor(z * number(16.0, x)) / number(16.0, x)
+    decay = intrin.exp(-(h * h)) * intrin.exp((h - z) * (h + z))
+    tail = t * decay * value
+    return select(x < number(0.0, x), number(2.0, x) - tail, tail)
+
+
+erfc = unary(
+    "erfc",
+    "1 minus the Gauss error function, with all its digits where that is small.",
+    _erfc,
+    vectorized(math.erfc),
+    *WIDE,
+    case(values([-8.0, -0.5, 0.0, 0.3, 2.0, 6.5, 9.0])),
+    case(values([-8.0, 0.3, 6.5, 20.0, 26.0], "float64")),
+    SPECIAL,
+    grad=lambda d, x, y: d * ops.exp(-(x * x)) * (-2 / math.sqrt(math.pi)),
 )
 sigmoid = unary(
     "sigmoid",

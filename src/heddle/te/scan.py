@@ -170,25 +170,29 @@ def _nest(
 def extern(
     shape: Any,
     inputs: Sequence[Tensor],
-    function: Callable[[list[Buffer], list[Buffer]], Stmt],
+    function: Callable[..., Stmt],
     dtype: str | DType | Sequence[str | DType] = "float32",
     name: str = "extern",
+    *,
+    rows: Sequence[ExprLike] = (),
 ) -> Any:
     """Tensors that statements of loop-level IR compute.
 
     shape: the shape of the result, or a list of shapes of several. function: from the buffers of
     `inputs` and those of the results, the statement that reads the ones and writes the others
     (`heddle.tir.build`, `call_extern`). It becomes one block. dtype: one for all, or one per
-    result.
+    result. rows: extents of loops around the block, which may run in any order or side by side:
+    `function` is handed their variables as well, and writes what belongs to that row only.
 
         sums = te.extern((1,), [A], lambda ins, outs: total_of(ins[0], outs[0]), name="sums")
+        sums = te.extern((n,), [A], lambda ins, outs, i: ..., name="sums", rows=(n,))
     """
     several = isinstance(shape, list)
     shapes: list[Iterable[ExprLike]] = shape if several else [shape]
     dtypes = [dtype] * len(shapes) if isinstance(dtype, (str, DType)) else list(dtype)
     if len(dtypes) != len(shapes):
         raise UserError(f"te.extern `{name}`: {len(shapes)} shapes, but {len(dtypes)} dtypes")
-    made = _Extern(shapes, tuple(inputs), function, dtypes, name).tensors
+    made = _Extern(shapes, tuple(inputs), function, dtypes, name, rows).tensors
     return made if several else made[0]
 
 
@@ -197,10 +201,12 @@ class _Extern(Group):
         self,
         shapes: Sequence[Iterable[ExprLike]],
         inputs: tuple[Tensor, ...],
-        function: Callable[[list[Buffer], list[Buffer]], Stmt],
+        function: Callable[..., Stmt],
         dtypes: Sequence[str | DType],
         name: str,
+        rows: Sequence[ExprLike],
     ) -> None:
+        self.rows = [as_expr(extent) for extent in rows]
         self.inputs = inputs
         self.function = function
         self.name = name
@@ -216,7 +222,9 @@ class _Extern(Group):
     def lower(self, buffers: Mapping[Tensor, Buffer]) -> Stmt:
         ins = [buffers[tensor] for tensor in self.inputs]
         outs = [buffers[tensor] for tensor in self.tensors]
-        body = self.function(ins, outs)
+        loops = [(Var(f"r{at}"), extent) for at, extent in enumerate(self.rows)]
+        iters = [spatial(extent, var, f"v{var.name}") for var, extent in loops]
+        body = self.function(ins, outs, *(axis.var for axis in iters))
         if not isinstance(body, Stmt):
             kind = type(body).__name__
             raise UserError(
@@ -224,12 +232,13 @@ class _Extern(Group):
             )
         block: Block = make_block(
             outs[0].name,
-            (),
+            iters,
             body,
             reads=[full_region(buffer) for buffer in ins],
             writes=[full_region(buffer) for buffer in outs],
         )
-        used = {region.buffer for regions in detect_access_regions(block) for region in regions}
+        found = detect_access_regions(block)
+        used = {region.buffer for regions in found for region in regions}
         known = {*ins, *outs}
         strangers = [buffer.name for buffer in used if buffer not in known]
         if strangers:
@@ -237,7 +246,9 @@ class _Extern(Group):
                 f"te.extern `{self.name}`: the statement uses `{strangers[0]}`, which is "
                 "neither an input nor a result"
             )
-        return block
+        if iters:
+            block = block.replace(reads=found[0], writes=found[1])
+        return for_nest(loops, block)
 
 
 __all__ = ["extern", "scan"]

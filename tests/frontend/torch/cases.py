@@ -578,6 +578,42 @@ _HALF = frozenset(
     )
 )
 
+
+def _bags() -> list[Case]:
+    """Embedding bags, grouped products, distances of pairs."""
+    table, index = f(9, 4), i(6, high=8)
+
+    def bag(**how: Any) -> Callable[..., Any]:
+        return lambda w, x: F.embedding_bag(x, w, torch.tensor([0, 2, 2, 5]), **how)
+
+    def grouped(a: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        ends = torch.tensor([2, 2, 5], dtype=torch.int32)
+        return torch._grouped_mm(a, m, ends)[:5]  # PyTorch leaves the rows behind them open
+
+    half = (torch.bfloat16,)  # what PyTorch traces
+
+    def weighted(w: torch.Tensor, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        starts = torch.tensor([0, 2, 2, 5])
+        return F.embedding_bag(x, w, starts, mode="sum", per_sample_weights=s)
+
+    return [
+        Case("bag sum", bag(mode="sum"), (table, index), FLOATS),
+        Case("bag mean", bag(mode="mean"), (table, index)),
+        Case("bag max", bag(mode="max"), (table, index)),
+        Case("bag with padding", bag(mode="mean", padding_idx=3), (table, index)),
+        Case("bag to the end", bag(mode="sum", include_last_offset=True), (table, index)),
+        Case("bag weighted", weighted, (table, index, f(6))),
+        Case("bag of rows", lambda w, x: F.embedding_bag(x, w), (table, i(3, 2, high=8))),
+        Case("grouped product", grouped, (f(7, 16), f(3, 16, 8)), half),
+        Case("grouped batch", torch._grouped_mm, (f(3, 4, 16), f(3, 16, 8)), half),
+        Case("pdist", F.pdist, (f(5, 3),)),
+        Case("pdist 1", lambda x: F.pdist(x, 1.0), (f(5, 3),)),
+        Case("pdist 3", lambda x: F.pdist(x, 3.0), (f(5, 3),)),
+        Case("erfc", torch.erfc, (f(9, low=-3, high=6),), ALL_FLOATS),
+        Case("col2im", lambda x: F.fold(x, (5, 6), (2, 3), stride=(1, 2)), (f(2, 18, 8),)),
+    ]
+
+
 CASES = tuple(
     case
     for family in (
@@ -589,6 +625,7 @@ CASES = tuple(
         _indexing,
         _creation,
         _networks,
+        _bags,
     )
     for case in family()
 )

@@ -355,3 +355,25 @@ def test_half_of_an_odd_dimension_is_refused() -> None:
     assert exe(torch.randn(10, 3)).shape == (5, 2, 3)
     with pytest.raises(UserError, match="a dimension is 11, which does not fit"):
         exe(torch.randn(11, 3))
+
+
+class Chosen(nn.Module):
+    """Sizes and numbers that are elements of tensors."""
+
+    def forward(self, x: torch.Tensor, count: torch.Tensor, factor: torch.Tensor) -> Any:
+        size = count.item()
+        torch._check(size >= 0)
+        torch._check(size <= x.shape[0])
+        return x[:size] * factor.item(), x * size
+
+
+def test_elements_as_sizes_and_numbers() -> None:
+    inputs = torch.randn(7, 3), torch.tensor(4), torch.tensor(2.5)
+    exe = heddle.compile(Chosen(), example_inputs=inputs)
+    for size in (4, 0, 7):
+        given = (inputs[0], torch.tensor(size), inputs[2])
+        for found, wanted in zip(exe(*given), Chosen()(*given), strict=True):
+            np.testing.assert_allclose(found.numpy(), wanted.numpy())
+    for size in (8, -1):
+        with pytest.raises(UserError):
+            exe(inputs[0], torch.tensor(size), inputs[2])

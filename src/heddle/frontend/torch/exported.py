@@ -21,11 +21,11 @@ from heddle.frontend.torch.decompose import export_decompositions
 from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Symbols
-from heddle.graph import GraphExpr
+from heddle.graph import Function, GraphExpr
 from heddle.ir import IRModule
 from heddle.support import UserError
 
-_LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT, OutputKind.BUFFER_MUTATION)
 
 
@@ -53,20 +53,33 @@ def from_exported_program(
     >>> program = torch.export.export(model, (image,))      # doctest: +SKIP
     >>> exe = heddle.compile(from_exported_program(program))     # doctest: +SKIP
     """
+    program = decomposed(program)
+    importer = Importer(name, Symbols(symbol_names))
+    main = import_program(program, importer, mutated_buffers=mutated_buffers)
+    return IRModule({"main": main, **importer.bodies})
+
+
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program in the operators that the importer knows."""
     if not isinstance(program, ExportedProgram):
         raise UserError(f"expected an ExportedProgram, got {type(program).__name__}")
     with warnings.catch_warnings():  # torch deprecates what it calls itself
         warnings.simplefilter("ignore", FutureWarning)
-        program = program.run_decompositions(export_decompositions())
-    importer = Importer(name, Symbols(symbol_names))
+        return program.run_decompositions(export_decompositions())
+
+
+def import_program(
+    program: ExportedProgram, importer: Importer, *, mutated_buffers: bool = False
+) -> Function:
+    """The function of a program that is `decomposed`; `importer` knows its values then, and the
+    functions that it calls (`bodies`)."""
     with torch.no_grad():
         _add_inputs(program, importer)
         for fx_node in program.graph.nodes:
             if fx_node.op in ("call_function", "get_attr"):
                 importer.run_node(fx_node, program.graph_module)
     results, names = _outputs(program, importer, mutated_buffers)
-    main = importer.finish(results, {"output_names": tuple(names)})
-    return IRModule({"main": main, **importer.bodies})
+    return importer.finish(results, {"output_names": tuple(names)})
 
 
 def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
@@ -76,8 +89,8 @@ def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
         fx_node = placeholders[spec.arg.name]
         example = fx_node.meta.get("val")
         try:
-            if spec.kind in _LIFTED:
-                importer.values[fx_node] = importer.constant(_lifted(program, spec))
+            if spec.kind in LIFTED:
+                importer.values[fx_node] = importer.constant(lifted_tensor(program, spec))
             elif isinstance(spec.arg, TensorArgument):
                 importer.values[fx_node] = importer.parameter(fx_node.name, example)
             elif isinstance(spec.arg, SymIntArgument):
@@ -92,7 +105,8 @@ def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
             importer.values[fx_node] = Poison()
 
 
-def _lifted(program: ExportedProgram, spec: Any) -> torch.Tensor:
+def lifted_tensor(program: ExportedProgram, spec: Any) -> torch.Tensor:
+    """The tensor of the program that one of its inputs stands for; `Unsupported` without one."""
     name = spec.target
     found = program.state_dict.get(name)
     found = program.constants.get(name) if found is None else found

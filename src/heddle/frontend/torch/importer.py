@@ -16,7 +16,7 @@ from heddle.frontend.torch import ops  # declares the converters
 from heddle.frontend.torch.control import convert_cond, convert_while
 from heddle.frontend.torch.labels import name_of, span_of
 from heddle.frontend.torch.node import Node
-from heddle.frontend.torch.registry import find_converter
+from heddle.frontend.torch.registry import REFUSED, find_converter
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.frontend.torch.sizes import size_tensor
 from heddle.frontend.torch.symbols import Symbols
@@ -41,6 +41,8 @@ _ASSERTIONS: Final = frozenset(
 )
 _COND: Final = torch.ops.higher_order.cond
 _WHILE: Final = torch.ops.higher_order.while_loop
+_ITEM: Final = "aten._local_scalar_dense.default"
+_NUMBERS: Final = (int, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class Poison:
@@ -137,9 +139,10 @@ class Importer:
         if fx_node.op == "get_attr":
             return self._attribute(fx_node, graph)
         result = fx_node.meta.get("val")
-        if isinstance(result, (torch.SymInt, int)) and not isinstance(result, bool):
-            return self.symbols.dim(result)
         target = target_name(fx_node)
+        sized = isinstance(result, (torch.SymInt, int)) and not isinstance(result, bool)
+        if sized and target != _ITEM:
+            return self.symbols.dim(result)
         if target in _ASSERTIONS:
             return None
         inputs = [self.values[item] for item in fx_node.all_input_nodes]
@@ -153,12 +156,12 @@ class Importer:
             if found is None and fx_node.users:
                 raise Unsupported(f"result {args[1]} of the operator is not computed by Heddle")
             return found
-        if isinstance(result, (torch.SymBool, torch.SymFloat)):
+        if isinstance(result, (torch.SymBool, torch.SymFloat)) and target != _ITEM:
             return result  # of use to assertions only; a converter that reads it refuses
         control = {_COND: self._cond, _WHILE: self._while}.get(fx_node.target)
         converter = find_converter(target) if control is None else control
         if converter is None:
-            raise Unsupported("Heddle has no rule for this operator")
+            raise Unsupported(REFUSED.get(target, "Heddle has no rule for this operator"))
         self._count += 1
         node = Node(
             self,
@@ -170,7 +173,8 @@ class Importer:
             used=_used_results(fx_node),
         )
         try:
-            return node.finish(converter(node, *args, **kwargs))
+            found = converter(node, *args, **kwargs)
+            return found if isinstance(result, _NUMBERS) else node.finish(found)
         except HeddleError as error:
             if self.survey:
                 raise Unsupported(error.message) from None

@@ -37,18 +37,26 @@ def from_module(
             f"{type(model).__name__}: a torch module is compiled for example inputs; pass "
             "example_inputs=(x,), with dynamic_shapes where sizes are to stay open"
         )
+    program = export_module(model, example_inputs, dynamic_shapes)
+    args, kwargs = _arguments(example_inputs)
+    names = _symbol_names(program, model, args, kwargs, dynamic_shapes)
+    return from_exported_program(program, name=name or type(model).__name__, symbol_names=names)
+
+
+def export_module(
+    model: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any = None
+) -> ExportedProgram:
+    """`torch.export.export`; `UserError` when it fails."""
     args, kwargs = _arguments(example_inputs)
     try:
         with torch.no_grad():
-            program = torch.export.export(
+            return torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
     except Exception as error:  # whatever the user's forward raises, or the export itself
         raise UserError(
             f"{type(model).__name__}: torch.export failed with {type(error).__name__}: {error}"
         ) from error
-    names = _symbol_names(program, model, args, kwargs, dynamic_shapes)
-    return from_exported_program(program, name=name or type(model).__name__, symbol_names=names)
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -89,7 +89,7 @@ class Node:
     def common_dtype(self) -> DType:
         """The dtype in which torch computes the operands together, by its promotion rules: the
         dimensions count (a 0-d tensor gives way to others of its kind), and so do numbers."""
-        given = [1 if isinstance(x, torch.SymInt) else x for x in self.operands[:2]]
+        given = [_sample_number(x) for x in self.operands[:2]]
         return dtype_of(torch.result_type(*given))
 
     def uses(self, position: int) -> bool:
@@ -223,6 +223,13 @@ def _number(value: float | int | bool, kind: DType) -> np.ndarray:
         return np.asarray(whole, kind.numpy)
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(kind.numpy)
+
+
+def _sample_number(operand: Any) -> Any:
+    """A number of the kind of a symbolic one; others as they are."""
+    if isinstance(operand, torch.SymInt):
+        return 1
+    return 1.0 if isinstance(operand, torch.SymFloat) else operand
 
 
 def same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:

@@ -10,6 +10,8 @@
                                                  d_w = matmul(x, d_y, transpose_a=True)
                                                  return loss, d_w
 
+Branches and bodies of loops are walked in the same way, see `gradient_control`.
+
 The bindings are walked backwards; what each contributes to the gradients of its arguments is what
 its operator's rule "grad" returns, contributions add up. Only bindings between the parameters asked
 for and the output are walked. The result is a plain graph function: every pass applies to it, and
@@ -32,6 +34,8 @@ from heddle.graph.nodes import (
     Constant,
     Function,
     GraphExpr,
+    If,
+    Loop,
     Tuple,
     TupleGetItem,
     Var,
@@ -39,8 +43,16 @@ from heddle.graph.nodes import (
 from heddle.ir import IRModule, TensorType, TupleType, Type
 from heddle.op.registry import Op, checked_gradients, ops
 from heddle.passes.graph.anf import atoms_of, dims_attribute
-from heddle.passes.graph.inline import inline
-from heddle.passes.graph.normalise import normalise
+from heddle.passes.graph.gradient_control import (
+    Scope,
+    gradient_keys,
+    has_gradient,
+    if_gradient,
+    loop_gradient,
+    missing_in,
+    parts_of,
+    saving_states,
+)
 from heddle.support import Span, UserError
 
 GradientRule: TypeAlias = Callable[..., Any]
@@ -75,15 +87,23 @@ def gradient(
     operators on the way have no gradient: the message names them all, and who calls them.
     """
     given = dict(rules or {})
-    flat = normalise(IRModule({function: inline(module, function, keep=frozenset(given))}))
-    source = flat[function]
-    assert isinstance(source, Function)
+    scope = Scope(module, given)
+    source = scope.flat(function)
     targets = _targets(source, wrt, function)
     output = _output(source, of, function, scalar=cotangent is None)
-    reverse = _Reverse(source, output, targets, given)
-    gradients = reverse.run(cotangent)
+    reverse = Reverse(scope, source.bindings, [output], targets)
+    reverse.refuse_missing()
+    loops = reverse.loops()
+    if loops:  # what loops carried is needed again, last iteration first
+        position = results_of(source).index(output)
+        source = saving_states(source, loops, scope)
+        output = results_of(source)[position]
+    scope.builder = GraphBuilder.continuing(source)
+    reverse = Reverse(scope, source.bindings, [output], targets)
+    gradients = reverse.run([_seed(scope.builder, output, cotangent)])
     results = [*(results_of(source) if values else ()), *gradients]
-    return module.with_functions({function: reverse.builder.finish(Tuple(tuple(results)))})
+    changed = {function: scope.builder.finish(Tuple(tuple(results)))}
+    return module.with_functions({**changed, **scope.functions})
 
 
 def results_of(function: Function) -> tuple[GraphExpr, ...]:
@@ -95,7 +115,7 @@ def results_of(function: Function) -> tuple[GraphExpr, ...]:
 def _targets(function: Function, wrt: Sequence[str] | None, name: str) -> list[Var]:
     params = {param.name: param for param in function.params}
     if wrt is None:
-        chosen = [param for param in function.params if _has_gradient(param.type)]
+        chosen = [param for param in function.params if has_gradient(param.type)]
         if not chosen:
             raise UserError(f"`{name}` has no parameter of floats to differentiate by")
         return chosen
@@ -103,7 +123,7 @@ def _targets(function: Function, wrt: Sequence[str] | None, name: str) -> list[V
         if item not in params:
             known = ", ".join(f"`{key}`" for key in params) or "none"
             raise UserError(f"`{name}` has no parameter `{item}`; it has {known}")
-        if not isinstance(params[item].type, TensorType) or not _has_gradient(params[item].type):
+        if not isinstance(params[item].type, TensorType) or not has_gradient(params[item].type):
             raise UserError(
                 f"parameter `{item}` of `{name}` is {show_type(params[item].type)}: only tensors "
                 "of floats have gradients"
@@ -140,24 +160,27 @@ def _chosen(results: Sequence[GraphExpr], of: int | str | None) -> GraphExpr | N
     return next((r for r in results if of and isinstance(r, Var) and r.name == of), None)
 
 
-def _has_gradient(type_: Type) -> bool:
-    if isinstance(type_, TupleType):
-        return any(map(_has_gradient, type_.fields))
-    return isinstance(type_, TensorType) and type_.dtype.is_float
+def _seed(builder: GraphBuilder, output: GraphExpr, cotangent: str | None) -> GraphExpr:
+    """The gradient of the output itself."""
+    type_ = output.type
+    assert isinstance(type_, TensorType)
+    if cotangent is not None:
+        return builder.param(cotangent, type_)
+    return Constant(np.ones((), type_.dtype.numpy))
 
 
-class _Reverse:
-    """One walk over the bindings, backwards."""
+class Reverse:
+    """One walk over bindings, backwards: from `outputs` to `targets`."""
 
     def __init__(
         self,
-        function: Function,
-        output: GraphExpr,
+        scope: Scope,
+        bindings: Sequence[Binding],
+        outputs: Sequence[GraphExpr],
         targets: Sequence[Var],
-        rules: Mapping[str, GradientRule],
     ) -> None:
-        self.function, self.output, self.targets, self.rules = function, output, targets, rules
-        self.builder = GraphBuilder.continuing(function)
+        self.scope, self.bindings, self.outputs, self.targets = scope, bindings, outputs, targets
+        self.rules = scope.rules
         self.emitted: dict[GraphExpr, GraphExpr] = {}
         self.span: Span | None = None
         self.active = self._depending()
@@ -170,20 +193,20 @@ class _Reverse:
     def _depending(self) -> set[Var]:
         """The variables through which the targets act."""
         active = set(self.targets)
-        for binding in self.function.bindings:
+        for binding in self.bindings:
             value = binding.value
             if isinstance(value, Call) and isinstance(value.callee, Op):
                 if value.callee.no_gradient:
                     continue
-            if _has_gradient(binding.var.type) and not active.isdisjoint(_variables(value)):
+            if has_gradient(binding.var.type) and not active.isdisjoint(_variables(value)):
                 active.add(binding.var)
         return active
 
     def _leading(self) -> list[Binding]:
         """The bindings on the way from the targets to the output, last one first."""
-        wanted = set(_variables(self.output))
+        wanted = {var for output in self.outputs for var in _variables(output)}
         found = []
-        for binding in reversed(self.function.bindings):
+        for binding in reversed(self.bindings):
             if binding.var in wanted and binding.var in self.active:
                 found.append(binding)
                 wanted.update(_variables(binding.value))
@@ -191,24 +214,37 @@ class _Reverse:
 
     # -- the walk ----------------------------------------------------------------------------
 
-    def run(self, cotangent: str | None) -> list[GraphExpr]:
-        """Emit the gradients of the targets."""
-        self._refuse_missing()
-        self._seed(cotangent)
+    def run(self, seeds: Sequence[Any]) -> list[GraphExpr]:
+        """Emit the gradients of the targets, for tuples those of their fields of floats; `seeds`
+        are those of the outputs: None for zero, a tuple for a tuple."""
+        for output, seed in zip(self.outputs, seeds, strict=True):
+            for index, part in enumerate(seed) if isinstance(seed, tuple) else ((-1, seed),):
+                if part is not None:
+                    self._add(output, part, index)
         for binding in self.needed:
             self.span = binding.span or binding.value.span
             self._bind(binding)
         self.span = None
-        return [self._gradient(target) for target in self.targets]
+        return [self._gradient(key) for target in self.targets for key in gradient_keys(target)]
 
-    def _seed(self, cotangent: str | None) -> None:
-        type_ = self.output.type
-        assert isinstance(type_, TensorType)
-        if cotangent is not None:
-            seed: GraphExpr = self.builder.param(cotangent, type_)
-        else:
-            seed = Constant(np.ones((), type_.dtype.numpy))
-        self._add(self.output, seed)
+    def within(
+        self,
+        bindings: Sequence[Binding],
+        outputs: Sequence[GraphExpr],
+        targets: Sequence[Var],
+    ) -> Reverse:
+        """The walk over bindings of a branch or a body, whose loops save what they carry."""
+        inner = Reverse(self.scope, bindings, outputs, targets)
+        loops = inner.loops()
+        if not loops:
+            return inner
+        part = Function((), tuple(bindings), Tuple(tuple(outputs)), {})
+        saved = saving_states(part, loops, self.scope)
+        return Reverse(self.scope, saved.bindings, results_of(saved), targets)
+
+    def loops(self) -> set[Var]:
+        """The loops on the way."""
+        return {binding.var for binding in self.needed if isinstance(binding.value, Loop)}
 
     def _bind(self, binding: Binding) -> None:
         value = binding.value
@@ -217,7 +253,10 @@ class _Reverse:
             if isinstance(value.value, Var) and dout is not None:
                 self._add(value.value, dout, value.index)
             return
-        if not isinstance(value, (Call, CallDPS)):
+        if not isinstance(value, (Call, CallDPS, If, Loop)):
+            return
+        if isinstance(value, (If, Loop)):
+            self._bind_control(value, binding.var)
             return
         dout = self._dout(binding.var)
         if dout is None:
@@ -225,6 +264,21 @@ class _Reverse:
         for arg, part in zip(value.args, self._rule(value, dout, binding.var), strict=True):
             if part is not None and isinstance(arg, Var) and arg in self.active:
                 self._add(arg, part)
+
+    def _bind_control(self, value: If | Loop, var: Var) -> None:
+        douts = [self._field(*key) for key in gradient_keys(var)]
+        if all(item is None for item in douts):
+            return
+        known = dict(zip(gradient_keys(var), douts, strict=True))
+        fields = len(var.type.fields) if isinstance(var.type, TupleType) else 0
+        every = [known.get((var, at)) for at in range(fields)] or douts
+        found = (
+            if_gradient(self, value, var, every)
+            if isinstance(value, If)
+            else loop_gradient(self, value, var, every)
+        )
+        for to, index, part in found:
+            self._add(to, part, index)
 
     def _rule(self, value: Call | CallDPS, dout: Any, var: Var) -> Sequence[GraphExpr | None]:
         out: Any = var
@@ -263,14 +317,16 @@ class _Reverse:
         if all(item is None for item in found):
             return None
         return tuple(
-            item if item is not None or not _has_gradient(type_) else zeros(type_)
+            item if item is not None or not has_gradient(type_) else zeros(type_)
             for item, type_ in zip(found, var.type.fields, strict=True)
         )
 
-    def _gradient(self, target: Var) -> GraphExpr:
-        found = self._field(target, -1)
+    def _gradient(self, key: tuple[Var, int]) -> GraphExpr:
+        target, index = key
+        found = self._field(target, index)
         if found is None:
-            found = self._emit(zeros(target.type), name=_gradient_name(target, -1))
+            type_ = target.type.fields[index] if isinstance(target.type, TupleType) else target.type
+            found = self._emit(zeros(type_), name=_gradient_name(target, index))
         return found
 
     def _emit(self, value: GraphExpr, *, name: str | None = None) -> GraphExpr:
@@ -282,18 +338,26 @@ class _Reverse:
             flat = value.map(lambda item: self._emit(item) if isinstance(item, GraphExpr) else item)
             if flat.span is None and self.span is not None:
                 flat = flat.replace(span=self.span)
-            found = self.emitted[value] = self.builder.emit(flat, name=name)
+            found = self.emitted[value] = self.scope.builder.emit(flat, name=name)
         return found
 
     # -- what has no gradient ----------------------------------------------------------------
 
-    def _refuse_missing(self) -> None:
-        """`UserError` naming everything on the way that has no gradient."""
-        missing: dict[str, list[Binding]] = {}
-        for binding in self.needed:
+    def missing(self) -> dict[str, list[Binding]]:
+        """What on the way has no gradient, and where it is used, in order."""
+        found: dict[str, list[Binding]] = {}
+        for binding in reversed(self.needed):
             what = self._missing(binding.value)
             if what:
-                missing.setdefault(what, []).insert(0, binding)
+                found.setdefault(what, []).append(binding)
+            for inner in parts_of(self, binding.value):
+                for what, places in inner.missing().items():
+                    found.setdefault(what, []).extend(places)
+        return found
+
+    def refuse_missing(self) -> None:
+        """`UserError` naming everything on the way that has no gradient."""
+        missing = self.missing()
         if not missing:
             return
         lines = [f"{what}: {_places(found)}" for what, found in sorted(missing.items())]
@@ -312,7 +376,7 @@ class _Reverse:
             name = value.callee.name
             kind = "function" if isinstance(value, Call) else "loop function"
             return "" if name in self.rules else f"{kind} `{name}`"
-        return "a conditional"
+        return missing_in(value)
 
 
 def _gradient_name(var: Var, index: int) -> str:

@@ -14,7 +14,7 @@ Symbols of the callee become what the arguments' shapes say they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heddle.graph.dims import match_symbols, simplify_dim
@@ -52,6 +52,24 @@ def inline(module: IRModule, name: str, *, keep: frozenset[str] = frozenset()) -
         return function
     flat: Function = function.replace(bindings=tuple(bindings), result=result)
     return flat
+
+
+def copied(
+    module: IRModule,
+    function: Function,
+    args: Sequence[GraphExpr],
+    keep: frozenset[str] = frozenset(),
+) -> tuple[list[Binding], GraphExpr]:
+    """The bindings and the result of a function for its arguments, with variables of their own."""
+    symbols = match_symbols(
+        [shape_of(p) if tensor_type(p) else () for p in function.params],
+        [shape_of(a) if tensor_type(a) else () for a in args],
+    )
+    values = dict(zip(function.params, args, strict=True))
+    bindings: list[Binding] = []
+    body = _Body(module, keep, ("", ""), values, symbols)
+    result = body.copy(function.bindings, function.result, bindings)
+    return bindings, result
 
 
 class _Body:

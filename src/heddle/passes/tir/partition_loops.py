@@ -15,7 +15,6 @@ that the loops around them decide are dropped on the way.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from heddle.arith import Analyzer
@@ -67,6 +66,7 @@ class _Partition:
     def __init__(self) -> None:
         self.around: list[For] = []
         self.assumed: list[Expr] = []
+        self._known: dict[tuple[object, ...], tuple[Analyzer, contextlib.ExitStack]] = {}
 
     def visit(self, stmt: Stmt) -> Stmt:
         if isinstance(stmt, For):
@@ -161,7 +161,8 @@ class _Partition:
 
     def holds(self, condition: Expr, loop: For, inner: list[For], low: int, high: int) -> bool:
         """Whether `condition` is true for all values of the loop in [low, high)."""
-        with self.analyzer() as analyzer:
+        analyzer = self.analyzer()
+        with analyzer.scope():
             analyzer.bind(loop.var, low, high - low)
             for nested in inner:
                 analyzer.bind(nested.var, nested.min, nested.extent)
@@ -169,39 +170,41 @@ class _Partition:
 
     def known(self, condition: Expr) -> Expr:
         """What is left of a condition, given the loops around it: its undecided conjuncts."""
-        with self.analyzer() as analyzer:
-            left: Expr = const(True, BOOL)
-            for part in conjuncts(condition):
-                simple = as_int(analyzer.simplify(part))
-                if simple == 0:
-                    return const(False, BOOL)
-                left = left if simple else logical_and(left, part)
-            return left
+        analyzer = self.analyzer()
+        left: Expr = const(True, BOOL)
+        for part in conjuncts(condition):
+            simple = as_int(analyzer.simplify(part))
+            if simple == 0:
+                return const(False, BOOL)
+            left = left if simple else logical_and(left, part)
+        return left
 
-    @contextlib.contextmanager
-    def analyzer(self) -> Iterator[Analyzer]:
-        """What is known of the loops around the present statement."""
-        analyzer = Analyzer()
-        with contextlib.ExitStack() as stack:
+    def analyzer(self) -> Analyzer:
+        """What is known of the loops around the present statement; to be asked, not told more."""
+        place = (*self.around, None, *self.assumed)
+        if place not in self._known:
+            analyzer = Analyzer()
             for loop in self.around:
                 analyzer.bind(loop.var, loop.min, loop.extent)
+            assumptions = contextlib.ExitStack()  # they hold for as long as it is kept
             for condition in self.assumed:
-                stack.enter_context(analyzer.assume(condition))
-            yield analyzer
+                assumptions.enter_context(analyzer.assume(condition))
+            self._known[place] = analyzer, assumptions
+        return self._known[place][0]
 
     def guards(self, loop: For) -> list[Expr]:
         """Conditions on an iteration of `loop` under which conditions inside always hold."""
         inner = [found for found in pre_order(loop.body) if isinstance(found, For)]
         worst = {found.var: (found.min, found.min + found.extent - 1) for found in inner}
         found: list[Expr] = []
-        with self.analyzer() as analyzer:
-            for condition in _conditions(loop.body, loop.var):
-                extreme = _extreme(condition, worst, analyzer)
-                if extreme is None or not uses_var(extreme, loop.var):
-                    continue
-                known = analyzer.simplify(extreme)
-                if as_int(known) is None and not any(structural_equal(known, g) for g in found):
-                    found.append(known)
+        analyzer = self.analyzer()
+        for condition in _conditions(loop.body, loop.var):
+            extreme = _extreme(condition, worst, analyzer)
+            if extreme is None or not uses_var(extreme, loop.var):
+                continue
+            known = analyzer.simplify(extreme)
+            if as_int(known) is None and not any(structural_equal(known, g) for g in found):
+                found.append(known)
         return found[:_MOST_GUARDS]
 
     def versions(self, body: Stmt, guards: list[Expr]) -> Stmt:

@@ -9,7 +9,7 @@ from heddle.schedule.rules.analysis import BlockKind, block_kind, contraction_of
 from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
-from heddle.schedule.rules.elementwise import schedule_elementwise
+from heddle.schedule.rules.elementwise import parallelize, schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
 from heddle.schedule.rules.single_query import find_single_query, schedule_single_query
 from heddle.schedule.rules.winograd import schedule_winograd, winograd_stages
@@ -146,6 +146,8 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
             schedule_contraction(sch, group[0], epilogue, target)
         return
     if BlockKind.OPAQUE in kinds:
+        for block in group:
+            _spread_rows(sch, block)
         return
     if BlockKind.REDUCTION not in kinds:
         for block in group:
@@ -158,3 +160,12 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
     if group[-1] not in sch.get_blocks():
         raise InternalError(f"cache_write of `{final}` made no block")
     schedule_reduction(sch, group[:-1], group[-1], target)
+
+
+def _spread_rows(sch: Schedule, block: BlockRef) -> None:
+    """Run the rows of a hand-written block side by side: it is left as written otherwise."""
+    node = sch.block(block)
+    loops = sch.get_loops(block)
+    bound = [axis.binding for axis in node.iters if axis.kind is IterKind.SPATIAL]
+    if loops and len(bound) == len(node.iters) and bound == [sch.loop(item).var for item in loops]:
+        parallelize(sch, loops)

@@ -19,14 +19,7 @@ from heddle.graph import Constant, GraphExpr
 from heddle.ir.expr import Expr
 
 
-@converts("aten.embedding.default")
-def _embedding(
-    node: Node, weight: GraphExpr, indices: GraphExpr, *_args: Any, **_kwargs: Any
-) -> Any:
-    return node.op.gather(weight, _index(node, indices), axis=0)
-
-
-def _index(node: Node, indices: GraphExpr) -> GraphExpr:
+def index_of(node: Node, indices: GraphExpr) -> GraphExpr:
     return indices if dtype(indices).name in ("int32", "int64") else node.cast(indices, "int64")
 
 
@@ -35,7 +28,7 @@ def _index_select(node: Node, x: GraphExpr, dim: int, index: GraphExpr) -> Any:
     if not rank(x):
         return x
     flat = index if rank(index) else node.op.unsqueeze(index, axes=(0,))
-    return node.op.gather(x, _index(node, flat), axis=normal_axis(dim, rank(x)))
+    return node.op.gather(x, index_of(node, flat), axis=normal_axis(dim, rank(x)))
 
 
 @converts("aten.gather.default")
@@ -46,10 +39,10 @@ def _gather(
         return node.expand(x, node.shape)
     if not rank(index):
         found = node.op.gather_elements(
-            x, node.op.unsqueeze(_index(node, index), axes=(0,)), axis=0
+            x, node.op.unsqueeze(index_of(node, index), axes=(0,)), axis=0
         )
         return node.op.squeeze(found, axes=(0,))
-    return node.op.gather_elements(x, _index(node, index), axis=normal_axis(dim, rank(x)))
+    return node.op.gather_elements(x, index_of(node, index), axis=normal_axis(dim, rank(x)))
 
 
 # -- x[i, j, ...] ----------------------------------------------------------------------------
@@ -117,7 +110,7 @@ def _expanded(node: Node, indices: list[GraphExpr | None]) -> list[GraphExpr | N
     for index in indices:
         if index is not None and dtype(index).name in ("bool", "uint8"):
             raise Unsupported("indexing by a mask: the size of the result depends on data")
-    return [None if index is None else _index(node, index) for index in indices]
+    return [None if index is None else index_of(node, index) for index in indices]
 
 
 def _in_front(
@@ -264,7 +257,7 @@ def _scattered(
             src = cut(node, src, axis, 0, size)
     axis = normal_axis(dim, rank(x))
     return node.op.scatter_elements(  # type: ignore[no-any-return]
-        x, _index(node, index), node.cast(src, dtype(x)), axis=axis, reduction=how
+        x, index_of(node, index), node.cast(src, dtype(x)), axis=axis, reduction=how
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from heddle.frontend.torch.node import Node, dtype, rank
+from heddle.frontend.torch.node import Node, dtype, rank, shape
 from heddle.frontend.torch.registry import converts
+from heddle.frontend.torch.report import Unsupported
 from heddle.graph import GraphExpr
 
 
@@ -44,6 +45,36 @@ def _scaled(node: Node, x: GraphExpr, factor: Any) -> GraphExpr:
     if not isinstance(factor, GraphExpr) and factor == 1:
         return x
     return node.op.mul(x, node.tensor(factor, dtype(x)))  # type: ignore[no-any-return]
+
+
+@converts("aten._grouped_mm.default")
+def _grouped_mm(
+    node: Node,
+    a: GraphExpr,
+    b: GraphExpr,
+    offs: GraphExpr | None = None,
+    bias: GraphExpr | None = None,
+    out_dtype: Any = None,
+) -> Any:
+    """Products of groups of rows with a matrix each: [m, k] x [groups, k, n], group g ending before
+    row offs[g]. Rows are spread over as many columns as groups have, zero but for their own, and
+    one product adds up all groups: exact, at `groups` times the arithmetic. Rows behind the last
+    group are zero."""
+    if bias is not None:
+        raise Unsupported("a grouped product with a bias")
+    if offs is None:
+        return node.op.matmul(a, b)
+    if rank(a) != 2 or rank(b) != 3:
+        raise Unsupported("a grouped product whose groups are not of rows of the left operand")
+    (rows, depth), (groups, _, columns) = shape(a), shape(b)
+    position = node.op.range(count=rows, dtype=dtype(offs))
+    before = node.op.less(node.op.unsqueeze(position, axes=(1,)), offs)  # [m, groups]
+    earlier = node.op.cumsum(node.cast(before, "int32"), axis=1)
+    own = node.op.logical_and(before, node.op.equal(earlier, 1))
+    mask = node.op.unsqueeze(own, axes=(2,))
+    spread = node.op.where(mask, node.op.unsqueeze(a, axes=(1,)), node.scalar(0, a))
+    left = node.reshape(spread, (rows, groups * depth))
+    return node.op.matmul(left, node.reshape(b, (groups * depth, columns)))
 
 
 @converts("aten.einsum.default")

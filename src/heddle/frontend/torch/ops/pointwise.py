@@ -28,6 +28,7 @@ _FLOATING: Final = {
     "cos": "cos",
     "cosh": "cosh",
     "erf": "erf",
+    "erfc": "erfc",
     "exp": "exp",
     "log": "log",
     "reciprocal": "reciprocal",
@@ -113,11 +114,6 @@ def _log10(node: Node, x: GraphExpr) -> Any:
 def _exp2(node: Node, x: GraphExpr) -> Any:
     x = _wide(node, x)
     return node.op.pow(node.scalar(2.0, x), x)
-
-
-@converts("aten.erfc.default")
-def _erfc(node: Node, x: GraphExpr) -> Any:
-    raise Unsupported("erfc would lose its digits as 1 - erf")
 
 
 @converts("aten.square.default")

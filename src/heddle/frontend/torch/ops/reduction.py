@@ -6,9 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from heddle.frontend.torch.node import Node, dtype, normal_axes, normal_axis, rank, shape
 from heddle.frontend.torch.registry import converts
-from heddle.graph import GraphExpr
+from heddle.frontend.torch.report import Unsupported
+from heddle.graph import Constant, GraphExpr
 
 
 def _accumulated(node: Node, x: GraphExpr) -> GraphExpr:
@@ -142,7 +145,25 @@ def _variance_dim(
 def _cdist(node: Node, a: GraphExpr, b: GraphExpr, p: float, compute_mode: int | None) -> Any:
     left = node.op.unsqueeze(a, axes=(rank(a) - 1,))
     right = node.op.unsqueeze(b, axes=(rank(b) - 2,))
-    distance = node.op.sub(left, right)
+    return _lengths(node, node.op.sub(left, right), p)
+
+
+@converts("aten._pdist_forward.default")
+def _pdist(node: Node, x: GraphExpr, p: float = 2.0) -> Any:
+    """The distance of each pair of rows i < j, in row-major order."""
+    count = shape(x)[0]
+    if not isinstance(count, int):
+        raise Unsupported("the distances of a symbolic number of rows")
+    first, second = np.triu_indices(count, 1)
+    left, right = (node.op.gather(x, Constant(rows), axis=0) for rows in (first, second))
+    return _lengths(node, node.op.sub(left, right), p)
+
+
+def _lengths(node: Node, distance: GraphExpr, p: float) -> Any:
+    """The p-norms along the last axis."""
+    if p == 0.0:
+        some = node.cast(node.op.not_equal(distance, 0.0), dtype(distance))
+        return node.op.sum(some, axes=(rank(distance) - 1,))
     if p in (1.0, 2.0):
         return node.call(f"l{int(p)}_norm", distance, axes=(rank(distance) - 1,))
     if p == math.inf:
