@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from heddle.frontend.onnx import ops  # declares the converters
+from heddle.frontend.onnx import ops, text  # `ops` declares the converters
 from heddle.frontend.onnx.attributes import Attributes
 from heddle.frontend.onnx.functions import find_function, has_function
 from heddle.frontend.onnx.inputs import Inputs, ShapeLike
@@ -30,6 +30,7 @@ from heddle.frontend.onnx.values import (
     Poison,
     Sequence_,
     Symbolic,
+    Text,
     Value,
 )
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
@@ -139,6 +140,8 @@ class Importer:
         self._returned: list[GraphExpr] = []
         # Name of each output, and of how many tensors it is a sequence.
         self.layout: list[tuple[str, int | None]] = []
+        # The table of each output that is a tensor of strings.
+        self.strings: dict[str, tuple[str, ...]] = {}
         self._node_count = 0
         # What became of each node of the main graph, for `coverage`.
         self.covered: list[NodeCoverage] = []
@@ -174,6 +177,9 @@ class Importer:
         for name, count in self.layout:
             names += [name] if count is None else [f"{name}.{at}" for at in range(count)]
         attrs: dict[str, Any] = {"output_names": tuple(names)}
+        if self.strings:
+            # The strings that the numbers of a result stand for, for each result.
+            attrs["output_strings"] = tuple(self.strings.get(name, ()) for name in names)
         if any(count is not None for _, count in self.layout):
             # How many results an output is, where it is a sequence; -1 stands for a tensor.
             attrs["output_counts"] = tuple(-1 if n is None else n for _, n in self.layout)
@@ -186,6 +192,8 @@ class Importer:
         try:
             if value.type.WhichOneof("value") in ("sequence_type", "optional_type"):
                 return self._compound(value.name, value.type, self.inputs.parts_of(value))
+            if text.is_text(value.type.tensor_type.elem_type):
+                return self._known_strings(value.name)
             type_ = self.inputs.type_of(value)
         except Unsupported as problem:
             self.report.add("input", "graph", value.name, problem)
@@ -204,6 +212,14 @@ class Importer:
         var = self.builder.param(value.name, type_)
         self._sources[var] = frozenset((value.name,))
         return var if kind is None else Narrow(var, kind)
+
+    def _known_strings(self, name: str) -> Value:
+        if name not in self.values:
+            raise Unsupported(
+                f"input `{name}` is a tensor of strings; its value must be known when compiling",
+                inputs=(name,),
+            )
+        return text.of_strings(self.values[name])
 
     def _compound(self, name: str, type_: onnx.TypeProto, given: Any) -> Value:
         """An input that is a sequence or an optional: a parameter for each tensor in it."""
@@ -250,6 +266,9 @@ class Importer:
         try:
             if isinstance(value, Narrow):
                 value = value.bytes
+            if isinstance(value, Text):
+                self.strings[name] = value.table
+                value = value.codes
             if isinstance(value, Symbolic):
                 node = self._helper_node(name, scope)
                 value = node.finish([node.as_tensor(value)])[0]
@@ -386,7 +405,7 @@ class Importer:
 
     def _apply(self, converter: Converter, node: Node, where: str) -> Sequence[Value]:
         try:
-            kind = opened(node)
+            kind, table = opened(node), text.opened(node)
             results = converter(node)
         except UserError as error:
             if error.message.startswith("model `"):
@@ -401,7 +420,7 @@ class Importer:
         if not isinstance(results, (tuple, list)):
             results = (results,)
         check_results(results, node, where)
-        return node.finish(closed(results, kind))
+        return node.finish(text.closed(closed(results, kind), table))
 
     def _node(
         self,

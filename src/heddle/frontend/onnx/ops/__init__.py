@@ -20,6 +20,7 @@ from heddle.frontend.onnx.ops import (
     sequence,
     shape,
     signal,
+    text,
     training,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "sequence",
     "shape",
     "signal",
+    "text",
     "training",
 ]

@@ -10,6 +10,8 @@ import numpy as np
 from heddle.frontend.onnx.node import Node, dtype, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.text import labels, lookup, strings_of
+from heddle.frontend.onnx.values import Text
 from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
@@ -102,33 +104,92 @@ def _transformed(node: Node, x: GraphExpr, transform: str) -> GraphExpr:
 
 @converts("LabelEncoder", domain=_DOMAIN)
 def _label_encoder(node: Node) -> Any:
-    """The value of the first key that equals an element, else the default."""
+    """The value of the last key that equals an element, else the default."""
     keys, values = _column(node, "keys"), _column(node, "values")
     if len(keys) != len(values):
         raise UserError(f"{len(keys)} keys for {len(values)} values")
+    return _encoded(node, keys, values, _default(node, values.dtype))
+
+
+def _encoded(node: Node, keys: np.ndarray, values: np.ndarray, default: Any) -> Any:
+    """Elements replaced by the values of their keys; strings are arrays of objects."""
+    if values.dtype == object:
+        # Computed is which value it is; the default is behind them.
+        place: Any = _encoded(node, keys, np.arange(len(values)), np.asarray(len(values)))
+        return labels([*values, default], place, node)
+    held = node.value(0)
+    if isinstance(held, Text) is not (keys.dtype == object):
+        raise UserError(f"the input and the keys are not both strings: keys are {keys.dtype}")
+    if isinstance(held, Text):
+        known = dict(zip(keys, values, strict=True))
+        found = [known.get(item, default) for item in held.table]
+        return lookup(node, held, np.asarray(found, values.dtype))
     x = node.tensor(0)
-    default = _default(node, values.dtype)
     result: Any = node.op.broadcast_to(Constant(default), shape=shape(x))
-    for key, value in reversed(list(zip(keys, values, strict=True))):
+    for key, value in zip(keys, values, strict=True):
         same = node.op.isnan(x) if key != key else node.op.equal(x, node.scalar(key, x))
         result = node.op.where(same, Constant(np.asarray(value)), result)
     return result
 
 
+@converts("CategoryMapper", domain=_DOMAIN)
+def _category_mapper(node: Node) -> Any:
+    """Strings to integers or back, which the element type of the input decides."""
+    strings = _objects(node.attr.strings("cats_strings"))
+    numbers = np.asarray(node.attr.ints("cats_int64s"), np.int64)
+    if len(strings) != len(numbers):
+        raise UserError(f"{len(strings)} strings for {len(numbers)} integers")
+    if isinstance(node.value(0), Text):
+        return _encoded(node, strings, numbers, np.asarray(node.attr.int("default_int64", -1)))
+    return _encoded(node, numbers, strings, node.attr.string("default_string", "_Unused"))
+
+
+@converts("OneHotEncoder", domain=_DOMAIN)
+def _one_hot_encoder(node: Node) -> Any:
+    """float32[..., categories]: 1 at the category of an element, zeros where there is none."""
+    if not node.attr.flag("zeros", True):
+        raise Unsupported("attribute `zeros` is 0: an error for elements of no category")
+    held = node.value(0)
+    if isinstance(held, Text):
+        cats: Any = node.attr.strings("cats_strings")
+        x: Any = lookup(
+            node, held, np.asarray([cats.index(t) if t in cats else -1 for t in held.table])
+        )
+        cats = np.arange(len(cats))
+    else:
+        x = node.cast(node.tensor(0), "int64")
+        cats = np.asarray(node.attr.ints("cats_int64s"), np.int64)
+    wide = node.op.unsqueeze(x, axes=(rank(x),))
+    return node.cast(node.op.equal(wide, Constant(cats)), "float32")
+
+
+def _objects(strings: Any) -> np.ndarray:
+    data = np.empty(len(strings), object)
+    data[:] = list(strings)
+    return data
+
+
 def _column(node: Node, side: str) -> np.ndarray:
-    """The keys, or the values, of a label encoder."""
+    """The keys, or the values, of a label encoder; strings as objects."""
     if f"{side}_strings" in node.attr:
-        raise Unsupported(f"{side} that are strings")
+        return _objects(node.attr.strings(f"{side}_strings"))
     if f"{side}_int64s" in node.attr:
         return np.asarray(node.attr.ints(f"{side}_int64s"), np.int64)
     if f"{side}_floats" in node.attr:
         return np.asarray(node.attr.floats(f"{side}_floats"), np.float32)
-    return np.ravel(node.attr.tensor(f"{side}_tensor"))
+    held = node.attr.value(f"{side}_tensor")
+    return np.ravel(strings_of(node, held, side) if isinstance(held, Text) else held.data)
 
 
-def _default(node: Node, kind: np.dtype) -> np.ndarray:
+def _default(node: Node, kind: np.dtype) -> Any:
     if "default_tensor" in node.attr:
-        return np.asarray(node.attr.tensor("default_tensor").ravel()[0], kind)
+        held: Any = node.attr.value("default_tensor")
+        if isinstance(held, Text) is not (kind == object):
+            raise UserError("`default_tensor` and the values are not both strings")
+        data = strings_of(node, held, "default_tensor") if isinstance(held, Text) else held.data
+        return data.ravel()[0] if kind == object else np.asarray(data.ravel()[0], kind)
+    if kind == object:
+        return node.attr.string("default_string", "_Unused")
     if kind == np.int64:
         return np.asarray(node.attr.int("default_int64", -1), kind)
     return np.asarray(node.attr.float("default_float", -0.0), kind)

@@ -342,6 +342,35 @@ class _Body:
 
 # -- Scan ------------------------------------------------------------------------------------
 
+_Parts = Sequence[tuple[GraphExpr, int, int]]
+"""What is scanned, along which axis, and whether backwards."""
+
+
+@converts("Scan", since=8)
+def _batched_scan(node: Node) -> Any:
+    """As operator set 8 has it: everything has a batch axis in front, rows of a batch are scanned
+    one by one, and lengths beside the data may say how much of each."""
+    if node.has(0):
+        raise Unsupported("`sequence_lens`: what is behind the end of a sequence is not defined")
+    count = node.attr.int("num_scan_inputs")
+    values = [node.as_tensor(value) for value in node.inputs[1:]]
+    batch = node.static_dim(values[-1], 0, "the first scanned input")
+    if not 0 < count <= len(values):
+        raise UserError(f"`num_scan_inputs` is {count}, with {len(values)} inputs")
+    if not 0 < batch <= _SHORT:
+        raise Unsupported(f"a batch of {batch}, expected 1 to {_SHORT}")
+    backwards = node.attr.ints("directions", (0,) * count)
+    states = len(values) - count
+    rows: list[Any] = []
+    for at in range(batch):
+        own = [node.op.gather(value, np.asarray(at), axis=0) for value in values]
+        parts = [(x, 0, back) for x, back in zip(own[states:], backwards, strict=True)]
+        rows.append(_scanned(node, list(own[:states]), parts))
+    return tuple(
+        node.op.concat(*(node.op.unsqueeze(row[at], axes=(0,)) for row in rows), axis=0)
+        for at in range(len(rows[0]))
+    )
+
 
 @converts("Scan", since=9)
 def _scan(node: Node) -> Any:
@@ -354,8 +383,12 @@ def _scan(node: Node) -> Any:
     if not scanned:
         raise UserError("`num_scan_inputs` is 0")
     places = [normal_axis(axis, rank(x)) for axis, x in zip(axes, scanned, strict=True)]
-    length = shape(scanned[0])[places[0]]
-    parts = list(zip(scanned, places, backwards, strict=True))
+    return _scanned(node, state, list(zip(scanned, places, backwards, strict=True)))
+
+
+def _scanned(node: Node, state: list[Value], parts: _Parts) -> Any:
+    first, axis, _ = parts[0]
+    length = shape(first)[axis]
     if isinstance(length, int) and length <= _SHORT:
         mark = node.importer.report.mark()
         try:
@@ -363,10 +396,6 @@ def _scan(node: Node) -> Any:
         except Unsupported:
             node.importer.report.rewind(mark)
     return _run_time_scan(node, state, parts, as_expr(length))
-
-
-_Parts = Sequence[tuple[GraphExpr, int, int]]
-"""What is scanned, along which axis, and whether backwards."""
 
 
 def _run_time_scan(node: Node, state: Sequence[Value], parts: _Parts, length: Expr) -> Any:

@@ -12,6 +12,7 @@ from heddle.frontend.onnx.ops.selection import run_time_slice
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
+from heddle.frontend.onnx.text import of_strings
 from heddle.frontend.onnx.values import Symbolic, of_dims, symbolic_array
 from heddle.graph import Constant, GraphExpr
 from heddle.ir import DType
@@ -36,6 +37,10 @@ def _constant(node: Node) -> Any:
     given = [name for name in node.attr.given if name.startswith(("value", "sparse_value"))]
     if len(given) != 1:
         raise UserError(f"expected one attribute that holds the value, got {len(given)}")
+    if given[0] == "value_string":
+        return of_strings(node.attr.string("value_string"))
+    if given[0] == "value_strings":
+        return of_strings(list(node.attr.strings("value_strings")))
     if given[0] == "value":
         return node.attr.value("value")
     if given[0] not in readers:
