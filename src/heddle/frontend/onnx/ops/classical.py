@@ -184,11 +184,11 @@ def _column(node: Node, side: str) -> np.ndarray:
 def _default(node: Node, kind: np.dtype) -> Any:
     if "default_tensor" in node.attr:
         held: Any = node.attr.value("default_tensor")
-        if isinstance(held, Text) is not (kind == object):
+        if isinstance(held, Text) is not (kind.kind == "O"):
             raise UserError("`default_tensor` and the values are not both strings")
         data = strings_of(node, held, "default_tensor") if isinstance(held, Text) else held.data
-        return data.ravel()[0] if kind == object else np.asarray(data.ravel()[0], kind)
-    if kind == object:
+        return data.ravel()[0] if kind.kind == "O" else np.asarray(data.ravel()[0], kind)
+    if kind.kind == "O":
         return node.attr.string("default_string", "_Unused")
     if kind == np.int64:
         return np.asarray(node.attr.int("default_int64", -1), kind)
