@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from heddle.frontend.onnx.node import Node, check_bytes, check_results
 from heddle.frontend.onnx.order import describe, sort_nodes
 from heddle.frontend.onnx.registry import Converter, find_converter
 from heddle.frontend.onnx.report import NodeCoverage, Report, State, Unsupported
+from heddle.frontend.onnx.sizes import Place
 from heddle.frontend.onnx.symbolic import evaluate_symbolic
 from heddle.frontend.onnx.tensors import dtype_of, to_value
 from heddle.frontend.onnx.values import (
@@ -35,6 +37,7 @@ from heddle.frontend.onnx.values import (
 )
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, IRModule
+from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
 from heddle.passes.graph.eliminate import live_bindings
 from heddle.support import Span, UserError
@@ -49,6 +52,7 @@ def from_onnx(
     *,
     shapes: Mapping[str, ShapeLike] | None = None,
     values: Mapping[str, np.ndarray] | None = None,
+    bounds: Mapping[str, int] | None = None,
     name: str | None = None,
 ) -> IRModule:
     """Import an ONNX model as a module with one graph function, `main`.
@@ -59,7 +63,8 @@ def from_onnx(
     for "as the model has it"), and says of inputs that are sequences or optionals what they hold: a
     list of shapes, or None for nothing. Each tensor in one is a parameter, "name.0" and so on, and
     each of a sequence that is an output a result. `values` fixes whole inputs, which are then no
-    parameters.
+    parameters. `bounds` gives the largest value of integers that decide shapes but are known at run
+    time only (of a length that is an input, or of any tensor by its name in the model).
 
     Raises `UserError` for a damaged or unsafe file, `ImportFailure` (a `UserError`) that lists all
     operators that cannot be imported.
@@ -68,7 +73,7 @@ def from_onnx(
     """
     try:
         proto, path = read_model(model)
-        return Importer(proto, path, shapes or {}, values or {}, name).run()
+        return Importer(proto, path, shapes or {}, values or {}, name, bounds or {}).run()
     except UnicodeDecodeError:
         raise UserError(f"model `{model}` has a name that is not UTF-8") from None
     except RecursionError:
@@ -87,6 +92,8 @@ class Scope:
         depth: int = 0,
     ) -> None:
         self.values: dict[str, Value] = {}
+        self.sizes: dict[Place, Expr] = {}
+        """Dimensions of this scope that are elements of tensors."""
         self.versions = versions
         self.parent = parent
         self.attributes = attributes if attributes is not None else {}
@@ -116,6 +123,7 @@ class Importer:
         shapes: Mapping[str, ShapeLike],
         values: Mapping[str, np.ndarray],
         name: str | None,
+        bounds: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.model = model
         self.folder = path.parent if path is not None else None
@@ -129,7 +137,11 @@ class Importer:
         self.late: dict[Symbol, GraphExpr] = {}
         """The value of each dimension that is computed at run time."""
         self.report = Report()
+        self.bounds = bounds
+        self.made: dict[Var, GraphExpr] = {}
+        """What each variable is computed as."""
         self.values = values
+        self._check_bounds()
         constant = {tensor.name for tensor in model.graph.initializer}
         declared = [v for v in model.graph.input if v.name not in constant]
         self.inputs = Inputs(shapes, values, declared, self.file)
@@ -146,6 +158,15 @@ class Importer:
         # What became of each node of the main graph, for `coverage`.
         self.covered: list[NodeCoverage] = []
         self._inlined = 0
+
+    def _check_bounds(self) -> None:
+        graph = self.model.graph
+        names = {value.name for value in graph.input}.union(*(n.output for n in graph.node))
+        for name, bound in self.bounds.items():
+            if name not in names:
+                raise UserError(f"bounds: model `{self.file}` has no tensor `{name}`")
+            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
+                raise UserError(f"bounds: `{name}` is {bound}, expected a number of elements")
 
     # -- whole graph -------------------------------------------------------------------------
 
@@ -518,6 +539,7 @@ class Importer:
     def derive_sources(self, var: Var, value: GraphExpr) -> None:
         """Note that `var` is computed as `value`."""
         self._sources[var] = self.sources_of(value)
+        self.made[var] = value
 
 
 def _schema_defaults(function: onnx.FunctionProto, scope: Scope) -> dict[str, onnx.AttributeProto]:
