@@ -160,3 +160,76 @@ def test_a_size_without_a_bound_is_asked_for() -> None:
         from_onnx(proto, bounds={"length": 3})
     with pytest.raises(UserError, match="bounds: `shape` is -1, expected"):
         from_onnx(proto, bounds={"shape": -1})
+
+
+APPEND = """
+g (int64 m, float[n, 2] x, float[1, 2] row) => (float[a, 2] all, float[1, 2] last) {
+  go = Constant <value = bool {1}> ()
+  all, last = Loop (m, go, x, row) <
+    body = b (int64 i, bool on, float[p, 2] before, float[1, 2] r) =>
+      (bool on1, float[q, 2] after, float[1, 2] r1) {
+      s = ReduceSum <keepdims = 1> (before)
+      t = Tanh (s)
+      r1 = Add (r, t)
+      after = Concat <axis = 0> (before, r1)
+      limit = Constant <value = float {100.0}> ()
+      sum = ReduceSum <keepdims = 0> (r1)
+      on1 = Less (sum, limit)
+    }
+  >
+}"""
+
+
+def test_a_loop_that_appends() -> None:
+    rng = np.random.default_rng(3)
+    calls = [
+        {
+            "m": np.asarray(m),
+            "x": rng.standard_normal((n, 2)).astype(np.float32),
+            "row": rng.standard_normal((1, 2)).astype(np.float32),
+        }
+        for m, n in ((5, 1), (0, 3), (30, 2), (1, 4))
+    ]
+    calls.append({**calls[0], "m": np.asarray(30), "row": np.full((1, 2), 45, np.float32)})
+    executable = check(APPEND, {"m": 30}, *calls)
+    with pytest.raises(UserError, match="expected 0 to"):
+        executable(**{**calls[0], "m": np.asarray(31)})
+    with pytest.raises(ImportFailure, match="number of iterations has no bound"):
+        from_onnx(model(APPEND))
+
+
+def test_a_loop_that_doubles_needs_a_bound() -> None:
+    text = """
+    g (int64 m, float[2] x) => (float[a] y) {
+      go = Constant <value = bool {1}> ()
+      y = Loop (m, go, x) <
+        body = b (int64 i, bool on, float[p] before) => (bool on1, float[q] after) {
+          on1 = Identity (on)
+          half = Relu (before)
+          after = Concat <axis = 0> (before, half)
+        }
+      >
+    }"""
+    x = np.asarray([1, -1], np.float32)
+    check(text, {"y": 64}, *({"m": np.asarray(m), "x": x} for m in (0, 1, 5)))
+
+
+def test_branches_that_compute_their_shapes() -> None:
+    """A branch appends as many numbers as an input says, the other leaves as many out."""
+    text = """
+    g (bool c, int64[1] k, float[n] x) => (float[a] y) {
+      y0 = If (c) <
+        then_branch = t () => (float[b] p) {
+          zero = ConstantOfShape (k)
+          p = Concat <axis = 0> (x, zero)
+        },
+        else_branch = e () => (float[d] q) {
+          none = Constant <value = int64[1] {0}> ()
+          q = Slice (x, none, k)
+        }
+      >
+      y = Neg (y0)
+    }"""
+    x = np.arange(5, dtype=np.float32)
+    calls = [(c, k) for c in (True, False) for k in (0, 3, 8)]
+    check(text, {"k": 8}, *({"c": np.asarray(c), "k": ints(k), "x": x} for c, k in calls))

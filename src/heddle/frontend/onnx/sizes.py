@@ -9,7 +9,7 @@ user says in `bounds`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -17,7 +17,20 @@ import numpy as np
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
 from heddle.graph import BindDim, Call, Constant, GraphExpr, Var
-from heddle.ir.expr import Expr, as_expr, as_int, const, maximum, minimum
+from heddle.ir.expr import (
+    Add,
+    Expr,
+    FloorDiv,
+    Max,
+    Min,
+    Mul,
+    as_expr,
+    as_int,
+    const,
+    maximum,
+    minimum,
+)
+from heddle.ir.walk import free_vars
 
 if TYPE_CHECKING:
     from heddle.frontend.onnx.node import Node
@@ -200,3 +213,32 @@ def product(dims: Sequence[Any]) -> Expr:
     for dim in dims:
         total = total * as_expr(dim)
     return total
+
+
+_GROWING: Final = (Add, Mul, Max, Min, FloorDiv)
+
+
+def at_most(dim: Expr, rooms: Mapping[Expr, Expr]) -> Expr:
+    """The most that a dimension can be which depends on others, of which `rooms` has the most."""
+    if dim in rooms:
+        return at_most(rooms[dim], rooms)
+    if isinstance(dim, _GROWING):
+        a, b = at_most(dim.a, rooms), at_most(dim.b, rooms)
+        fixed = not isinstance(dim, FloorDiv) or b is dim.b
+        if fixed and not any((as_int(side) or 0) < 0 for side in (a, b)):
+            return type(dim)(a, b) if a is not dim.a or b is not dim.b else dim
+    if any(symbol in rooms for symbol in free_vars(dim)):
+        raise Unsupported(f"a dimension {dim} of a size that is computed")
+    return dim
+
+
+def dimensions_as_scalars(node: Node, dims: Sequence[Any]) -> list[GraphExpr]:
+    """Dimensions as int64 scalars, bound already."""
+    data = np.empty(len(dims), object)
+    data[:] = list(dims)
+    whole = node.as_tensor(Symbolic(data))
+    cuts = [
+        node.op.slice(whole, starts=(at,), ends=(at + 1,), axes=(0,)) for at in range(len(dims))
+    ]
+    made = node.flush([node.reshape(cut, ()) for cut in cuts])
+    return [value for value in made if isinstance(value, GraphExpr)]
