@@ -31,7 +31,8 @@ def explanation(model: onnx.ModelProto, inputs: Arrays) -> str | None:
 
 
 def _on_a_tie(node: onnx.NodeProto, arrays: list[np.ndarray]) -> bool:
-    """Nearest neighbours where a place is half-way between, or exactly on, elements."""
+    """Nearest neighbours where a place is half-way between, or exactly on, elements: ONNX Runtime
+    computes places in float32, Heddle in float64."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if attributes.get("mode", b"nearest") != b"nearest":
         return False
@@ -67,8 +68,7 @@ EXPLAINED: tuple[tuple[tuple[str, ...], Test, str], ...] = (
     (
         ("Resize", "Upsample"),
         _on_a_tie,
-        "places that fall on an element, or half-way between two, go to one side or the other by "
-        "rounding: ONNX Runtime computes them in float32, Heddle in float64",
+        "a place on an element, or half-way between two, goes to one side or the other by rounding",
     ),
     (
         ("ReduceProd",),

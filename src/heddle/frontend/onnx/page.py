@@ -26,16 +26,15 @@ REASONS: Final[dict[str, str]] = {
     "CastMap": "Heddle has no maps",
     "DictVectorizer": "Heddle has no maps",
     "ZipMap": "Heddle has no maps",
-    "LinearClassifier": "not done yet: LinearRegressor is there",
     "SVMClassifier": "not done yet",
     "SVMRegressor": "not done yet",
-    "TreeEnsembleClassifier": "superseded by TreeEnsemble",
     "Gradient": "gradients are made by heddle.grad, not inside of a model",
 }
 # They have a converter that tells why they are not there.
 _REFUSED: Final = frozenset(("Gradient",))
 # What operators that have a converter do not do.
 LIMITS: Final[dict[str, str]] = {
+    "LinearClassifier": "a row of coefficients for each class",
     "Cast": "to strings: of what is known when compiling",
     "ConcatFromSequence": "sequences of known length",
     "Det": "matrices up to 4 x 4",

@@ -22,6 +22,7 @@ from heddle.frontend.onnx.ops import (
     signal,
     text,
     training,
+    trees,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "signal",
     "text",
     "training",
+    "trees",
 ]
