@@ -40,14 +40,14 @@ LIMITS: Final[dict[str, str]] = {
     "Det": "matrices up to 4 x 4",
     "DFT": "up to 4096 points, as products with a matrix",
     "If": "decided at run time: branches of one element type and number of dimensions",
-    "Loop": "at run time: the shapes of carried values stay, the number of stacked ones is bounded",
+    "Loop": "at run time: what grows with the iterations has to be bounded",
     "MaxPool": "positions for static shapes",
     "RoiAlign": "with a sampling ratio that is not 0",
     "Scan": "of operator set 8: without lengths, of batches of up to 16",
     "STFT": "frames of up to 4096 points, as products with a matrix",
     "StringNormalizer": "with stop words: of what is known when compiling",
     "StringSplit": "of what is known when compiling",
-    "Unique": "of what is known when compiling",
+    "Unique": "at run time: of elements, not of slices",
 }
 _INTRODUCTION: Final = """\
 # ONNX operators
@@ -60,8 +60,8 @@ a converter, or "decomposed" into other operators by the definition that the sta
 model](tutorials/import-onnx.md) shows how to add an operator of one's own.
 
 Shapes may be symbolic. What decides the shape of a result in another way (the shape of `Reshape`)
-has to be known when compiling or be computed from shapes; what may be known at run time only is in
-[Control flow](tutorials/control-flow.md).
+may be known when compiling, be computed from shapes, or be known at run time only; then there has
+to be a largest size, which is found or given: see [Control flow](tutorials/control-flow.md).
 
 Element types: float64, float32, float16, bfloat16, integers of 8 to 64 bits, bool. float8, float6,
 float4 and integers of 4 and 2 bits are held one to a byte, as codes in uint8 (floats), int8 or
