@@ -8,7 +8,8 @@ Graphs are made of the generators in `fuzz_operators.py`; seed s is the same gra
 ONNX Runtime has no kernel, the reference implementation of `onnx` says what is expected. Batches
 run in child processes, so that a crash is seen. What differs is printed as the smallest model that
 still differs: one node with its inputs, where one is to blame. A difference counts only when it is
-larger than what small changes of the inputs make: beside a jump anything may come out.
+larger than what small changes of the inputs make: beside a jump anything may come out. What differs
+for another reason that is no mistake is listed in `fuzz_explained.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 import onnx
 
 from benchmarks import fuzz_signal
+from benchmarks.fuzz_explained import explanation
 from benchmarks.fuzz_graphs import OPSETS, Graph, Unfit, Value, model_of, to_model
 from benchmarks.fuzz_operators import GENERATORS
 
@@ -353,8 +355,11 @@ def child(start: int, count: int, engine: str, depth: int) -> None:
         outcome, detail = verdict(model, inputs, engine)
         if outcome in ("differs", "error"):
             small = shrunk(model, inputs, engine, outcome)
+            reason = explanation(*small) if small and outcome == "differs" else None
             if small is None:
                 outcome, detail = "same", ""
+            elif reason is not None:
+                outcome, detail = "explained", reason
             else:
                 detail = f"{verdict(*small, engine)[1]}\n{describe(*small)}"
         kinds = [node.op_type for node in model.graph.node]
@@ -406,7 +411,7 @@ def main() -> int:
         child(options.seed, options.graphs, options.engine, options.depth)
         return 0
     totals: collections.Counter[str] = collections.Counter()
-    unsupported: collections.Counter[str] = collections.Counter()
+    reasons: collections.Counter[str] = collections.Counter()
     seen: collections.Counter[str] = collections.Counter()
     begin = time.monotonic()
     for start in range(options.seed, options.seed + options.graphs, options.batch):
@@ -414,12 +419,12 @@ def main() -> int:
         for line in run_batch(start, count, options.engine, options.depth, options.limit):
             totals[line["outcome"]] += 1
             seen.update(line["operators"])
-            if line["outcome"] == "unsupported":
-                unsupported[line["detail"]] += 1
+            if line["outcome"] in ("unsupported", "explained"):
+                reasons[f"{line['outcome']}: {line['detail']}"] += 1
             if line["outcome"] in ("differs", "error", "crashed"):
                 print(f"-- seed {line['seed']} {line['outcome']}: {line['detail']}\n", flush=True)
-    for reason, count in unsupported.most_common():
-        print(f"{count:5} unsupported: {reason}")
+    for reason, count in reasons.most_common():
+        print(f"{count:5} {reason}")
     seconds = time.monotonic() - begin
     print(f"{dict(totals)}; {len(seen)} operators, {sum(seen.values())} nodes in {seconds:.0f} s")
     return int(any(totals[kind] for kind in ("differs", "error", "crashed")))

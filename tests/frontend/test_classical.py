@@ -73,3 +73,64 @@ def test_against_onnxruntime(name: str, rng: np.random.Generator) -> None:
     (want,) = session.run(None, {"x": x})
     (got,) = backend.prepare(model, engine="reference").run([x])
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+# Of two classes with weights each ONNX Runtime looks at the second only, whatever the first is:
+# what is compared are three, and two with one weight.
+CLASSES = {
+    **{key.replace("target", "class"): TREES[key] for key in TREES if key != "n_targets"},
+    "class_weights": [0.1, 0.4, 0.3, 0.2, 0.5, 0.5, 0.5],
+    "classlabels_strings": ["cat", "dog"],
+}
+THREE = {
+    **CLASSES,
+    "class_ids": [0, 1, 0, 2, 1, 2, 1],
+    "classlabels_strings": ["cat", "dog", "cow"],
+}
+ONE = {**CLASSES, "class_ids": [0] * 7, "class_weights": TREES["target_weights"]}
+LIKELY = {**ONE, "class_weights": [0.1, 0.05, 0.2, 0.3, 0.25, 0.4, 0.1]}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "kind, attrs",
+    [
+        ("TreeEnsembleClassifier", THREE),
+        ("TreeEnsembleClassifier", {**THREE, "post_transform": "SOFTMAX"}),
+        ("TreeEnsembleClassifier", {**THREE, "base_values": [0.4, 0.1, -0.3]}),
+        ("TreeEnsembleClassifier", ONE),
+        ("TreeEnsembleClassifier", {**ONE, "post_transform": "LOGISTIC"}),
+        ("TreeEnsembleClassifier", LIKELY),
+        (
+            "LinearClassifier",
+            {
+                "coefficients": [0.1, 0.2, 0.3, -0.4, 0.5, 0.6, 1.0, -1.0, 0.2],
+                "intercepts": [0.1, 0.2, -0.2],
+                "classlabels_ints": [10, 20, 30],
+                "post_transform": "SOFTMAX",
+            },
+        ),
+    ],
+)
+def test_classes(kind: str, attrs: dict[str, Any], rng: np.random.Generator) -> None:
+    """Names of classes, chosen at run time, and scores."""
+    node = helper.make_node(kind, ["x"], ["label", "scores"], domain="ai.onnx.ml", **attrs)
+    label = TensorProto.STRING if "classlabels_strings" in attrs else TensorProto.INT64
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [
+            helper.make_tensor_value_info("label", label, None),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, None),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    x = rng.standard_normal((40, 3)).astype(np.float32)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names, scores = session.run(None, {"x": x})
+    got = backend.prepare(model, engine="reference").run([x])
+    assert got[0].tolist() == names.tolist()
+    assert len(set(names.tolist())) > 1
+    np.testing.assert_allclose(got[1], scores, rtol=1e-5, atol=1e-5)

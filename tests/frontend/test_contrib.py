@@ -117,7 +117,28 @@ def past(*counts: int) -> np.ndarray:
     return data
 
 
+def lstm(ways: int, signed: bool, per_column: bool) -> list[Any]:
+    """Inputs of DynamicQuantizeLSTM: 3 steps of one sequence of 6 numbers, 4 states."""
+    codes = i8 if signed else u8
+    columns = (ways, 16) if per_column else (ways,)
+    middle = np.zeros(columns, np.int8) if signed else np.full(columns, 120, np.uint8)
+    scales = [np.abs(f(*columns, scale=0.01)) + np.float32(0.001) for _ in range(2)]
+    weights = [codes(ways, 6, 16), codes(ways, 4, 16), f(ways, 32)]
+    state = [None, f(ways, 1, 4), f(ways, 1, 4), None]
+    return [f(3, 1, 6), *weights, *state, scales[0], middle, scales[1], middle]
+
+
 CASES = {
+    "lstm_8_bits": Case(
+        "DynamicQuantizeLSTM", lstm(1, True, False), {"hidden_size": 4}, 3, (1, 2, 8, 9, 10, 11)
+    ),
+    "lstm_8_bits_both_ways": Case(
+        "DynamicQuantizeLSTM",
+        lstm(2, False, True),
+        {"hidden_size": 4, "direction": "bidirectional"},
+        3,
+        (1, 2, 8, 9, 10, 11),
+    ),
     "gelu": Case("Gelu", [ROWS]),
     "bias_gelu": Case("BiasGelu", [ROWS, WIDE]),
     "fast_gelu": Case("FastGelu", [ROWS, WIDE]),

@@ -27,6 +27,19 @@ def test_random_graphs(engine: str, graphs: int, seed: int) -> None:
     assert sum(line["outcome"] == "same" for line in lines) > 0.9 * graphs
 
 
+@pytest.mark.parametrize(
+    "seed, outcome",
+    [
+        (20440, "same"),  # Tile of a tensor without elements
+        (21628, "same"),  # the sign of a sum: a condition that reads what the loop has to write
+        (20046, "explained"),  # Resize to places on elements
+    ],
+)
+def test_what_was_found(seed: int, outcome: str) -> None:
+    (line,) = fuzz_onnx.run_batch(seed, 1, "compiled", depth=6, limit=60)
+    assert line["outcome"] == outcome, line["detail"]
+
+
 def test_a_seed_is_a_graph() -> None:
     one, other = random_model(7), random_model(7)
     assert one[0] == other[0]

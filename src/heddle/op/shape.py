@@ -341,7 +341,7 @@ def _(x: te.Tensor, *, repeats: Ints) -> te.Tensor:
 
     def body(*i: Expr) -> Expr:
         at = [
-            index if count == 1 else index % dim
+            index if count == 1 or as_int(dim) == 0 else index % dim
             for index, dim, count in zip(i, x.shape, repeats, strict=True)
         ]
         return x[tuple(at)]
@@ -364,7 +364,11 @@ def _(x: GraphExpr, *, dout: GraphExpr, out: GraphExpr, repeats: Ints) -> GraphE
     return ops.sum(apart, axes=tuple(range(0, 2 * len(repeats), 2)))
 
 
-tile.samples(case(floats(2, 3), repeats=(2, 1)), case(ints(3), repeats=(3,)))
+tile.samples(
+    case(floats(2, 3), repeats=(2, 1)),
+    case(ints(3), repeats=(3,)),
+    case(floats(2, 0), repeats=(2, 3)),
+)
 
 # -- between depth and space -----------------------------------------------------------------
 

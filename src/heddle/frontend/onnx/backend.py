@@ -23,7 +23,8 @@ from heddle.frontend.onnx.importer import from_onnx
 from heddle.frontend.onnx.narrow import from_bytes, kind_of_dtype, output_kinds, to_bytes
 from heddle.frontend.onnx.report import ImportFailure
 from heddle.frontend.onnx.tensors import to_value
-from heddle.frontend.onnx.values import Narrow
+from heddle.frontend.onnx.text import decoded, is_text
+from heddle.frontend.onnx.values import Narrow, Text
 from heddle.graph import Constant, Function
 from heddle.ir import IRModule, TensorType
 from heddle.op.interp import interpret
@@ -66,6 +67,7 @@ class HeddleRep(BackendRep):
         self.input_names = [v.name for v in model.graph.input if v.name not in known]
         self.output_names = [v.name for v in model.graph.output]
         self._kinds = output_kinds(model)
+        self._strings = [is_text(v.type.tensor_type.elem_type) for v in model.graph.output]
         self._held = [
             value.name
             for value in model.graph.input
@@ -112,9 +114,12 @@ class HeddleRep(BackendRep):
             flat.update(_flattened(name, value))
         arrays = [_checked(flat[param.name], param) for param in function.params]
         results = _grouped(call(arrays), function.attrs.get("output_counts"))
+        tables = function.attrs.get("output_strings") or ((),) * len(results)
         outputs = [
-            array if kind is None else from_bytes(array, kind)
-            for array, kind in zip(results, self._kinds, strict=True)
+            decoded(array, table) if text else array if kind is None else from_bytes(array, kind)
+            for array, kind, text, table in zip(
+                results, self._kinds, self._strings, tables, strict=True
+            )
         ]
         return namedtupledict("Outputs", self.output_names)(*outputs)
 
@@ -168,6 +173,8 @@ def _array(value: Any) -> Any:
         return [_array(item) for item in value]
     if isinstance(value, onnx.TensorProto):
         held = to_value(value, None, "input")
+        if isinstance(held, Text) and isinstance(held.codes, Constant):
+            return decoded(held.codes.data, held.table)
         constant = held.bytes if isinstance(held, Narrow) else held
         assert isinstance(constant, Constant)
         return constant.data

@@ -11,7 +11,7 @@ from onnx import defs
 
 from heddle.frontend.onnx.narrow import number_of
 from heddle.frontend.onnx.tensors import onnx_type
-from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, Value
+from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, Text, Value
 from heddle.graph import GraphExpr
 from heddle.ir import FLOAT32, TensorType
 from heddle.ir.expr import as_int
@@ -74,6 +74,8 @@ def _type_proto(value: Value) -> onnx.TypeProto:
     number = None
     if isinstance(value, Narrow):
         number, value = number_of(value.kind), value.bytes
+    if isinstance(value, Text):
+        number, value = onnx.TensorProto.STRING, value.codes
     if isinstance(value, GraphExpr) and isinstance(value.type, TensorType):
         made.tensor_type.elem_type = number or onnx_type(value.type.dtype)
         made.tensor_type.shape.SetInParent()

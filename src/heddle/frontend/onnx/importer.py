@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 
-from heddle.frontend.onnx import ops  # declares the converters
+from heddle.frontend.onnx import ops, text  # `ops` declares the converters
 from heddle.frontend.onnx.attributes import Attributes
 from heddle.frontend.onnx.functions import find_function, has_function
 from heddle.frontend.onnx.inputs import Inputs, ShapeLike
@@ -22,6 +23,7 @@ from heddle.frontend.onnx.node import Node, check_bytes, check_results
 from heddle.frontend.onnx.order import describe, sort_nodes
 from heddle.frontend.onnx.registry import Converter, find_converter
 from heddle.frontend.onnx.report import NodeCoverage, Report, State, Unsupported
+from heddle.frontend.onnx.sizes import Place
 from heddle.frontend.onnx.symbolic import evaluate_symbolic
 from heddle.frontend.onnx.tensors import dtype_of, to_value
 from heddle.frontend.onnx.values import (
@@ -30,10 +32,12 @@ from heddle.frontend.onnx.values import (
     Poison,
     Sequence_,
     Symbolic,
+    Text,
     Value,
 )
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import DType, IRModule
+from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
 from heddle.passes.graph.eliminate import live_bindings
 from heddle.support import Span, UserError
@@ -48,6 +52,7 @@ def from_onnx(
     *,
     shapes: Mapping[str, ShapeLike] | None = None,
     values: Mapping[str, np.ndarray] | None = None,
+    bounds: Mapping[str, int] | None = None,
     name: str | None = None,
 ) -> IRModule:
     """Import an ONNX model as a module with one graph function, `main`.
@@ -58,7 +63,8 @@ def from_onnx(
     for "as the model has it"), and says of inputs that are sequences or optionals what they hold: a
     list of shapes, or None for nothing. Each tensor in one is a parameter, "name.0" and so on, and
     each of a sequence that is an output a result. `values` fixes whole inputs, which are then no
-    parameters.
+    parameters. `bounds` gives the largest value of integers that decide shapes but are known at run
+    time only (of a length that is an input, or of any tensor by its name in the model).
 
     Raises `UserError` for a damaged or unsafe file, `ImportFailure` (a `UserError`) that lists all
     operators that cannot be imported.
@@ -67,7 +73,7 @@ def from_onnx(
     """
     try:
         proto, path = read_model(model)
-        return Importer(proto, path, shapes or {}, values or {}, name).run()
+        return Importer(proto, path, shapes or {}, values or {}, name, bounds or {}).run()
     except UnicodeDecodeError:
         raise UserError(f"model `{model}` has a name that is not UTF-8") from None
     except RecursionError:
@@ -86,6 +92,8 @@ class Scope:
         depth: int = 0,
     ) -> None:
         self.values: dict[str, Value] = {}
+        self.sizes: dict[Place, Expr] = {}
+        """Dimensions of this scope that are elements of tensors."""
         self.versions = versions
         self.parent = parent
         self.attributes = attributes if attributes is not None else {}
@@ -115,6 +123,7 @@ class Importer:
         shapes: Mapping[str, ShapeLike],
         values: Mapping[str, np.ndarray],
         name: str | None,
+        bounds: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.model = model
         self.folder = path.parent if path is not None else None
@@ -128,7 +137,11 @@ class Importer:
         self.late: dict[Symbol, GraphExpr] = {}
         """The value of each dimension that is computed at run time."""
         self.report = Report()
+        self.bounds = bounds
+        self.made: dict[Var, GraphExpr] = {}
+        """What each variable is computed as."""
         self.values = values
+        self._check_bounds()
         constant = {tensor.name for tensor in model.graph.initializer}
         declared = [v for v in model.graph.input if v.name not in constant]
         self.inputs = Inputs(shapes, values, declared, self.file)
@@ -139,10 +152,21 @@ class Importer:
         self._returned: list[GraphExpr] = []
         # Name of each output, and of how many tensors it is a sequence.
         self.layout: list[tuple[str, int | None]] = []
+        # The table of each output that is a tensor of strings.
+        self.strings: dict[str, tuple[str, ...]] = {}
         self._node_count = 0
         # What became of each node of the main graph, for `coverage`.
         self.covered: list[NodeCoverage] = []
         self._inlined = 0
+
+    def _check_bounds(self) -> None:
+        graph = self.model.graph
+        names = {value.name for value in graph.input}.union(*(n.output for n in graph.node))
+        for name, bound in self.bounds.items():
+            if name not in names:
+                raise UserError(f"bounds: model `{self.file}` has no tensor `{name}`")
+            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
+                raise UserError(f"bounds: `{name}` is {bound}, expected a number of elements")
 
     # -- whole graph -------------------------------------------------------------------------
 
@@ -174,6 +198,9 @@ class Importer:
         for name, count in self.layout:
             names += [name] if count is None else [f"{name}.{at}" for at in range(count)]
         attrs: dict[str, Any] = {"output_names": tuple(names)}
+        if self.strings:
+            # The strings that the numbers of a result stand for, for each result.
+            attrs["output_strings"] = tuple(self.strings.get(name, ()) for name in names)
         if any(count is not None for _, count in self.layout):
             # How many results an output is, where it is a sequence; -1 stands for a tensor.
             attrs["output_counts"] = tuple(-1 if n is None else n for _, n in self.layout)
@@ -186,6 +213,8 @@ class Importer:
         try:
             if value.type.WhichOneof("value") in ("sequence_type", "optional_type"):
                 return self._compound(value.name, value.type, self.inputs.parts_of(value))
+            if text.is_text(value.type.tensor_type.elem_type):
+                return self._known_strings(value.name)
             type_ = self.inputs.type_of(value)
         except Unsupported as problem:
             self.report.add("input", "graph", value.name, problem)
@@ -204,6 +233,14 @@ class Importer:
         var = self.builder.param(value.name, type_)
         self._sources[var] = frozenset((value.name,))
         return var if kind is None else Narrow(var, kind)
+
+    def _known_strings(self, name: str) -> Value:
+        if name not in self.values:
+            raise Unsupported(
+                f"input `{name}` is a tensor of strings; its value must be known when compiling",
+                inputs=(name,),
+            )
+        return text.of_strings(self.values[name])
 
     def _compound(self, name: str, type_: onnx.TypeProto, given: Any) -> Value:
         """An input that is a sequence or an optional: a parameter for each tensor in it."""
@@ -250,6 +287,9 @@ class Importer:
         try:
             if isinstance(value, Narrow):
                 value = value.bytes
+            if isinstance(value, Text):
+                self.strings[name] = value.table
+                value = value.codes
             if isinstance(value, Symbolic):
                 node = self._helper_node(name, scope)
                 value = node.finish([node.as_tensor(value)])[0]
@@ -386,7 +426,7 @@ class Importer:
 
     def _apply(self, converter: Converter, node: Node, where: str) -> Sequence[Value]:
         try:
-            kind = opened(node)
+            kind, table = opened(node), text.opened(node)
             results = converter(node)
         except UserError as error:
             if error.message.startswith("model `"):
@@ -401,7 +441,7 @@ class Importer:
         if not isinstance(results, (tuple, list)):
             results = (results,)
         check_results(results, node, where)
-        return node.finish(closed(results, kind))
+        return node.finish(text.closed(closed(results, kind), table))
 
     def _node(
         self,
@@ -499,6 +539,7 @@ class Importer:
     def derive_sources(self, var: Var, value: GraphExpr) -> None:
         """Note that `var` is computed as `value`."""
         self._sources[var] = self.sources_of(value)
+        self.made[var] = value
 
 
 def _schema_defaults(function: onnx.FunctionProto, scope: Scope) -> dict[str, onnx.AttributeProto]:

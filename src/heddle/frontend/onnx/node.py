@@ -20,6 +20,7 @@ from heddle.frontend.onnx.values import (
     Poison,
     Sequence_,
     Symbolic,
+    Text,
     Value,
     as_dims,
     tensor_type,
@@ -110,6 +111,8 @@ class Node:
             return self._materialise(value)
         if isinstance(value, Narrow):
             raise Unsupported(f"a tensor of {value.kind}, which it does not take")
+        if isinstance(value, Text):
+            raise Unsupported("a tensor of strings, which it does not take")
         if not isinstance(value, GraphExpr):
             raise Unsupported("a sequence or optional where a tensor is expected")
         return value
@@ -262,6 +265,8 @@ class Node:
             return current(value)
         if isinstance(value, Narrow):
             return Narrow(current(value.bytes), value.kind)
+        if isinstance(value, Text):
+            return Text(current(value.codes), value.table)
         if isinstance(value, Sequence_):
             return Sequence_(tuple(current(item) for item in value.items), value.dtype)
         if isinstance(value, Optional_):
@@ -309,7 +314,7 @@ def check_results(results: Sequence[Any], node: Node, where: str) -> None:
     for position, (name, value) in enumerate(zip(names, results, strict=False)):
         if value is None and not name:
             continue
-        if not isinstance(value, (GraphExpr, Symbolic, Narrow, Poison, Sequence_, Optional_)):
+        if not isinstance(value, (GraphExpr, Symbolic, Narrow, Text, Poison, Sequence_, Optional_)):
             raise UserError(
                 f"{where}: output {position} of its converter must be a value of the graph "
                 f"(what `node.op` or `Constant` gives), got {type(value).__name__}",
@@ -318,6 +323,8 @@ def check_results(results: Sequence[Any], node: Node, where: str) -> None:
 
 
 def _held(value: Value) -> Value:
+    if isinstance(value, Text):
+        return value.codes
     return value.bytes if isinstance(value, Narrow) else value
 
 

@@ -19,43 +19,35 @@ _DOMAINS: Final = {
     "ai.onnx.preview": "Preview",
     "ai.onnx.preview.training": "Training",
 }
-_STRINGS: Final = "Heddle has no tensors of strings"
 # Why what is missing is missing.
 REASONS: Final[dict[str, str]] = {
     "ImageDecoder": "decoding of compressed images is no tensor computation",
     "MaxRoiPool": "superseded by RoiAlign",
-    "RegexFullMatch": _STRINGS,
-    "StringConcat": _STRINGS,
-    "StringNormalizer": _STRINGS,
-    "StringSplit": _STRINGS,
     "CastMap": "Heddle has no maps",
     "DictVectorizer": "Heddle has no maps",
     "ZipMap": "Heddle has no maps",
-    "CategoryMapper": _STRINGS,
-    "OneHotEncoder": "not done yet: OneHot of the default domain is there",
-    "LinearClassifier": "not done yet: LinearRegressor is there",
     "SVMClassifier": "not done yet",
     "SVMRegressor": "not done yet",
-    "TreeEnsembleClassifier": "superseded by TreeEnsemble",
     "Gradient": "gradients are made by heddle.grad, not inside of a model",
 }
 # They have a converter that tells why they are not there.
 _REFUSED: Final = frozenset(("Gradient",))
 # What operators that have a converter do not do.
 LIMITS: Final[dict[str, str]] = {
-    "Cast": "not from and to strings",
+    "LinearClassifier": "a row of coefficients for each class",
+    "Cast": "to strings: of what is known when compiling",
     "ConcatFromSequence": "sequences of known length",
     "Det": "matrices up to 4 x 4",
     "DFT": "up to 4096 points, as products with a matrix",
     "If": "decided at run time: branches of one element type and number of dimensions",
-    "LabelEncoder": "not of strings",
-    "Loop": "at run time: the shapes of carried values stay, the number of stacked ones is bounded",
+    "Loop": "at run time: what grows with the iterations has to be bounded",
     "MaxPool": "positions for static shapes",
     "RoiAlign": "with a sampling ratio that is not 0",
-    "Scan": "from operator set 9 on",
+    "Scan": "of operator set 8: without lengths, of batches of up to 16",
     "STFT": "frames of up to 4096 points, as products with a matrix",
-    "TfIdfVectorizer": "of integers",
-    "Unique": "of what is known when compiling",
+    "StringNormalizer": "with stop words: of what is known when compiling",
+    "StringSplit": "of what is known when compiling",
+    "Unique": "at run time: of elements, not of slices",
 }
 _INTRODUCTION: Final = """\
 # ONNX operators
@@ -68,14 +60,18 @@ a converter, or "decomposed" into other operators by the definition that the sta
 model](tutorials/import-onnx.md) shows how to add an operator of one's own.
 
 Shapes may be symbolic. What decides the shape of a result in another way (the shape of `Reshape`)
-has to be known when compiling or be computed from shapes; what may be known at run time only is in
-[Control flow](tutorials/control-flow.md).
+may be known when compiling, be computed from shapes, or be known at run time only; then there has
+to be a largest size, which is found or given: see [Control flow](tutorials/control-flow.md).
 
 Element types: float64, float32, float16, bfloat16, integers of 8 to 64 bits, bool. float8, float6,
 float4 and integers of 4 and 2 bits are held one to a byte, as codes in uint8 (floats), int8 or
 uint8 (integers): parameters and results of the imported function have these dtypes. Conversions,
-quantisation and operators that only move elements take them. Strings and complex numbers are not
-there.
+quantisation and operators that only move elements take them. Complex numbers are not there.
+
+A tensor of strings is held as int64 positions in a table of the strings that there can be, which
+is known when compiling. So a result may be a string that is chosen at run time (the name of a
+class): `main` gives positions, its attribute "output_strings" has the tables, and the Backend API
+gives strings. An input that is a tensor of strings has to be known when compiling (`values`).
 
 Random operators (`RandomUniform`, `RandomNormal`, `Bernoulli`, `Multinomial`, `Dropout` in
 training mode) draw from Philox-4x32-10 with a key that comes from the attribute `seed`, or else

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from heddle.frontend.onnx import narrow
+from heddle.frontend.onnx import narrow, text
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.values import Narrow, Value
 from heddle.graph import Constant
@@ -97,6 +97,8 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None, what: str) -> np.nda
 
 def to_value(tensor: onnx.TensorProto, folder: Path | None, what: str) -> Value:
     """`tensor` as a constant, of whatever element type; as `to_array` otherwise."""
+    if text.is_text(tensor.data_type):
+        return _strings(tensor, what)
     kind = narrow.kind_of(tensor.data_type)
     if kind is None:
         return Constant(to_array(tensor, folder, what))
@@ -116,6 +118,15 @@ def to_value(tensor: onnx.TensorProto, folder: Path | None, what: str) -> Value:
             f"{what} of dimensions {dims} and type {kind} needs {wanted} bytes, got {len(raw)}"
         )
     return Narrow(Constant(narrow.unpack(raw, kind, count).reshape(dims)), kind)
+
+
+def _strings(tensor: onnx.TensorProto, what: str) -> Value:
+    dims = tuple(tensor.dims)
+    if any(dim < 0 for dim in dims) or math.prod(dims) != len(tensor.string_data):
+        raise UserError(f"{what} of dimensions {dims} has {len(tensor.string_data)} strings")
+    data = np.empty(len(tensor.string_data), object)
+    data[:] = list(tensor.string_data)
+    return text.of_strings(data.reshape(dims))
 
 
 def _typed(tensor: onnx.TensorProto, dtype: np.dtype, count: int, what: str) -> np.ndarray:

@@ -31,6 +31,14 @@ class Narrow:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """A tensor of strings (see `text.py`): int64 positions in a table of distinct strings."""
+
+    codes: GraphExpr
+    table: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Poison:
     """The output of a node that could not be imported; what reads it is passed over."""
 
@@ -50,7 +58,7 @@ class Optional_:
     value: Any = field(default=None)
 
 
-Value: TypeAlias = GraphExpr | Symbolic | Narrow | Poison | Sequence_ | Optional_ | None
+Value: TypeAlias = GraphExpr | Symbolic | Narrow | Text | Poison | Sequence_ | Optional_ | None
 
 
 def fold(data: np.ndarray, dtype: DType) -> Constant | Symbolic:

@@ -21,6 +21,7 @@ cost nothing. Only between two data movements is a reshape part of a kernel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -153,12 +154,15 @@ class _Grouping:
         return max(self.rank[member] for member in self.members[self.find(i)])
 
     def _merge(self, nodes: list[int]) -> bool:
-        """Make one group of all groups that `nodes` are in, unless it would grow too large."""
+        """Make one group of all groups that `nodes` are in, unless it would grow too large or have
+        sizes inside that nothing outside tells."""
         roots = {self.find(node) for node in nodes}
         members = sorted(member for root in roots for member in self.members[root])
         if len(members) > self.limits.max_ops:
             return False
         if len(self._inputs(members)) > self.limits.max_inputs:
+            return False
+        if not self._tells_its_symbols(members):
             return False
         target = min(roots)
         for root in roots:
@@ -166,6 +170,19 @@ class _Grouping:
             self.members.pop(root)
         self.members[target] = members
         return True
+
+    def _tells_its_symbols(self, members: list[int]) -> bool:
+        """Whether each symbolic dimension inside of a group is one of its inputs or its result:
+        kernels take the values of those only."""
+        inside = free_symbols(self._types(self.bindings[member].var for member in members))
+        if not inside:
+            return True
+        ends = [*self._inputs(members), self.bindings[members[-1]].var]
+        return set(inside) <= set(free_symbols(self._types(ends)))
+
+    def _types(self, atoms: Iterable[object]) -> list[TensorType]:
+        found = (tensor_type(atom) for atom in atoms if isinstance(atom, GraphExpr))
+        return [item for item in found if item is not None]
 
     def _inputs(self, members: list[int]) -> set[object]:
         inside = {self.bindings[member].var for member in members}

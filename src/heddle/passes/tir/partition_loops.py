@@ -38,6 +38,7 @@ from heddle.tir.fresh import with_fresh_vars
 from heddle.tir.nodes import (
     Allocate,
     Block,
+    BufferLoad,
     BufferStore,
     For,
     ForKind,
@@ -253,7 +254,8 @@ def _bisect(holds: object, low: int, high: int) -> int:
 
 
 def _conditions(body: Stmt, var: Var) -> list[Expr]:
-    """The conditions below `body` that depend on `var`, each conjunct by itself."""
+    """The conditions below `body` that depend on `var`, each conjunct by itself; none that reads
+    memory, which says something else where the loop has not written it yet."""
     found: list[Expr] = []
     for child in pre_order(body):
         if isinstance(child, (IfThenElse, Select)):
@@ -264,5 +266,11 @@ def _conditions(body: Stmt, var: Var) -> list[Expr]:
             condition = child.predicate
         else:
             continue
-        found.extend(part for part in conjuncts(condition) if uses_var(part, var))
+        found.extend(
+            part for part in conjuncts(condition) if uses_var(part, var) and not _reads(part)
+        )
     return found
+
+
+def _reads(condition: Expr) -> bool:
+    return any(isinstance(node, BufferLoad) for node in pre_order(condition))

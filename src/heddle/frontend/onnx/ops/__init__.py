@@ -20,7 +20,9 @@ from heddle.frontend.onnx.ops import (
     sequence,
     shape,
     signal,
+    text,
     training,
+    trees,
 )
 
 __all__ = [
@@ -42,5 +44,7 @@ __all__ = [
     "sequence",
     "shape",
     "signal",
+    "text",
     "training",
+    "trees",
 ]

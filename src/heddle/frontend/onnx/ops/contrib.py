@@ -150,9 +150,16 @@ def _embed_layer_norm(node: Node) -> Any:
     return (result, mask_index, total)[: len(node.outputs)]
 
 
-@converts("GroupNorm", domain=MICROSOFT)
+@converts("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
 def _group_norm(node: Node) -> Any:
+    """SkipGroupNorm is that of the sum of x, what skips a layer ([N, ..., C] or [N, C], which every
+    place gets) and a bias of the channels; the sum is the second result."""
     x = node.tensor(0)
+    if node.op_type == "SkipGroupNorm":
+        x = node.op.add(x, _of_places(node, node.tensor(3), rank(x)))
+        if node.has(4):
+            x = node.op.add(x, _of_places(node, node.tensor(4), rank(x)))
+    total = x
     last = node.attr.flag("channels_last", True)
     if last:
         x = channels_first(node, x)
@@ -165,7 +172,19 @@ def _group_norm(node: Node) -> Any:
     )
     if node.attr.int("activation") == 1:
         result = node.op.silu(result)
-    return channels_last(node, result) if last else result
+    normal = channels_last(node, result) if last else result
+    return (normal, total)[: len(node.outputs)]
+
+
+def _of_places(node: Node, x: GraphExpr, ndim: int) -> GraphExpr:
+    """[C] or [N, C] as something that is added to [N, ..., C] or [N, C, ...]."""
+    if rank(x) in (1, 2):
+        dims = shape(x)
+        ones = [1] * (ndim - 2)
+        front = [*dims[:-1]] if rank(x) == 2 else [1]
+        last = node.attr.flag("channels_last", True)
+        return node.reshape(x, [*front, *ones, dims[-1]] if last else [*front, dims[-1], *ones])
+    return x
 
 
 # -- products --------------------------------------------------------------------------------

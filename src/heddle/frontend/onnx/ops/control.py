@@ -11,10 +11,12 @@ import numpy as np
 
 from heddle import op
 from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.growth import Growth, ShapesChange
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.sizes import at_most, dimensions_as_scalars, largest, product
 from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
-from heddle.graph import Branch, Constant, GraphBuilder, GraphExpr, If, Tuple, Var
+from heddle.graph import BindDim, Branch, Constant, GraphBuilder, GraphExpr, If, Tuple, Var
 from heddle.graph.dims import same_dim, same_type, show_type
 from heddle.ir import INT64, TensorType, TupleType
 from heddle.ir.expr import Expr, as_expr, as_int, const, maximum
@@ -90,7 +92,13 @@ def _same_shapes(
     """The branches with results of one type. Where shapes differ, results are padded flat tensors,
     with their dimensions as further results; the shapes with the largest of these are given."""
     rows = [branch.result.fields for branch in branches if isinstance(branch.result, Tuple)]
-    largest: list[tuple[Expr, ...] | None] = []
+    most: list[tuple[Expr, ...] | None] = []
+    rooms = {
+        binding.value.symbol: binding.value.bound
+        for branch in branches
+        for binding in branch.bindings
+        if isinstance(binding.value, BindDim)
+    }
     for a, b in zip(*rows, strict=True):
         x, y = tensor_type(a), tensor_type(b)
         if x.dtype is not y.dtype or x.ndim != y.ndim:
@@ -98,11 +106,12 @@ def _same_shapes(
                 f"the branches give {show_type(x)} and {show_type(y)}: element types and numbers "
                 "of dimensions must agree"
             )
-        dims = tuple(maximum(p, q) for p, q in zip(x.shape, y.shape, strict=True))
-        largest.append(None if same_type(x, y) else dims)
-    if not any(largest):
-        return list(branches), largest
-    return [_padded(node, branch, largest) for branch in branches], largest
+        pairs = zip(x.shape, y.shape, strict=True)
+        dims = tuple(maximum(at_most(p, rooms), at_most(q, rooms)) for p, q in pairs)
+        most.append(None if same_type(x, y) else dims)
+    if not any(most):
+        return list(branches), most
+    return [_padded(node, branch, most) for branch in branches], most
 
 
 def _padded(node: Node, branch: Branch, largest: Sequence[tuple[Expr, ...] | None]) -> Branch:
@@ -116,9 +125,9 @@ def _padded(node: Node, branch: Branch, largest: Sequence[tuple[Expr, ...] | Non
         for item, dims in zip(fields, largest, strict=True):
             if dims is not None:
                 own = tensor_type(item).shape
-                flat = op.reshape(item, shape=(_count(own),))
-                values.append(op.extend(flat, shape=(_plain(_count(dims)),)))
-                sizes.extend(_sizes(node, own))
+                flat = op.reshape(item, shape=(product(own),))
+                values.append(op.extend(flat, shape=(_plain(product(dims)),)))
+                sizes.extend(dimensions_as_scalars(node, own))
             else:
                 values.append(item)
         return Tuple((*values, *sizes))
@@ -129,25 +138,6 @@ def _padded(node: Node, branch: Branch, largest: Sequence[tuple[Expr, ...] | Non
 def _plain(value: Expr) -> int | Expr:
     known = as_int(value)
     return value if known is None else known
-
-
-def _count(dims: Sequence[Expr]) -> Expr:
-    total: Expr = const(1)
-    for dim in dims:
-        total = total * dim
-    return total
-
-
-def _sizes(node: Node, dims: Sequence[Expr]) -> list[GraphExpr]:
-    """Dimensions as scalars of int64."""
-    data = np.empty(len(dims), object)
-    data[:] = list(dims)
-    whole = node.as_tensor(Symbolic(data))
-    cuts = [
-        node.op.slice(whole, starts=(at,), ends=(at + 1,), axes=(0,)) for at in range(len(dims))
-    ]
-    made = node.flush([node.reshape(cut, ()) for cut in cuts])
-    return [item for item in made if isinstance(item, GraphExpr)]
 
 
 def _fields(
@@ -163,7 +153,7 @@ def _fields(
             found.append(item)
             continue
         own = [node.bind_dim(next(sizes), bound) for bound in dims]
-        flat = node.op.prefix(item, shape=(_count(own),))
+        flat = node.op.prefix(item, shape=(product(own),))
         found.append(node.reshape(flat, own))
     return tuple(found)
 
@@ -235,7 +225,24 @@ def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
         first = node.reshape(iteration, (1,)) if len(dims) == 1 else iteration
         return _body(node, "body", [first, Constant(np.asarray(True)), *own])
 
-    made = _Body(node, carried, body)
+    mark = node.importer.report.mark()
+    try:
+        made = _Body(node, carried, body)
+    except ShapesChange as change:
+        node.importer.report.rewind(mark)
+        growth = Growth(node, change.before, change.after, lambda: _bound(node, limit, 1))
+        made = _Body(node, growth.packed(carried), growth.around(body))
+        return growth.unpacked(_looped(node, made, limit, condition))
+    return _looped(node, made, limit, condition)
+
+
+def _looped(
+    node: Node,
+    made: _Body,
+    limit: GraphExpr | None,
+    condition: GraphExpr | None,
+) -> tuple[GraphExpr, ...]:
+    """The final values and the stacked ones of a loop over this body."""
     goes_on = isinstance(made.going, Constant) and bool(made.going.data.all())
     if condition is None and not goes_on:
         condition = Constant(np.asarray(True))
@@ -264,9 +271,13 @@ def _bound(node: Node, limit: GraphExpr | None, rows: int) -> Expr:
         return as_expr(known.data.item())
     if isinstance(known, Constant) and known.data.item() <= 1 << 24:
         return const(int(known.data.item()))
+    most = None if known is None else largest(node, known, 0)
+    if most is not None:
+        return most
     raise Unsupported(
-        "scan outputs of a loop whose number of iterations has no bound: `M` must be a number or "
-        "a dimension"
+        "results that grow with each iteration of a loop whose number of iterations has no bound: "
+        "`M` must be a number or a dimension, or be in `bounds`",
+        inputs=frozenset() if limit is None else node.importer.sources_of(limit),
     )
 
 
@@ -306,13 +317,17 @@ class _Body:
         importer.bodies[self.name] = closed(function, self.captured)
 
     def _check(self, values: Sequence[GraphExpr]) -> None:
-        for at, (before, after) in enumerate(zip(self.carried, values, strict=False)):
-            if not same_type(before.type, after.type):
+        before = [tensor_type(value) for value in self.carried]
+        after = [tensor_type(value) for value in values[: len(before)]]
+        for at, (old, new) in enumerate(zip(before, after, strict=True)):
+            if old.dtype is not new.dtype or old.ndim != new.ndim:
                 raise Unsupported(
-                    f"carried value {at} is {show_type(before.type)} before the loop and "
-                    f"{show_type(after.type)} after an iteration; shapes must stay, or the loop "
-                    f"have at most {_SHORT} iterations"
+                    f"carried value {at} is {show_type(old)} before the loop and "
+                    f"{show_type(new)} after an iteration; element types and numbers of "
+                    f"dimensions must stay, or the loop have at most {_SHORT} iterations"
                 )
+        if not all(same_type(old, new) for old, new in zip(before, after, strict=True)):
+            raise ShapesChange(before, after)
 
     def loop(
         self, limit: GraphExpr | None, condition: GraphExpr | None, bound: Expr
@@ -342,6 +357,35 @@ class _Body:
 
 # -- Scan ------------------------------------------------------------------------------------
 
+_Parts = Sequence[tuple[GraphExpr, int, int]]
+"""What is scanned, along which axis, and whether backwards."""
+
+
+@converts("Scan", since=8)
+def _batched_scan(node: Node) -> Any:
+    """As operator set 8 has it: everything has a batch axis in front, rows of a batch are scanned
+    one by one, and lengths beside the data may say how much of each."""
+    if node.has(0):
+        raise Unsupported("`sequence_lens`: what is behind the end of a sequence is not defined")
+    count = node.attr.int("num_scan_inputs")
+    values = [node.as_tensor(value) for value in node.inputs[1:]]
+    batch = node.static_dim(values[-1], 0, "the first scanned input")
+    if not 0 < count <= len(values):
+        raise UserError(f"`num_scan_inputs` is {count}, with {len(values)} inputs")
+    if not 0 < batch <= _SHORT:
+        raise Unsupported(f"a batch of {batch}, expected 1 to {_SHORT}")
+    backwards = node.attr.ints("directions", (0,) * count)
+    states = len(values) - count
+    rows: list[Any] = []
+    for at in range(batch):
+        own = [node.op.gather(value, np.asarray(at), axis=0) for value in values]
+        parts = [(x, 0, back) for x, back in zip(own[states:], backwards, strict=True)]
+        rows.append(_scanned(node, list(own[:states]), parts))
+    return tuple(
+        node.op.concat(*(node.op.unsqueeze(row[at], axes=(0,)) for row in rows), axis=0)
+        for at in range(len(rows[0]))
+    )
+
 
 @converts("Scan", since=9)
 def _scan(node: Node) -> Any:
@@ -354,8 +398,12 @@ def _scan(node: Node) -> Any:
     if not scanned:
         raise UserError("`num_scan_inputs` is 0")
     places = [normal_axis(axis, rank(x)) for axis, x in zip(axes, scanned, strict=True)]
-    length = shape(scanned[0])[places[0]]
-    parts = list(zip(scanned, places, backwards, strict=True))
+    return _scanned(node, state, list(zip(scanned, places, backwards, strict=True)))
+
+
+def _scanned(node: Node, state: list[Value], parts: _Parts) -> Any:
+    first, axis, _ = parts[0]
+    length = shape(first)[axis]
     if isinstance(length, int) and length <= _SHORT:
         mark = node.importer.report.mark()
         try:
@@ -365,15 +413,13 @@ def _scan(node: Node) -> Any:
     return _run_time_scan(node, state, parts, as_expr(length))
 
 
-_Parts = Sequence[tuple[GraphExpr, int, int]]
-"""What is scanned, along which axis, and whether backwards."""
-
-
 def _run_time_scan(node: Node, state: Sequence[Value], parts: _Parts, length: Expr) -> Any:
     carried = [node.as_tensor(value) for value in state]
     known = as_int(length)
     limit: GraphExpr = (
-        Constant(np.asarray(known)) if known is not None else _sizes(node, [length])[0]
+        Constant(np.asarray(known))
+        if known is not None
+        else dimensions_as_scalars(node, [length])[0]
     )
     scanned = [x for x in node.flush([x for x, _, _ in parts]) if isinstance(x, GraphExpr)]
 

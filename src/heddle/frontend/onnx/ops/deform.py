@@ -11,6 +11,7 @@ from heddle.frontend.onnx.node import Node, dtype, rank, shape
 from heddle.frontend.onnx.ops.window import spatial_ints
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.text import as_text, lookup
 from heddle.frontend.onnx.values import tensor_type
 from heddle.graph import GraphExpr
 from heddle.support import UserError
@@ -124,16 +125,13 @@ def max_pool_positions(node: Node, x: GraphExpr, attrs: dict[str, Any]) -> tuple
 @converts("TfIdfVectorizer")
 def _tfidf(node: Node) -> Any:
     """How often each n-gram of the pool occurs, by comparison of all windows with all of them."""
-    if "pool_strings" in node.attr:
-        raise Unsupported("n-grams of strings")
-    x = node.tensor(0)
+    x, pool = _words(node)
     if rank(x) > 2:
         raise UserError(f"the input has {rank(x)} dimensions, expected 1 or 2")
     rows = x if rank(x) == 2 else node.op.unsqueeze(x, axes=(0,))
     rows = node.cast(rows, "int64")
     width = node.static_dim(rows, 1, "X")
     counts, columns = node.attr.ints("ngram_counts"), node.attr.ints("ngram_indexes")
-    pool = np.asarray(node.attr.ints("pool_int64s"), np.int64)
     total: Any = None
     seen = 0
     for size, start in enumerate(counts, 1):
@@ -152,6 +150,18 @@ def _tfidf(node: Node) -> Any:
         raise Unsupported("a pool without n-grams of the lengths that are asked for")
     result = _weighted(node, total, columns)
     return result if rank(x) == 2 else node.op.squeeze(result, axes=(0,))
+
+
+def _words(node: Node) -> tuple[GraphExpr, np.ndarray]:
+    """The elements and the pool of n-grams as integers; strings are numbered, those that the pool
+    does not have -1."""
+    if "pool_strings" not in node.attr:
+        return node.tensor(0), np.asarray(node.attr.ints("pool_int64s"), np.int64)
+    pool = node.attr.strings("pool_strings")
+    number = {word: at for at, word in enumerate(pool)}
+    text = as_text(node.value(0))
+    found = lookup(node, text, np.asarray([number.get(t, -1) for t in text.table], np.int64))
+    return found, np.asarray([number[word] for word in pool], np.int64)
 
 
 def _occurrences(node: Node, rows: GraphExpr, width: int, grams: np.ndarray) -> GraphExpr:

@@ -10,9 +10,11 @@ import numpy as np
 from heddle.frontend.onnx.narrow import kind_of, narrowed, widened
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
 from heddle.frontend.onnx.ops.random import dropped
+from heddle.frontend.onnx.ops.text import from_text, to_text
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.tensors import dtype_of
-from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, tensor_type
+from heddle.frontend.onnx.text import is_text
+from heddle.frontend.onnx.values import Narrow, Optional_, Sequence_, Symbolic, Text, tensor_type
 from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
@@ -133,6 +135,11 @@ def _shape(x: GraphExpr) -> Any:
 def _cast(node: Node) -> Any:
     number = node.attr.int("to")
     kind = kind_of(number)
+    if is_text(number):
+        return to_text(node, node.value(0))
+    held = node.value(0)
+    if isinstance(held, Text) and kind is None:
+        return from_text(node, held, dtype_of(number, "the result of Cast"))
     if kind is None:
         return node.cast(widened(node, node.value(0)), dtype_of(number, "the result of Cast"))
     return _narrow_cast(node, kind)
@@ -153,6 +160,8 @@ def _cast_like(node: Node) -> Any:
     like = node.value(1)
     if isinstance(like, Narrow):
         return _narrow_cast(node, like.kind)
+    if isinstance(like, Text):
+        return to_text(node, node.value(0))
     return node.cast(widened(node, node.value(0)), dtype(node.as_tensor(like)))
 
 

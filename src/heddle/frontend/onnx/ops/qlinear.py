@@ -143,15 +143,21 @@ def _column_or_scalar(node: Node, value: GraphExpr) -> GraphExpr:
     return node.reshape(value, ()) if shape(value) in ((), (1,)) else value
 
 
+def by_own_range(node: Node, x: GraphExpr) -> GraphExpr:
+    """x as the nearest of 256 values between its least and its largest element (or 0)."""
+    low = node.op.minimum(node.op.min(x), np.float32(0.0))
+    high = node.op.maximum(node.op.max(x), np.float32(0.0))
+    scale = range_scale(node, low, high)
+    point = node.op.quantize(node.op.negative(low), scale, dtype="uint8")
+    codes = node.op.quantize(x, scale, point, dtype="uint8")
+    return node.op.dequantize(codes, scale, point)  # type: ignore[no-any-return]
+
+
 @converts("DynamicQuantizeMatMul", domain=_DOMAIN)
 def _dynamic_matmul(node: Node) -> Any:
     """matmul of a, quantised by its own range, and quantised b, as float32."""
-    a, scale_b, zero_b = node.tensor(0), node.tensor(2), node.optional(3)
-    low = node.op.minimum(node.op.min(a), np.float32(0.0))
-    high = node.op.maximum(node.op.max(a), np.float32(0.0))
-    scale = range_scale(node, low, high)
-    point = node.op.quantize(node.op.negative(low), scale, dtype="uint8")
-    left = node.op.dequantize(node.op.quantize(a, scale, point, dtype="uint8"), scale, point)
+    scale_b, zero_b = node.tensor(2), node.optional(3)
+    left = by_own_range(node, node.tensor(0))
     flat = [
         None if value is None else _column_or_scalar(node, value) for value in (scale_b, zero_b)
     ]

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from heddle.frontend.onnx.node import Node, dtype
+from heddle.frontend.onnx.node import Node, dtype, shape
+from heddle.frontend.onnx.ops.qlinear import by_own_range
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.graph import Constant, GraphExpr
@@ -49,11 +50,33 @@ class Layer:
     recurrent_bias: GraphExpr | None
     peephole: GraphExpr | None
     activations: Sequence[Activation]
+    quantised: bool = False
+    """Whether states are rounded to 256 values before they are multiplied by weights."""
+
+
+@converts("DynamicQuantizeLSTM", domain="com.microsoft")
+def _dynamic_lstm(node: Node) -> Any:
+    """LSTM with weights [directions, inputs, gates] of 8 bits; what they are multiplied by is
+    rounded to 256 values as well. Inputs 8 to 11: scales and zero points of the two."""
+    node.op_type = "LSTM"
+    for position, first in ((1, 8), (2, 10)):
+        codes = node.tensor(position)
+        ways = shape(codes)[0]
+        zero = node.cast(node.tensor(first + 1), "int32")
+        wide = node.op.sub(node.cast(codes, "int32"), node.reshape(zero, (ways, 1, -1)))
+        scale = node.reshape(node.tensor(first), (ways, 1, -1))
+        weights = node.op.mul(node.cast(wide, "float32"), scale)
+        node.inputs[position] = node.op.transpose(weights, permutation=(0, 2, 1))
+    return _recurrent(node, quantised=True)
 
 
 @converts("RNN", "GRU", "LSTM")
-def _recurrent(node: Node) -> Any:
-    x = node.tensor(0)
+def _plain(node: Node) -> Any:
+    return _recurrent(node)
+
+
+def _recurrent(node: Node, *, quantised: bool = False) -> Any:
+    x = by_own_range(node, node.tensor(0)) if quantised else node.tensor(0)
     batch_first = node.attr.flag("layout")
     if batch_first:
         x = node.op.transpose(x, permutation=(1, 0, 2))
@@ -64,7 +87,10 @@ def _recurrent(node: Node) -> Any:
     if direction not in ("forward", "reverse", "bidirectional"):
         raise UserError(f"attribute `direction` is `{direction}`")
     ways = ("forward", "reverse") if direction == "bidirectional" else (direction,)
-    runs = [_run(node, x, steps, at, way == "reverse", batch_first) for at, way in enumerate(ways)]
+    runs = [
+        _run(node, x, steps, at, way == "reverse", batch_first, quantised)
+        for at, way in enumerate(ways)
+    ]
     # Y[steps, directions, batch, hidden], then the last states [directions, batch, hidden].
     outputs = [_join(node, [run[0] for run in runs], 1)]
     for state in range(1, len(runs[0])):
@@ -87,7 +113,13 @@ def _row(node: Node, x: GraphExpr, at: int, *, axis: int = 0) -> GraphExpr:
 
 
 def _run(
-    node: Node, x: GraphExpr, steps: int, at: int, backwards: bool, batch_first: bool
+    node: Node,
+    x: GraphExpr,
+    steps: int,
+    at: int,
+    backwards: bool,
+    batch_first: bool,
+    quantised: bool,
 ) -> list[GraphExpr]:
     """One direction: all outputs [steps, batch, hidden], then the last states."""
     gates = _GATES[node.op_type]
@@ -105,6 +137,7 @@ def _run(
         recurrent_bias,
         _row(node, node.tensor(7), at) if node.op_type == "LSTM" and node.has(7) else None,
         _activations(node, at),
+        quantised,
     )
     batch = node.static_dim(x, 1, "X")
     count = 2 if node.op_type == "LSTM" else 1
@@ -185,6 +218,8 @@ def _activation(node: Node, name: str, attrs: dict[str, float], *, limited: bool
 
 
 def _state_product(node: Node, layer: Layer, h: GraphExpr) -> GraphExpr:
+    if layer.quantised:
+        h = by_own_range(node, h)
     product = node.op.matmul(h, layer.recurrent, transpose_b=True)
     if layer.recurrent_bias is not None:
         product = node.op.add(product, layer.recurrent_bias)

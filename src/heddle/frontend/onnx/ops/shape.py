@@ -8,10 +8,21 @@ from typing import Any
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.computed import (
+    constant_of_shape,
+    expand_of,
+    is_computed,
+    pad_of,
+    range_of,
+    reshape_of,
+    tile_of,
+    unique_of,
+)
 from heddle.frontend.onnx.ops.selection import run_time_slice
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
+from heddle.frontend.onnx.text import of_strings
 from heddle.frontend.onnx.values import Symbolic, of_dims, symbolic_array
 from heddle.graph import Constant, GraphExpr
 from heddle.ir import DType
@@ -36,6 +47,10 @@ def _constant(node: Node) -> Any:
     given = [name for name in node.attr.given if name.startswith(("value", "sparse_value"))]
     if len(given) != 1:
         raise UserError(f"expected one attribute that holds the value, got {len(given)}")
+    if given[0] == "value_string":
+        return of_strings(node.attr.string("value_string"))
+    if given[0] == "value_strings":
+        return of_strings(list(node.attr.strings("value_strings")))
     if given[0] == "value":
         return node.attr.value("value")
     if given[0] not in readers:
@@ -48,6 +63,8 @@ def _constant_of_shape(node: Node) -> Any:
     value = node.attr.tensor("value", np.zeros(1, np.float32))
     if value.size != 1:
         raise UserError(f"attribute `value` has {value.size} elements, expected one")
+    if is_computed(node.value(0)):
+        return constant_of_shape(node, value.reshape(()))
     dims = node.dims(0, "input")
     if any(isinstance(dim, int) and dim < 0 for dim in dims):
         raise UserError(f"the shape {dims} has a negative dimension")
@@ -71,6 +88,8 @@ def _check_count(count: int) -> None:
 
 @converts("Range")
 def _range(node: Node) -> Any:
+    if any(is_computed(node.value(position)) for position in range(3)):
+        return range_of(node)
     ends = [symbolic_array(node.value(position)) for position in range(3)]
     if any(isinstance(node.value(position), Symbolic) for position in range(3)):
         return _symbolic_range(node, ends)
@@ -88,10 +107,10 @@ def _range(node: Node) -> Any:
 def _symbolic_range(node: Node, ends: list[Any]) -> Any:
     """From a number up to a symbolic dimension."""
     if any(end is None for end in ends):
-        raise Unsupported("a range of which one end is symbolic and one is data")
+        return range_of(node)
     start, limit, delta = (end.ravel()[0] for end in ends)
     if as_int(start) is None or as_int(delta) != 1:
-        raise Unsupported("a range that starts at a symbolic dimension, or with a step")
+        return range_of(node)
     return node.op.range(count=limit - start, start=start, dtype=dtype_of_value(node.value(1)))
 
 
@@ -126,6 +145,8 @@ def _scalar(value: Any) -> Any:
 @converts("Reshape")
 def _reshape(node: Node) -> Any:
     x = node.tensor(0)
+    if node.version >= 5 and is_computed(node.value(1)):
+        return reshape_of(node, x)
     wanted = node.dims(1, "shape") if node.version >= 5 else node.attr.ints("shape")
     if not node.attr.flag("allowzero"):
         if any(dim == 0 for dim in wanted[rank(x) :] if isinstance(dim, int)):
@@ -166,11 +187,15 @@ def _transpose(node: Node) -> Any:
 
 @converts("Expand")
 def _expand(node: Node) -> Any:
+    if is_computed(node.value(1)):
+        return expand_of(node, node.tensor(0))
     return node.op.broadcast_to(node.tensor(0), shape=node.dims(1, "shape"))
 
 
 @converts("Tile")
 def _tile(node: Node) -> Any:
+    if not isinstance(node.value(1), Constant):
+        return tile_of(node, node.tensor(0))
     return node.op.tile(node.tensor(0), repeats=node.ints(1, "repeats"))
 
 
@@ -232,6 +257,9 @@ def _pad(node: Node) -> Any:
     if node.version < 11:
         pads = node.attr.ints("pads" if node.version >= 2 else "paddings")
         value = node.attr.float("value", 0.0)
+    elif is_computed(node.value(1)) or (node.has(2) and is_computed(node.value(2))):
+        given = node.ints(3, "axes") if node.has(3) else range(rank(x))
+        return pad_of(node, x, [normal_axis(axis, rank(x)) for axis in given], mode)
     else:
         pads = node.ints(1, "pads")
         value = node.constant(2, "constant_value").ravel()[0].item() if node.has(2) else 0
@@ -364,6 +392,8 @@ def _reverse_sequence(node: Node) -> Any:
 
 @converts("Unique")
 def _unique(node: Node) -> Any:
+    if not isinstance(node.value(0), Constant):
+        return unique_of(node, node.tensor(0))
     x = node.constant(0, "X")
     axis = node.attr.int("axis", None)
     values, index, inverse, counts = np.unique(

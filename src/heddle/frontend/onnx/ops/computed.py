@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators whose results have shapes that are computed at run time (see `sizes.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.sizes import (
+    bound_of,
+    item,
+    length_of,
+    product,
+    scalar,
+    size_of,
+    sizes_of,
+)
+from heddle.frontend.onnx.values import Value, of_dims
+from heddle.graph import Constant, GraphExpr
+from heddle.ir.expr import Expr, as_expr, as_int, const, floordiv, maximum
+from heddle.support import UserError
+
+
+def is_computed(value: Value) -> bool:
+    """Whether a value is known at run time only."""
+    return isinstance(value, GraphExpr) and not isinstance(value, Constant)
+
+
+def _whole(value: int) -> Constant:
+    return Constant(np.asarray(value, np.int64))
+
+
+def _as_scalar(node: Node, size: Any) -> GraphExpr:
+    """A dimension as an int64 scalar."""
+    return node.reshape(node.as_tensor(of_dims([size])), ())
+
+
+def range_of(node: Node) -> Any:
+    """start, start + delta, ... before limit: as many numbers as the three give at run time."""
+    start, limit, delta = (node.reshape(node.as_tensor(node.value(at)), ()) for at in range(3))
+    if isinstance(delta, Constant) and not delta.data.item():
+        raise UserError("`delta` is 0")
+    kind = dtype(start)
+    wide = "float64" if kind.is_float else "int64"
+    first, last, step = (node.cast(x, wide) for x in (start, limit, delta))
+    if kind.is_float:
+        ratio = node.op.ceil(node.op.div(node.op.sub(last, first), step))
+        # What is no number of elements becomes one that does not fit.
+        fits = node.op.less(node.op.abs(ratio), node.scalar(2.0**62, ratio))
+        count = node.cast(node.op.where(fits, ratio, node.scalar(2.0**62, ratio)), "int64")
+    else:
+        zero = node.op.equal(step, _whole(0))
+        safe = node.op.where(zero, _whole(1), step)
+        span = node.op.sub(last, first)
+        # Towards plus infinity; where the step is 0 what does not fit.
+        down = node.op.div(span, safe)
+        rest = node.op.sub(span, node.op.mul(down, safe))
+        same = node.op.equal(node.op.less(rest, _whole(0)), node.op.less(safe, _whole(0)))
+        above = node.op.logical_and(node.op.not_equal(rest, _whole(0)), same)
+        up = node.op.add(down, node.cast(above, "int64"))
+        count = node.op.where(zero, _whole(1 << 62), up)
+    size = node.bind_dim(node.op.maximum(count, _whole(0)), _longest(node))
+    steps = node.op.range(count=size, dtype=wide)
+    return node.cast(node.op.add(node.op.mul(steps, step), first), kind)
+
+
+def _longest(node: Node) -> Expr:
+    """The most elements that a range can have."""
+    step = node.value(2).data.item() if isinstance(node.value(2), Constant) else None
+    backwards = step is not None and step < 0
+    low, high = (1, 0) if backwards else (0, 1)
+    most = bound_of(node, node.value(high), None, ("start", "limit")[high])
+    if step is None:  # in either direction
+        most = maximum(most, bound_of(node, node.value(low), None, "start"))
+    floor = node.value(low)
+    if step is not None and isinstance(floor, Constant):
+        most = most - const(int(np.floor(floor.data.item())))
+    if step is not None and abs(step) > 1:
+        most = floordiv(most + const(int(abs(step)) - 1), const(int(abs(step))))
+    elif step is not None and abs(step) < 1:
+        most = most * const(int(np.ceil(1 / abs(step))))
+    return maximum(most, const(0))
+
+
+def reshape_of(node: Node, x: GraphExpr) -> Any:
+    """In any of the dimensions the shape may have -1 or 0, as it turns out at run time."""
+    wanted = node.value(1)
+    count = length_of(node, wanted, "shape")
+    items = [item(node, wanted, at) for at in range(count)]
+    total = product(shape(x))
+    fixed: list[Any] = []
+    sizes: list[GraphExpr] = []
+    for at, found in enumerate(items):
+        size = scalar(node, wanted, at)
+        if not node.attr.flag("allowzero") and at < rank(x):
+            own = _as_scalar(node, shape(x)[at])
+            size = node.op.where(node.op.equal(size, _whole(0)), own, size)
+        sizes.append(size)
+        static = found if isinstance(found, Expr) else None
+        if isinstance(found, int):
+            zero = found == 0 and not node.attr.flag("allowzero") and at < rank(x)
+            static = shape(x)[at] if zero else found if found >= 0 else None
+        fixed.append(static)
+    known = product([dim for dim in fixed if dim is not None])
+    if as_int(known) == 0 or as_int(total) == 0:
+        raise Unsupported(
+            "a computed `shape` of no elements", inputs=node.importer.sources_of(node.tensor(1))
+        )
+    elements = _as_scalar(node, total)
+    sizes = _filled(node, sizes, elements)
+    least = floordiv(total, known)
+    dims: list[Any] = []
+    for size, static in zip(sizes, fixed, strict=True):
+        dims.append(node.bind_dim(size, as_expr(least)) if static is None else static)
+    flat = node.op.prefix(node.reshape(x, (-1,)), shape=(_plain(product(dims)),))
+    return node.reshape(flat, dims)
+
+
+def _filled(node: Node, sizes: list[GraphExpr], elements: GraphExpr) -> list[GraphExpr]:
+    """-1 replaced by what is left; all -1, which no dimension can be, where the number of elements
+    does not come out."""
+    missing = [node.op.equal(size, _whole(-1)) for size in sizes]
+    others: GraphExpr = _whole(1)
+    for size, where in zip(sizes, missing, strict=True):
+        others = node.op.mul(others, node.op.where(where, _whole(1), size))
+    rest = node.op.div(elements, node.op.maximum(others, _whole(1)))
+    full = [node.op.where(where, rest, size) for size, where in zip(sizes, missing, strict=True)]
+    exact: GraphExpr = _whole(1)
+    rough: GraphExpr = Constant(np.asarray(1.0))
+    free: GraphExpr = _whole(0)
+    for size, where in zip(full, missing, strict=True):
+        exact = node.op.mul(exact, size)
+        rough = node.op.mul(rough, node.cast(size, "float64"))
+        free = node.op.add(free, node.cast(where, "int64"))
+    # A product that wraps around may come out right: the rough one says that it did not.
+    limit = node.op.add(node.op.mul(node.cast(elements, "float64"), 2.0), 1.0)
+    right = node.op.logical_and(node.op.equal(exact, elements), node.op.less(rough, limit))
+    right = node.op.logical_and(right, node.op.less(free, _whole(2)))
+    return [node.op.where(right, size, _whole(-1)) for size in full]
+
+
+def _plain(value: Any) -> Any:
+    known = as_int(as_expr(value))
+    return value if known is None else known
+
+
+def expand_of(node: Node, x: GraphExpr) -> Any:
+    """Broadcast to sizes that are computed, where x has 1; others are 1 or that of x."""
+    wanted = node.value(1)
+    count = length_of(node, wanted, "shape")
+    have = [1] * (count - rank(x)) + list(shape(x))
+    dims: list[Any] = list(have)
+    for at in range(count):
+        axis = len(have) - count + at
+        found, own = item(node, wanted, at), have[axis]
+        if not isinstance(found, tuple):
+            dims[axis] = own if found == 1 else _plain(found)
+        elif own == 1:
+            dims[axis] = size_of(node, wanted, at, "shape")
+        else:
+            size, same = scalar(node, wanted, at), _as_scalar(node, own)
+            fits = node.op.logical_or(node.op.equal(size, _whole(1)), node.op.equal(size, same))
+            dims[axis] = node.bind_dim(node.op.where(fits, same, _whole(-1)), as_expr(own))
+            front = [d if a != axis else dims[axis] for a, d in enumerate(have)]
+            x = node.op.prefix(x, shape=tuple(front[len(have) - rank(x) :]))
+            have[axis] = dims[axis]
+    return node.op.broadcast_to(x, shape=tuple(dims))
+
+
+def tile_of(node: Node, x: GraphExpr) -> Any:
+    """[x0, x1] to [r0, x0, r1, x1] to [r0 * x0, r1 * x1]."""
+    repeats = sizes_of(node, 1, "repeats")
+    if len(repeats) != rank(x):
+        raise UserError(f"`repeats` has {len(repeats)} elements for {rank(x)} dimensions")
+    dims = list(zip(repeats, shape(x), strict=True))
+    apart = node.reshape(x, [size for _, dim in dims for size in (1, dim)])
+    spread = node.op.broadcast_to(apart, shape=tuple(size for pair in dims for size in pair))
+    return node.reshape(spread, [_plain(as_expr(count) * dim) for count, dim in dims])
+
+
+def pad_of(node: Node, x: GraphExpr, axes: list[int], mode: str) -> Any:
+    """Axis by axis: the place in x of each element of the result, and what is outside of x."""
+    pads = node.value(1)
+    if mode not in ("constant", "edge", "reflect", "wrap"):
+        raise UserError(f"attribute `mode` is `{mode}`, expected constant, edge, reflect or wrap")
+    value: GraphExpr = node.scalar(0, x)
+    if node.has(2):
+        value = node.reshape(node.cast(node.tensor(2), dtype(x)), ())
+    for at, axis in enumerate(axes):
+        before, after = (scalar(node, pads, place) for place in (at, at + len(axes)))
+        ends = [item(node, pads, place) for place in (at, at + len(axes))]
+        if ends == [0, 0]:
+            continue
+        dim = shape(x)[axis]
+        own = _as_scalar(node, dim)
+        room = as_expr(dim)
+        for place in (at, at + len(axes)):
+            room = room + bound_of(node, pads, place, "pads")
+        total = node.op.add(node.op.add(own, before), after)
+        size = node.bind_dim(node.op.maximum(total, _whole(0)), room)
+        places = node.op.sub(node.op.range(count=size, dtype="int64"), before)
+        x = _filled_axis(node, x, axis, places, own, mode, value)
+    return node.op.identity(x)
+
+
+def _filled_axis(
+    node: Node,
+    x: GraphExpr,
+    axis: int,
+    places: GraphExpr,
+    own: GraphExpr,
+    mode: str,
+    value: GraphExpr,
+) -> GraphExpr:
+    last = node.op.sub(own, _whole(1))
+    if mode == "wrap":
+        kept = node.op.floor_mod(places, node.op.maximum(own, _whole(1)))
+    elif mode == "reflect":
+        # A triangle of period 2 * (own - 1).
+        period = node.op.maximum(node.op.mul(last, _whole(2)), _whole(1))
+        around = node.op.floor_mod(places, period)
+        kept = node.op.minimum(around, node.op.sub(period, around))
+        kept = node.op.minimum(kept, node.op.maximum(last, _whole(0)))
+    else:
+        kept = node.op.minimum(node.op.maximum(places, _whole(0)), last)
+    if mode != "constant":
+        return node.op.gather(x, kept, axis=axis)  # type: ignore[no-any-return]
+    # One more row, of what is outside: there may be no other.
+    pads = [0] * (2 * rank(x))
+    pads[axis + rank(x)] = 1
+    longer = node.op.pad(x, pads=tuple(pads))
+    kept = node.op.maximum(kept, _whole(0))
+    found = node.op.gather(longer, kept, axis=axis)
+    inside = node.op.logical_and(
+        node.op.greater_equal(places, _whole(0)), node.op.less(places, own)
+    )
+    wide = [1] * rank(x)
+    wide[axis] = shape(places)[0]
+    return node.op.where(node.reshape(inside, wide), found, value)  # type: ignore[no-any-return]
+
+
+def constant_of_shape(node: Node, value: np.ndarray) -> Any:
+    """A tensor of one value, of a computed shape."""
+    return node.op.broadcast_to(Constant(value), shape=sizes_of(node, 0, "input"))
+
+
+# -- Unique ----------------------------------------------------------------------------------
+
+
+def unique_of(node: Node, x: GraphExpr) -> Any:
+    """Elements in order, of which the first of each run of equals stay: values, the position of
+    the first of each, for each element which it is, and how many are equal."""
+    if node.attr.int("axis", None) is not None and rank(x) != 1:
+        normal_axis(node.attr.int("axis"), rank(x))
+        raise Unsupported(
+            "unique slices, rather than elements, of what is known at run time only",
+            inputs=node.importer.sources_of(x),
+        )
+    flat = node.reshape(x, (-1,))
+    count = shape(flat)[0]
+    narrow = node.cast(flat, "uint8") if dtype(flat).is_bool else flat
+    values, order = node.op.topk(narrow, k=count, axis=0, largest=False)
+    place = node.op.range(count=count, dtype="int64")
+    left = node.op.gather(values, node.op.maximum(node.op.sub(place, _whole(1)), _whole(0)), axis=0)
+    starts = node.op.logical_or(node.op.not_equal(values, left), node.op.equal(place, _whole(0)))
+    found, number = node.op.nonzero(starts)
+    size = node.bind_dim(number, as_expr(count))
+    first = node.reshape(node.op.prefix(found, shape=(1, size)), (size,))
+    group = node.op.sub(node.op.cumsum(node.cast(starts, "int64"), axis=0), _whole(1))
+    _, back = node.op.topk(order, k=count, axis=0, largest=False)
+    inverse = node.op.gather(group, back, axis=0)
+    ends = node.op.concat(first, node.reshape(_as_scalar(node, count), (1,)), axis=0)
+    after = node.op.add(node.op.range(count=size, dtype="int64"), _whole(1))
+    counts = node.op.sub(node.op.gather(ends, after, axis=0), first)
+    where = node.op.gather(order, first, axis=0)
+    if not node.attr.flag("sorted", True):
+        _, rows = node.op.topk(where, k=size, axis=0, largest=False)
+        _, rank_of = node.op.topk(rows, k=size, axis=0, largest=False)
+        where, counts = (node.op.gather(item_, rows, axis=0) for item_ in (where, counts))
+        inverse = node.op.gather(rank_of, inverse, axis=0)
+    unique = node.op.gather(flat, where, axis=0)
+    return (unique, where, inverse, counts)[: max(1, len(node.outputs))]
