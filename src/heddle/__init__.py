@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from heddle.driver.gradient import grad, value_and_grad, vjp
     from heddle.ir import IRModule
     from heddle.runtime import Device, Executable, Tensor, load
+    from heddle.runtime.data import Self, adt
     from heddle.script.hybrid import hybrid
     from heddle.script.module_file import load_module, save_module
     from heddle.support import HeddleError, InternalError, UserError
@@ -29,6 +30,8 @@ __version__ = VERSION
 
 # Names are imported when first used: `import heddle` costs what its user needs of it.
 _HOMES = {
+    "adt": "heddle.runtime.data",
+    "Self": "heddle.runtime.data",
     "compile": "heddle.driver.api",
     "build": "heddle.driver.build",
     "grad": "heddle.driver.gradient",
@@ -55,10 +58,12 @@ __all__ = [
     "HeddleError",
     "IRModule",
     "InternalError",
+    "Self",
     "Target",
     "Tensor",
     "UserError",
     "__version__",
+    "adt",
     "build",
     "compile",
     "grad",

@@ -26,6 +26,8 @@ from heddle.ir.module import IRModule
 from heddle.ir.passes import Pass, Pipeline
 from heddle.passes.graph.assign_layouts import AssignLayouts, DotLayouts
 from heddle.passes.graph.canonicalise import canonicalise
+from heddle.passes.graph.closures import specialise_closures
+from heddle.passes.graph.data import lower_data
 from heddle.passes.graph.eliminate import eliminate_common_subexpressions, eliminate_dead_code
 from heddle.passes.graph.fold_constants import fold_constants
 from heddle.passes.graph.fuse import fuse
@@ -36,6 +38,8 @@ from heddle.passes.graph.mixed_precision import mixed_precision
 from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.outline import outline
 from heddle.passes.graph.plan import plan_memory
+from heddle.passes.graph.recursion import separate_main
+from heddle.passes.graph.tail_calls import loop_tail_calls
 from heddle.passes.graph.winograd import DEFAULT_ERROR, Winograd
 from heddle.runtime.toolchain import link_shared
 from heddle.schedule.rules import default_schedule, dot_block, dot_panel, panel_width
@@ -80,7 +84,11 @@ def graph_pipeline(
     rounding = [Pass("mixed_precision", mixed_precision)] if precision == "bf16" else []
     return Pipeline(
         [
+            Pass("separate_main", separate_main),
+            Pass("specialise_closures", specialise_closures),
+            Pass("lower_data", lower_data),
             Pass("normalise", normalise),
+            Pass("loop_tail_calls", loop_tail_calls),
             Pass("outline", outline, "Make branches functions of their own."),
             Pass("fold_constants", fold_constants, "Evaluate calls whose arguments are constants."),
             Pass("canonicalise", canonicalise),
@@ -174,9 +182,11 @@ def _metadata(module: IRModule, plan: HostPlan, target: Target) -> dict[str, obj
         costs = {key: as_int(attrs.get(key, 0)) or 0 for key in ("flops", "bytes")}
         about = {"name": call.kernel, "label": call.label, **costs}
         kernels.append(about | _operands(module[call.kernel], call))
+    data = module["main"].attrs.get("data")  # type: ignore[attr-defined]
     return {
         "heddle": VERSION,
         "target": str(target),
+        **({} if data is None else {"data": json.loads(str(data))}),
         "kernels": kernels,
         "arena": plan.report.arena,
         "live_peak": plan.report.live_peak,

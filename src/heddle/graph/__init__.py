@@ -2,17 +2,21 @@
 """The graph level: nodes, the builder, the verifier."""
 
 from heddle.graph.builder import GraphBuilder, is_atom
+from heddle.graph.data import data_type
 from heddle.graph.nodes import (
+    Arm,
     BindDim,
     Binding,
     Branch,
     Call,
     CallDPS,
+    Closure,
     Constant,
     Function,
     GraphExpr,
     If,
     Loop,
+    Match,
     Scalar,
     Tuple,
     TupleGetItem,
@@ -22,21 +26,25 @@ from heddle.graph.registry import resolve_op, set_op_resolver
 from heddle.graph.verify import verify, verify_module
 
 __all__ = [
+    "Arm",
     "BindDim",
     "Binding",
     "Branch",
     "Call",
     "CallDPS",
+    "Closure",
     "Constant",
     "Function",
     "GraphBuilder",
     "GraphExpr",
     "If",
     "Loop",
+    "Match",
     "Scalar",
     "Tuple",
     "TupleGetItem",
     "Var",
+    "data_type",
     "is_atom",
     "resolve_op",
     "set_op_resolver",

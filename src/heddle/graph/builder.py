@@ -9,27 +9,43 @@ func = b.finish(y)
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from heddle.graph.data import data_type
 from heddle.graph.nodes import (
+    Arm,
     Binding,
     Branch,
     Call,
     CallDPS,
+    Closure,
     Constant,
     Function,
     GraphExpr,
     If,
     Loop,
+    Match,
     Scalar,
     Tuple,
     TupleGetItem,
     Var,
 )
-from heddle.ir import INT64, GlobalVar, TensorType, TupleType, Type, structural_equal
+from heddle.ir import (
+    INT64,
+    DataType,
+    FunctionType,
+    GlobalVar,
+    TensorType,
+    TupleType,
+    Type,
+    structural_equal,
+)
 from heddle.ir.expr import Expr, as_expr
+from heddle.runtime.data import Adt
 from heddle.support import InternalError, UserError
 
 
@@ -84,9 +100,10 @@ class GraphBuilder:
                 self._used_names[name] = 0
                 return name
 
-    def param(self, name: str, type_: Type) -> Var:
-        """A new parameter."""
-        var = Var(self.fresh_name(name), type_)
+    def param(self, name: str, type_: Type | Adt) -> Var:
+        """A new parameter: of a type, or a value of a declared data type."""
+        kind = data_type(type_) if isinstance(type_, Adt) else type_
+        var = Var(self.fresh_name(name), kind)
         self.params.append(var)
         return var
 
@@ -102,15 +119,32 @@ class GraphBuilder:
         self._scopes[-1].append(Binding(flat, var, span=value.span))  # type: ignore[call-arg]
         return var
 
+    def keep(self, binding: Binding) -> None:
+        """Append a binding as it is."""
+        self._scopes[-1].append(binding)
+
     def extend(self, bindings: Iterable[Binding]) -> None:
-        """Take over bindings as they are."""
+        """Append bindings as they are; what is made later has other names."""
         for binding in bindings:
             self.fresh_name(binding.var.name)
-            self._scopes[-1].append(binding)
+            self.keep(binding)
 
     def atom(self, value: GraphExpr) -> GraphExpr:
         """`value` as a variable or a constant, bound when it is neither."""
         return value if not isinstance(value, GraphExpr) or is_atom(value) else self.emit(value)
+
+    def call(
+        self,
+        function: str,
+        args: Sequence[GraphExpr],
+        type_: Type,
+        *,
+        name: str | None = None,
+    ) -> Var:
+        """Bind the call of the graph function that the module has under a name, this one perhaps.
+        `type_` is the type of its result."""
+        atoms = tuple(map(self.atom, args))
+        return self.emit(Call(GlobalVar(function), atoms, {}, type_), name=name)
 
     def emit_if(
         self,
@@ -135,6 +169,52 @@ class GraphBuilder:
         var = Var(self.fresh_name(name), value.type)
         self._scopes[-1].append(Binding(value, var))
         return var
+
+    def emit_match(
+        self,
+        value: GraphExpr,
+        arms: Mapping[str, Callable[..., GraphExpr]],
+        *,
+        name: str = "match",
+    ) -> Var:
+        """Bind a `Match`. The arms are callables by the name of the constructor ("_" for those that
+        are left): each is given the fields, emits into its own branch and returns the result.
+
+        Raises `UserError` for a value of no data type, arms that do not cover it or that give
+        different types.
+        """
+        where = self.atom(value)
+        type_ = where.type
+        if not isinstance(type_, DataType):
+            raise UserError("`match` takes the value of a data type apart", span=where.span)
+        made = [self._arm(type_, constructor, body) for constructor, body in arms.items()]
+        covered = {arm.constructor for arm in made}
+        missing = [item.name for item in type_.constructors if item.name not in covered]
+        if missing and "_" not in covered:
+            raise UserError(f"`match` on {type_.name} has no arm for {', '.join(missing)}")
+        results = [arm.body.result.type for arm in made]
+        for arm, found in zip(made, results, strict=True):
+            if not structural_equal(found, results[0]):
+                raise UserError(
+                    f"the arms {made[0].constructor} and {arm.constructor} of `match` give "
+                    "different types"
+                )
+        whole = Match(where, tuple(made), results[0])
+        var = Var(self.fresh_name(name), whole.type)
+        self._scopes[-1].append(Binding(whole, var))
+        return var
+
+    def _arm(self, type_: DataType, name: str, body: Callable[..., GraphExpr]) -> Arm:
+        constructor = type_.constructor(name)
+        if constructor is None and name != "_":
+            known = ", ".join(item.name for item in type_.constructors)
+            raise UserError(f"{type_.name} has no {name}; it has {known}")
+        types = () if constructor is None else type_.field_types(constructor)
+        names = inspect.signature(body).parameters
+        if len(names) != len(types):
+            raise UserError(f"{name} has {len(types)} fields, its arm takes {len(names)}")
+        fields = tuple(Var(self.fresh_name(n), kind) for n, kind in zip(names, types, strict=True))
+        return Arm(name, fields, self.branch(lambda: body(*fields)))
 
     def emit_loop(
         self,
@@ -187,6 +267,48 @@ class GraphBuilder:
             self.emit(TupleGetItem(whole, at), name=f"{name}_{at}") for at in range(len(types))
         ]
         return items[0], tuple(items[1 : 1 + len(state)]), tuple(items[1 + len(state) :])
+
+    def emit_lambda(
+        self,
+        function: str,
+        types: Sequence[Type],
+        body: Callable[..., GraphExpr],
+    ) -> tuple[Var, Function]:
+        """Bind a function as a value: `lambda x: x * w`, where `w` is a variable of this function.
+
+        function: the name that the second result, the lambda with what it captures as its last
+        parameters, will have in the module. types: of the parameters. body: gives an expression.
+
+        f, scale = b.emit_lambda("scale", [row], lambda x: x * w)
+        """
+        names = inspect.signature(body).parameters
+        if len(names) != len(types):
+            raise UserError(
+                f"the lambda takes {len(names)} arguments, {len(types)} types are given"
+            )
+        inner = GraphBuilder(function)
+        params = [inner.param(name, type_) for name, type_ in zip(names, types, strict=True)]
+        result = inner._result(body(*params))
+        own = {*params, *(binding.var for binding in inner.bindings)}
+        captured: dict[Var, Var] = {}
+
+        def inside(item: Any) -> Any:
+            if isinstance(item, Call) and isinstance(item.callee, Var):
+                item = item.replace(callee=inside(item.callee))
+            if not isinstance(item, Var):
+                return item.map(inside)
+            if item in own:
+                return item
+            if item not in captured:
+                captured[item] = inner.param(item.name, item.type)
+            return captured[item]
+
+        bindings = tuple(b.replace(value=inside(b.value)) for b in inner.bindings)
+        final = inside(result)  # `inner` has the parameters for all that is captured now
+        made = Function(tuple(inner.params), bindings, final, {"name": function})
+        kind = FunctionType(tuple(types), result.type)
+        closure = Closure(GlobalVar(function), tuple(captured), kind)
+        return self.emit(closure, name=function), made
 
     def branch(self, body: Callable[[], GraphExpr], *, after: Iterable[Binding] = ()) -> Branch:
         """What `body` emits, as a branch: behind the bindings `after`, which it may use."""

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from heddle.arith import Analyzer
-from heddle.ir import TensorType, TupleType, Type, free_vars, structural_equal, substitute
+from heddle.ir import (
+    DataType,
+    FunctionType,
+    TensorType,
+    TupleType,
+    Type,
+    free_vars,
+    structural_equal,
+    substitute,
+)
 from heddle.ir.expr import Expr, Var, as_int
 
 
@@ -54,6 +63,11 @@ def same_type(a: Type, b: Type) -> bool:
     if isinstance(a, TupleType) and isinstance(b, TupleType):
         return len(a.fields) == len(b.fields) and all(
             same_type(x, y) for x, y in zip(a.fields, b.fields, strict=True)
+        )
+    if isinstance(a, FunctionType) and isinstance(b, FunctionType):
+        return len(a.params) == len(b.params) and all(
+            same_type(x, y)
+            for x, y in zip((*a.params, a.result), (*b.params, b.result), strict=True)
         )
     return structural_equal(a, b)
 
@@ -102,4 +116,8 @@ def show_type(type_: Type) -> str:
         return f"{type_.dtype} {show_shape(type_.shape)}"
     if isinstance(type_, TupleType):
         return f"({', '.join(show_type(field) for field in type_.fields)})"
+    if isinstance(type_, DataType):
+        return type_.name
+    if isinstance(type_, FunctionType):
+        return f"({', '.join(map(show_type, type_.params))}) -> {show_type(type_.result)}"
     return type(type_).__name__

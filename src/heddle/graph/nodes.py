@@ -7,7 +7,7 @@ constant, every variable is bound once, and the body is evaluated in order.
     Function ::= params Var*, bindings Binding*, result Expr
     Binding  ::= Var = Expr
     Expr     ::= Var | Constant | Scalar | Tuple | TupleGetItem | Call | CallDPS | If | Loop
-               | BindDim
+               | BindDim | Match | Closure
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class TupleGetItem(GraphExpr):
 
 @node
 class Call(GraphExpr):
-    """A call of an operator (`heddle.op.Op`) or of a graph function of the module (`GlobalVar`).
+    """A call of an operator (`heddle.op.Op`), of a graph function of the module (`GlobalVar`), or
+    of a variable that holds a function.
 
     Tensors are `args`; everything else (axes, pads, ...) is in `attrs`, by name. Build calls with
     the operator itself (`op.relu(x)`), which infers `type`.
@@ -194,6 +195,43 @@ class If(GraphExpr):
 
 
 @node
+class Arm(Node):
+    """One arm of a `Match`: for values of `constructor`, whose fields it names, or for all that are
+    left when that is "_"."""
+
+    constructor: str
+    fields: tuple[Var, ...] = binder()
+    body: Branch
+
+
+@node
+class Match(GraphExpr):
+    """The arm that fits the constructor of `value`, which has a `DataType`. Each constructor has
+    one arm, or the last arm is for all others; types must agree."""
+
+    value: GraphExpr
+    arms: tuple[Arm, ...]
+    type: Type
+
+
+def branches_of(value: GraphExpr) -> tuple[Branch, ...]:
+    """The branches of an `If` or a `Match`, none of anything else."""
+    if isinstance(value, If):
+        return value.then, value.otherwise
+    return tuple(arm.body for arm in value.arms) if isinstance(value, Match) else ()
+
+
+@node
+class Closure(GraphExpr):
+    """The graph function `function` as a value, with its last parameters given: those `captured`.
+    It is an argument of a call of a graph function, and is gone once that is specialised."""
+
+    function: GlobalVar
+    captured: tuple[GraphExpr, ...]
+    type: Type
+
+
+@node
 class Loop(GraphExpr):
     """Calls of the graph function `body`, one after another:
 
@@ -209,6 +247,9 @@ class Loop(GraphExpr):
     along a new first axis of `bound` rows, of which the first `i` are written; running more often
     than `bound` times is an error at run time. `type` is the tuple of the count (a scalar of
     int64), the carried and the stacked values.
+
+    With `history`, the stacked values are further parameters of the body, after those captured. It
+    may use the rows of earlier iterations, `[:i]`; what the others hold is not known.
     """
 
     body: GlobalVar
@@ -218,6 +259,7 @@ class Loop(GraphExpr):
     captured: tuple[GraphExpr, ...]
     bound: Expr
     type: Type
+    history: bool = field(default=False)
 
 
 @node

@@ -22,16 +22,19 @@ from heddle.graph.dims import (
 )
 from heddle.graph.dps import arguments_of, dense_layout, output_types, scalar_of
 from heddle.graph.nodes import (
+    Arm,
     BindDim,
     Binding,
     Branch,
     Call,
     CallDPS,
+    Closure,
     Constant,
     Function,
     GraphExpr,
     If,
     Loop,
+    Match,
     Scalar,
     Tuple,
     TupleGetItem,
@@ -40,8 +43,10 @@ from heddle.graph.nodes import (
 from heddle.ir import (
     BOOL,
     INT64,
+    DataType,
     DType,
     ExternFunc,
+    FunctionType,
     GlobalVar,
     IRModule,
     Node,
@@ -156,6 +161,9 @@ class _Verifier:
 
     def call(self, value: Call) -> None:
         self.atoms_of(value.args)
+        if isinstance(value.callee, Var):
+            self.call_closure(value, value.callee)
+            return
         if isinstance(value.callee, GlobalVar):
             self.call_function(value)
             return
@@ -169,10 +177,13 @@ class _Verifier:
         for arg in args:
             self.atom(arg)
 
-    def callee(self, value: Call | CallDPS | Loop) -> Any:
+    def callee(self, value: Call | CallDPS | Loop | Closure) -> Any:
         if self.module is None:
             return None
-        name = value.body.name if isinstance(value, Loop) else value.callee.name
+        if isinstance(value, Closure):
+            name = value.function.name
+        else:
+            name = value.body.name if isinstance(value, Loop) else value.callee.name
         if name not in self.module:
             self.fail(f"the module has no function `{name}`", value)
         return self.module[name]
@@ -186,6 +197,74 @@ class _Verifier:
         given = [arg.type for arg in value.args]
         result = self.result_of(value, func, value.callee.name, given)
         self.expect(value, result, f"`{value.callee.name}`")
+
+    def call_closure(self, value: Call, callee: Var) -> None:
+        self.atom(callee)
+        type_ = callee.type
+        if not isinstance(type_, FunctionType):
+            self.fail(f"`{callee.name}` is {show_type(type_)}, not a function", value)
+        given = [arg.type for arg in value.args]
+        if len(given) != len(type_.params) or not all(map(same_type, given, type_.params)):
+            shown = ", ".join(map(show_type, given))
+            self.fail(f"`{callee.name}` is {show_type(type_)}, the arguments ({shown})", value)
+        self.expect(value, type_.result, f"`{callee.name}`")
+
+    def closure(self, value: Closure) -> None:
+        self.atoms_of(value.captured)
+        type_ = value.type
+        if not isinstance(type_, FunctionType):
+            self.fail(f"a closure has the type of a function, not {show_type(type_)}", value)
+        func = self.callee(value)
+        if func is None:
+            return
+        if not isinstance(func, Function):
+            self.fail(f"`{value.function.name}` is no graph function", value)
+        given = [*type_.params, *(item.type for item in value.captured)]
+        result = self.result_of(value, func, value.function.name, given)
+        self.expect(value, FunctionType(type_.params, result), f"`{value.function.name}`")
+
+    def match(self, value: Match) -> None:
+        """The arms cover the constructors, each once, and give one type."""
+        self.atom(value.value)
+        type_ = value.value.type
+        if not isinstance(type_, DataType):
+            self.fail(f"`match` takes a data type apart, got {show_type(type_)}", value)
+        missing = [item.name for item in type_.constructors]
+        for place, arm in enumerate(value.arms):
+            if arm.constructor == "_":
+                if place != len(value.arms) - 1 or not missing or arm.fields:
+                    self.fail("`case _` is for what is left, and comes last", arm)
+                missing = []
+                continue
+            constructor = type_.constructor(arm.constructor)
+            if constructor is None:
+                known = ", ".join(item.name for item in type_.constructors)
+                self.fail(f"{type_.name} has no {arm.constructor}; it has {known}", arm)
+            if arm.constructor not in missing:
+                self.fail(f"{arm.constructor} has two arms", arm)
+            missing.remove(arm.constructor)
+            self.arm(value, arm, type_.field_types(constructor))
+        if missing:
+            self.fail(f"`match` on {type_.name} has no arm for {', '.join(missing)}", value)
+        for arm in value.arms[-1:]:
+            if arm.constructor == "_":
+                self.branch(arm.body)
+                self.expect(value, arm.body.result.type, "an arm")
+
+    def arm(self, value: Match, arm: Arm, types: Sequence[Type]) -> None:
+        if len(arm.fields) != len(types):
+            self.fail(f"{arm.constructor} has {len(types)} fields, got {len(arm.fields)}", arm)
+        for var, type_ in zip(arm.fields, types, strict=True):
+            if not same_type(var.type, type_):
+                self.fail(
+                    f"field `{var.name}` is {show_type(type_)}, not {show_type(var.type)}", arm
+                )
+        outer = set(self.scope)
+        for var in arm.fields:
+            self.define(var)
+        self.branch(arm.body)
+        self.scope = outer
+        self.expect(value, arm.body.result.type, "an arm")
 
     def result_of(self, at: Node, func: Function, name: str, given: Sequence[Type]) -> Type:
         """The type of the result of `func` for arguments of these types, which must fit."""
@@ -313,7 +392,10 @@ class _Verifier:
         carried = [item.type for item in value.carried]
         captured = [item.type for item in value.captured]
         name = value.body.name
-        result = self.result_of(value, func, name, [count, *carried, *captured])
+        given = [count, *carried, *captured]
+        if value.history and isinstance(value.type, TupleType):
+            given += value.type.fields[1 + len(carried) :]
+        result = self.result_of(value, func, name, given)
         fields = result.fields if isinstance(result, TupleType) else ()
         kept = [TensorType((), BOOL), *carried]
         if len(fields) < len(kept) or not all(map(same_type, fields, kept)):
@@ -356,6 +438,8 @@ _CHECKS: Mapping[type[Node], Callable[[_Verifier, Any], None]] = {
     Tuple: _Verifier.atoms,
     TupleGetItem: _Verifier.tuple_item,
     If: _Verifier.conditional,
+    Match: _Verifier.match,
+    Closure: _Verifier.closure,
     Loop: _Verifier.loop,
     BindDim: _Verifier.bind_dim,
     Var: _Verifier.atom,

@@ -56,3 +56,33 @@ class FunctionType(Type):
 
     params: tuple[Type, ...]
     result: Type
+
+
+@node
+class SelfType(Type):
+    """In a field of a constructor: the data type itself."""
+
+
+@node
+class Constructor(Node):
+    """One form of a data type: its name and the types of its fields, tensors of static shape or
+    `SelfType`."""
+
+    name: str
+    fields: tuple[Type, ...]
+
+
+@node
+class DataType(Type):
+    """An algebraic data type: a value is made by one of the constructors and has its fields."""
+
+    name: str
+    constructors: tuple[Constructor, ...]
+
+    def constructor(self, name: str) -> Constructor | None:
+        """The constructor of a name, or None."""
+        return next((item for item in self.constructors if item.name == name), None)
+
+    def field_types(self, constructor: Constructor) -> tuple[Type, ...]:
+        """The types of the fields of a constructor, `SelfType` resolved."""
+        return tuple(self if isinstance(f, SelfType) else f for f in constructor.fields)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from heddle.graph.data import declaration
 from heddle.graph.dims import show_shape
 from heddle.graph.dps import arguments_of, output_types
 from heddle.graph.nodes import (
@@ -22,11 +23,13 @@ from heddle.graph.nodes import (
     Binding,
     Call,
     CallDPS,
+    Closure,
     Constant,
     Function,
     GraphExpr,
     If,
     Loop,
+    Match,
     Scalar,
     Tuple,
     TupleGetItem,
@@ -34,6 +37,7 @@ from heddle.graph.nodes import (
 )
 from heddle.ir import (
     INT32,
+    DataType,
     DType,
     ExternFunc,
     GlobalVar,
@@ -46,12 +50,13 @@ from heddle.ir import (
 )
 from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
+from heddle.runtime.data import Value as DataValue
 from heddle.support import InternalError, UserError
 from heddle.tir import interp as tir_interp
 from heddle.tir.externs import Externs, call_c
 from heddle.tir.nodes import PrimFunc
 
-Value: TypeAlias = "np.ndarray | tuple[Value, ...]"
+Value: TypeAlias = "np.ndarray | DataValue | tuple[Value, ...]"
 Watcher = Callable[[str, Value], None]
 
 
@@ -134,12 +139,17 @@ class _Frame:
                 if isinstance(dim, Symbol):
                     self.symbols.setdefault(dim, size)
             value = array
+        elif isinstance(param.type, DataType):
+            expected = declaration(param.type)
+            if not isinstance(value, DataValue) or value.adt != expected:
+                kind = value.adt if isinstance(value, DataValue) else type(value).__name__
+                raise UserError(f"input `{param.name}` is {kind}, expected {expected}")
         self.values[param] = value
 
     def check_params(self, func: Function) -> None:
         for param in func.params:
             value = self.values[param]
-            if not isinstance(param.type, TensorType) or isinstance(value, tuple):
+            if not isinstance(param.type, TensorType) or not isinstance(value, np.ndarray):
                 continue
             for axis, dim in enumerate(param.type.shape):
                 bound = all(var in self.symbols for var in free_vars(dim))
@@ -179,6 +189,9 @@ class _Frame:
             if not isinstance(func, Function):
                 raise InternalError(f"`{node.callee.name}` is no graph function")
             return self.interpreter.nested().call(func, args, self.symbols)
+        if isinstance(node.callee, Var):
+            held: Any = self.value(node.callee)
+            return self.interpreter.nested().call(held[0], [*args, *held[1]], self.symbols)
         attrs = {name: self.attribute(value) for name, value in node.attrs.items()}
         result: Value = node.callee.evaluate(args, attrs)
         return result
@@ -233,12 +246,28 @@ class _Frame:
         return tuple(self.value(item) for item in node.fields)
 
     def tuple_item(self, node: TupleGetItem) -> Value:
-        return self.value(node.value)[node.index]
+        whole: Any = self.value(node.value)
+        return whole[node.index]  # type: ignore[no-any-return]
 
     def conditional(self, node: If) -> Value:
         branch = node.then if bool(self.value(node.condition)) else node.otherwise
         self.run(branch.bindings)
         return self.value(branch.result)
+
+    def match(self, node: Match) -> Value:
+        found: Any = self.value(node.value)
+        for arm in node.arms:
+            if arm.constructor in (found.constructor, "_"):
+                if arm.fields:
+                    self.values.update(zip(arm.fields, found.fields, strict=True))
+                self.run(arm.body.bindings)
+                return self.value(arm.body.result)
+        raise UserError(f"`match` has no arm for {found.constructor}", span=node.span)
+
+    def closure(self, node: Closure) -> Value:
+        """The function, and what it captures."""
+        func: Any = self.interpreter.module[node.function.name]
+        return func, tuple(self.value(item) for item in node.captured)
 
     def loop(self, node: Loop) -> Value:
         body = self.interpreter.module[node.body.name]
@@ -255,7 +284,9 @@ class _Frame:
             if stacked and count == bound:
                 raise UserError(f"the loop over `{node.body.name}` ran more than {bound} times")
             arguments = [np.asarray(count, np.int64), *state, *captured]
-            results = self.interpreter.nested().call(body, arguments, self.symbols)
+            if node.history:
+                arguments += stacked
+            results: Any = self.interpreter.nested().call(body, arguments, self.symbols)
             going = node.condition is None or bool(results[0])
             state = list(results[1 : 1 + len(state)])
             for rows, row in zip(stacked, results[1 + len(state) :], strict=True):
@@ -287,6 +318,8 @@ _EVALUATE: Mapping[type[Node], Callable[[_Frame, Any], Value]] = {
     Tuple: _Frame.tuple,
     TupleGetItem: _Frame.tuple_item,
     If: _Frame.conditional,
+    Match: _Frame.match,
+    Closure: _Frame.closure,
     Loop: _Frame.loop,
     BindDim: _Frame.bind_dim,
 }

@@ -19,6 +19,7 @@ import numpy as np
 
 from heddle.runtime import dlpack
 from heddle.runtime.arguments import ArgumentFrame, address, arrange
+from heddle.runtime.data import Parameters, Value
 from heddle.runtime.fastcall import make_caller
 from heddle.runtime.header import c_header
 from heddle.runtime.info import ModelInfo, TensorInfo, read_model
@@ -78,6 +79,8 @@ class Executable:
         self._num_inputs, self._num_outputs = len(self.info.inputs), len(self.info.outputs)
         self._num_dims = sum(len(info.shape) for info in self.info.outputs)
         self._static = self._static_outputs()
+        described = self.info.metadata.get("data")
+        self._data = None if described is None else Parameters(described)
         self._fast = make_caller(library, self.info, self._results.empty, POOLED_FROM)
         homes = [info.lies_in for info in self.info.outputs]
         self._homes = None if homes.count(None) == len(homes) else homes
@@ -202,6 +205,9 @@ class Executable:
             return _Frame(self.info)
 
     def _values(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        if self._data is not None:
+            if any(isinstance(value, Value) for value in (*args, *named.values())):
+                args, named = self._data.expand(args, named)
         if not named and len(args) == self._num_inputs:
             return args
         return arrange(self.info, args, named)

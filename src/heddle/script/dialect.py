@@ -32,8 +32,8 @@ from heddle.tir.nodes import PrimFunc
 
 # What Python itself evaluates where a script stands in a file: annotations and class bodies.
 _INERT = frozenset(
-    "Buffer Tensor Tuple Func var extern same module_attrs bool handle bfloat16 float16 float32 "
-    "float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+    "Buffer Tensor Tuple Func Data Self var extern same module_attrs bool handle bfloat16 float16 "
+    "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
 )
 
 

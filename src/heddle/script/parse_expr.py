@@ -13,9 +13,19 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from heddle.graph.data import data_type
 from heddle.ir import BOOL, INT64, DType
 from heddle.ir import expr as E
-from heddle.ir.types import FunctionType, TensorType, TupleType, Type
+from heddle.ir.types import (
+    Constructor,
+    DataType,
+    FunctionType,
+    SelfType,
+    TensorType,
+    TupleType,
+    Type,
+)
+from heddle.runtime.data import Adt
 from heddle.script.numbers import call_context, call_dtype, number
 from heddle.script.parse_base import Declared, Macro, ParserBase, suggestion
 from heddle.script.views import View
@@ -469,8 +479,14 @@ class ExprParser(ParserBase):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node = self.quoted(node)
         name = self.called(node, "G")
+        if self.namespaced(node, "G") == "Self":
+            return SelfType(span=self.span(node))
+        if isinstance(node, ast.Name) and isinstance(outer := self.outer_value(node.id), Adt):
+            return data_type(outer)
         before, self.implicit_symbols = self.implicit_symbols, True
         try:
+            if name == "Data" and isinstance(node, ast.Call):
+                return self.data_type(node)
             if name == "Tensor" and isinstance(node, ast.Call):
                 given = self.arguments(node, ("shape", "dtype"), ("name",))
                 shape, dtype = self.shape(given["shape"]), self.dtype(given["dtype"])
@@ -484,6 +500,21 @@ class ExprParser(ParserBase):
         finally:
             self.implicit_symbols = before
         self.fail(node, 'expected a type such as G.Tensor((n, 128), "float32") or G.Tuple(...)')
+
+    def data_type(self, node: ast.Call) -> DataType:
+        """`G.Data("Tree", Leaf=(G.Tensor((), "int64"),), Node=(G.Self, G.Self))`."""
+        if len(node.args) != 1:
+            self.fail(node, "G.Data: expected a name, then constructors: Leaf=(...), Node=(...)")
+        constructors = []
+        for keyword in node.keywords:
+            if keyword.arg == "name":  # of a parameter
+                continue
+            if keyword.arg is None or not isinstance(keyword.value, (ast.Tuple, ast.List)):
+                self.fail(keyword.value, "G.Data: the fields of a constructor are a tuple of types")
+            fields = tuple(self.type(item) for item in keyword.value.elts)
+            constructors.append(Constructor(keyword.arg, fields, span=self.span(keyword.value)))
+        name = self.string(node.args[0], "the name of a data type")
+        return DataType(name, tuple(constructors), span=self.span(node))
 
     def attribute_value(self, node: ast.expr) -> Any:
         """A Python value: literals, dtypes, types, and expressions where they are written."""

@@ -15,7 +15,16 @@ import numpy as np
 
 from heddle.graph import nodes as graph
 from heddle.graph.registry import resolve_op
-from heddle.ir import DType, GlobalVar, TupleType, Type, first_mismatch, structural_equal
+from heddle.ir import (
+    DataType,
+    DType,
+    FunctionType,
+    GlobalVar,
+    TupleType,
+    Type,
+    first_mismatch,
+    structural_equal,
+)
 from heddle.ir.expr import Expr, const
 from heddle.script.parse_base import Context
 from heddle.script.parse_expr import ExprParser
@@ -96,6 +105,8 @@ class GraphParser(ExprParser):
         for node in body:
             if isinstance(node, ast.If):
                 self.branches(node)
+            elif isinstance(node, ast.Match):
+                self.match(node)
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
                 name, type_, value = self.assignment(node)
                 self.emit(node, name, type_, self.value_of(value, type_))
@@ -139,6 +150,62 @@ class GraphParser(ExprParser):
         value = graph.If(condition, then[0], otherwise[0], type_, span=self.span(node))
         self.emit(node, first, type_, value)
 
+    def match(self, node: ast.Match) -> None:
+        """`match t: case Leaf(x): ...; r = a`: the last lines of the arms assign the same name."""
+        value = self.operand(node.subject)
+        if not isinstance(value.type, DataType):
+            self.fail(node.subject, "`match` takes the value of a data type apart (G.Data)")
+        names, arms, written = set(), [], None
+        for case in node.cases:
+            with self.scope():
+                constructor, fields = self.pattern(case, value.type)
+                name, (branch, type_) = self.branch(case.body)
+            names.add(name)
+            written = written or type_
+            arms.append(graph.Arm(constructor, fields, branch, span=self.span(case.pattern)))
+        if len(names) != 1:
+            listed = ", ".join(f"`{name}`" for name in sorted(names))
+            self.fail(node.subject, f"all arms must end in an assignment to one name, got {listed}")
+        covered = {arm.constructor for arm in arms}
+        missing = [c.name for c in value.type.constructors if c.name not in covered]
+        if missing and "_" not in covered:
+            self.fail(
+                node.subject,
+                f"`match` on {value.type.name} has no arm for {', '.join(missing)}",
+            )
+        type_ = written or arms[0].body.result.type
+        self.emit(
+            node, names.pop(), type_, graph.Match(value, tuple(arms), type_, span=self.span(node))
+        )
+
+    def pattern(self, case: ast.match_case, type_: DataType) -> tuple[str, tuple[graph.Var, ...]]:
+        """The constructor of an arm, and the variables of its fields."""
+        pattern = case.pattern
+        if case.guard is not None:
+            self.fail(case.guard, "an arm of a graph function has no guard; use `if` inside of it")
+        if isinstance(pattern, ast.MatchAs) and pattern.pattern is None and pattern.name is None:
+            return "_", ()
+        if not isinstance(pattern, ast.MatchClass) or pattern.kwd_attrs:
+            self.fail(pattern, "a pattern is a constructor with names, such as Node(left, right)")
+        name = ast.unparse(pattern.cls).split(".")[-1]
+        constructor = type_.constructor(name)
+        if constructor is None:
+            known = ", ".join(item.name for item in type_.constructors)
+            self.fail(pattern, f"{type_.name} has no constructor {name}; it has {known}")
+        types = type_.field_types(constructor)
+        if len(types) != len(pattern.patterns):
+            self.fail(pattern, f"{name} has {len(types)} fields, got {len(pattern.patterns)}")
+        return name, tuple(map(self.field, pattern.patterns, types))
+
+    def field(self, pattern: ast.pattern, type_: Type) -> graph.Var:
+        if not isinstance(pattern, ast.MatchAs) or pattern.pattern is not None:
+            self.fail(pattern, "fields are named, or `_`; patterns are not nested")
+        name, span = pattern.name or "_", self.span(pattern)
+        if pattern.name is None:
+            return graph.Var(name, type_, span=span)
+        var: graph.Var = self.bind(pattern, name, lambda: graph.Var(name, type_, span=span))
+        return var
+
     def branch(self, body: Sequence[ast.stmt]) -> tuple[str, tuple[graph.Branch, Type | None]]:
         kept = self.statements(body)
         if not kept:
@@ -147,16 +214,16 @@ class GraphParser(ExprParser):
             self.blocks.append([])
             self.suite(kept[:-1])
             name, type_, value = self.assignment(kept[-1])
-            result = self.operand(value)
+            result = self.operand(value, type_)
             bindings = tuple(self.blocks.pop())
         branch = graph.Branch(bindings, result, span=self.span(kept[-1]))
         return name, (branch, type_)
 
     # -- expressions -------------------------------------------------------------------------
 
-    def operand(self, node: ast.expr) -> graph.GraphExpr:
-        """A variable, constant or tuple; a call becomes a binding first."""
-        made = self.value_of(node, None)
+    def operand(self, node: ast.expr, type_: Type | None = None) -> graph.GraphExpr:
+        """A variable, constant or tuple; a call, of type `type_` if given, becomes a binding."""
+        made = self.value_of(node, type_)
         if isinstance(made, (graph.Call, graph.CallDPS)) and self.called(node, "G") != "typed":
             name, count = "lv", 0
             while self.lookup(name) is not None:
@@ -214,6 +281,11 @@ class GraphParser(ExprParser):
         name = self.called(node, "G")
         if name in _FORMS:
             return _FORMS[name](self, node, type_)
+        held = self.lookup(node.func.id) if isinstance(node.func, ast.Name) else None
+        if isinstance(held, graph.Var) and isinstance(held.type, FunctionType):
+            operands = tuple(self.operand(arg) for arg in node.args)
+            result = held.type.result if type_ is None else type_
+            return graph.Call(held, operands, {}, result, span=self.span(node))
         if isinstance(node.func, ast.Name) and node.func.id in self.context.functions:
             return self.graph_call(node, node.func, node.args, node.keywords, type_)
         self.fail(
@@ -292,7 +364,7 @@ class GraphParser(ExprParser):
     def loop_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
         if type_ is None:
             self.fail(node, "a loop needs its type: `y: G.Tuple(...) = G.loop(...)`")
-        optional = ("limit", "condition", "carried", "captured", "bound")
+        optional = ("limit", "condition", "carried", "captured", "bound", "history")
         given = self.arguments(node, ("body",), optional)
         scalars = {
             name: self.operand(given[name]) if name in given else None
@@ -301,7 +373,24 @@ class GraphParser(ExprParser):
         groups = {name: self.operands(given.get(name)) for name in ("carried", "captured")}
         bound = self.dimension(given["bound"]) if "bound" in given else const(0)
         body = self.global_var(given["body"])
-        return graph.Loop(body, **scalars, **groups, bound=bound, type=type_, span=self.span(node))
+        history = bool(self.attribute_value(given["history"])) if "history" in given else False
+        return graph.Loop(
+            body,
+            **scalars,
+            **groups,
+            bound=bound,
+            type=type_,
+            history=history,
+            span=self.span(node),
+        )
+
+    def closure_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        if type_ is None:
+            self.fail(node, "a closure needs its type: `f: G.Func(...) = G.closure(step, (w,))`")
+        given = self.arguments(node, ("function",), ("captured",))
+        captured = self.operands(given.get("captured"))
+        function = self.global_var(given["function"])
+        return graph.Closure(function, captured, type_, span=self.span(node))
 
     def operands(self, node: ast.expr | None) -> tuple[graph.GraphExpr, ...]:
         if node is None:
@@ -383,5 +472,6 @@ _FORMS: Final[Mapping[str | None, Callable[..., graph.GraphExpr]]] = {
     "typed": GraphParser.typed_form,
     "const": GraphParser.const,
     "loop": GraphParser.loop_form,
+    "closure": GraphParser.closure_form,
     "bind_dim": GraphParser.bind_dim,
 }

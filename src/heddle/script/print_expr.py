@@ -9,7 +9,14 @@ from typing import Any, Final, TypeAlias
 from heddle.ir import INT64, DType, Node
 from heddle.ir import expr as E
 from heddle.ir.node import init_fields
-from heddle.ir.types import FunctionType, TensorType, TupleType, Type
+from heddle.ir.types import (
+    DataType,
+    FunctionType,
+    SelfType,
+    TensorType,
+    TupleType,
+    Type,
+)
 from heddle.script.names import Names, quote
 from heddle.script.numbers import NUMBERS, call_context, call_dtype, number_text, typed_text
 from heddle.tir.intrin import INTRINSICS
@@ -174,6 +181,14 @@ class ExprPrinter:
         if isinstance(node, FunctionType):
             params = _tuple([self.type(item) for item in node.params])
             return f"G.Func({params}, {self.type(node.result)})"
+        if isinstance(node, SelfType):
+            return "G.Self"
+        if isinstance(node, DataType):
+            forms = [
+                f"{item.name}={_tuple([self.type(f) for f in item.fields])}"
+                for item in node.constructors
+            ]
+            return f"G.Data({', '.join([quote(node.name), *forms])})"
         return self.fallback(node)
 
     def value(self, value: Any) -> str:

@@ -81,8 +81,11 @@ class GraphPrinter:
         if isinstance(value, graph.If):
             self.branches(value, var)
             return
+        if isinstance(value, graph.Match):
+            self.match(value, var)
+            return
         text = self.value(value)
-        needed = isinstance(value, (graph.Call, graph.CallDPS, graph.Loop))
+        needed = isinstance(value, (graph.Call, graph.CallDPS, graph.Loop, graph.Closure))
         needed = needed or not structural_equal(value.type, var.type)
         self.assign(var, var.type if needed else None, text)
 
@@ -102,6 +105,19 @@ class GraphPrinter:
         self.branch(value.then, name, value.type)
         self.line("else:")
         self.branch(value.otherwise, name, value.type)
+
+    def match(self, value: graph.Match, var: graph.Var) -> None:
+        name = self.define(var)
+        self.line(f"match {self.operand(value.value)}:")
+        self.indent += 1
+        for arm in value.arms:
+            self.names.push()
+            fields = ", ".join(self.define(field) for field in arm.fields)
+            form = "_" if arm.constructor == "_" else f"{arm.constructor}({fields})"
+            self.line(f"case {form}:")
+            self.branch(arm.body, name, value.type)
+            self.names.pop()
+        self.indent -= 1
 
     def branch(self, branch: graph.Branch, name: str, type_: Type) -> None:
         self.indent += 1
@@ -142,6 +158,8 @@ class GraphPrinter:
             return f"G.call_dps({', '.join(parts)})"
         if isinstance(value, graph.Loop):
             return self.loop(value)
+        if isinstance(value, graph.Closure):
+            return f"G.closure({self.callee(value.function)}, {self.tuple(value.captured)})"
         if isinstance(value, graph.BindDim):
             symbol = self.names.find(value.symbol) or self.names.define(
                 value.symbol,
@@ -151,6 +169,8 @@ class GraphPrinter:
             return f"G.bind_dim({self.operand(value.value)}, {symbol}, bound={bound})"
         if isinstance(value, graph.If):
             return f"G.opaque('If on {self.operand(value.condition)}')"
+        if isinstance(value, graph.Match):
+            return f"G.opaque('Match on {self.operand(value.value)}')"
         return self.expr.fallback(value)
 
     def loop(self, value: graph.Loop) -> str:
@@ -162,6 +182,8 @@ class GraphPrinter:
         parts.append(f"carried={self.tuple(value.carried)}")
         parts.append(f"captured={self.tuple(value.captured)}")
         parts.append(f"bound={self.expr.text(value.bound)}")
+        if value.history:
+            parts.append("history=True")
         return f"G.loop({', '.join(parts)})"
 
     def tuple(self, fields: Iterable[Any]) -> str:
@@ -175,6 +197,8 @@ class GraphPrinter:
             if value.attrs:
                 args.append(f"attrs={self.expr.value(value.attrs)}")
             return f"G.call({', '.join(args)})"
+        if isinstance(value.callee, graph.Var):
+            return f"{self.names.of(value.callee)}({', '.join(args)})"
         plain = all(is_keyword_name(key) for key in value.attrs)
         if plain:
             args += [f"{key}={self.expr.value(item)}" for key, item in value.attrs.items()]

@@ -20,6 +20,7 @@ from heddle.passes.graph.host_plan import (
     SYMBOL_MAX,
     BindStep,
     BranchStep,
+    DepthStep,
     FunctionCall,
     HostPlan,
     KernelCall,
@@ -152,6 +153,12 @@ class HostFunction:
         self.values.values[step.symbol] = value
         place = len(self.plan.symbols) + list(self.plan.late_symbols).index(step.symbol)
         b.void(f"store i64 {value}, ptr {self._slot(self.context['symbols'], place, 'i64')}")
+
+    def depth(self, step: DepthStep) -> None:
+        """Leave where recursion goes deeper than there is memory for."""
+        left, limit = self.values.values[step.left], self.values.values[step.limit]
+        spent = self.b.op(f"icmp slt i64 {left}, 1")
+        self._fail_if(spent, "the recursion is deeper than the limit of %lld levels", limit)
 
     def loop(self, step: LoopStep) -> None:
         """Call a function again and again."""
@@ -343,4 +350,5 @@ _STEPS: Final[Mapping[type, Callable[..., None]]] = {
     BranchStep: HostFunction.branch,
     LoopStep: HostFunction.loop,
     BindStep: HostFunction.bind,
+    DepthStep: HostFunction.depth,
 }

@@ -20,6 +20,7 @@ from heddle.graph.nodes import (
     Branch,
     Call,
     CallDPS,
+    Closure,
     Constant,
     Function,
     GraphExpr,
@@ -71,6 +72,11 @@ def is_primitive(function: object) -> bool:
     return isinstance(function, Function) and bool(function.attrs.get("primitive"))
 
 
+def is_function_call(value: object) -> bool:
+    """Whether a value is a call of a graph function of the module."""
+    return isinstance(value, Call) and isinstance(value.callee, GlobalVar)
+
+
 def map_functions(module: IRModule, rewrite: FunctionRewrite) -> IRModule:
     """The module with `rewrite` applied to its graph functions, kernels excepted."""
     changed = {
@@ -100,7 +106,7 @@ def atoms_of(value: GraphExpr) -> Iterator[GraphExpr]:
             for binding in branch.bindings:
                 yield from atoms_of(binding.value)
             yield from atoms_of(branch.result)
-    elif isinstance(value, (Loop, BindDim)):
+    elif isinstance(value, (Loop, BindDim, Closure)):
         for item in value.children():
             if isinstance(item, GraphExpr):
                 yield from atoms_of(item)

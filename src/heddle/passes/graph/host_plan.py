@@ -147,7 +147,16 @@ class BindStep:
     bound: Expr
 
 
-Step: TypeAlias = "KernelCall | FunctionCall | BranchStep | LoopStep | BindStep"
+@dataclass(frozen=True, slots=True)
+class DepthStep:
+    """Leaves with an error unless the symbol `left`, the levels of recursion that there is memory
+    for, is at least 1; `limit` is the number of all levels."""
+
+    left: Var
+    limit: Var
+
+
+Step: TypeAlias = "KernelCall | FunctionCall | BranchStep | LoopStep | BindStep | DepthStep"
 
 
 @dataclass(frozen=True, slots=True)

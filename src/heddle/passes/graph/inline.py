@@ -19,18 +19,22 @@ from typing import Any
 
 from heddle.graph.dims import match_symbols, simplify_dim
 from heddle.graph.nodes import (
+    Arm,
     Binding,
     Branch,
     Call,
     CallDPS,
+    Closure,
     Constant,
     Function,
     GraphExpr,
     If,
+    Loop,
+    Match,
     Tuple,
     Var,
 )
-from heddle.ir import GlobalVar, IRModule, TensorType, TupleType, Type, substitute
+from heddle.ir import FunctionType, GlobalVar, IRModule, TensorType, TupleType, Type, substitute
 from heddle.ir.expr import Expr
 from heddle.passes.graph.anf import shape_of, tensor_type
 from heddle.support import UserError
@@ -70,6 +74,19 @@ def copied(
     body = _Body(module, keep, ("", ""), values, symbols)
     result = body.copy(function.bindings, function.result, bindings)
     return bindings, result
+
+
+def instantiate(function: Function, module: IRModule, symbols: Mapping[Any, Expr]) -> Function:
+    """A copy of `function` whose symbolic dimensions are what `symbols` says. Calls stay."""
+    body = _Body(module, frozenset(module.functions), ("", ""), {}, symbols)
+    params = []
+    for param in function.params:
+        params.append(Var(param.name, body._type(param.type), span=param.span))  # type: ignore[call-arg]
+        body.values[param] = params[-1]
+    bindings: list[Binding] = []
+    result = body.copy(function.bindings, function.result, bindings)
+    made: Function = function.replace(params=tuple(params), bindings=tuple(bindings), result=result)
+    return made
 
 
 class _Body:
@@ -145,17 +162,32 @@ class _Body:
                 self._type(value.type),
                 span=value.span,
             )  # type: ignore[call-arg]
+        if isinstance(value, Match):
+            arms = tuple(map(self._arm, value.arms))
+            subject = self._atom(value.value)
+            return Match(subject, arms, self._type(value.type), span=value.span)  # type: ignore[call-arg]
         copied: GraphExpr = value.map(self._atom)
+        if isinstance(copied, Call) and isinstance(copied.callee, Var):
+            copied = copied.replace(callee=self._atom(copied.callee))
         if not self.symbols or isinstance(copied, (Var, Constant, Tuple)):
             return copied
-        if isinstance(copied, Call) and not isinstance(copied.callee, GlobalVar):
+        if isinstance(copied, Call) and not isinstance(copied.callee, (GlobalVar, Var)):
             attrs = {key: self._attribute(item) for key, item in copied.attrs.items()}
             again: Call = copied.callee(*copied.args, span=copied.span, **attrs)
             return again
-        if isinstance(copied, (Call, CallDPS)):
+        if isinstance(copied, (Call, CallDPS, Closure)):
             typed: GraphExpr = copied.replace(type=self._type(copied.type))
             return typed
+        if isinstance(copied, Loop):
+            bound = simplify_dim(substitute(copied.bound, self.symbols))
+            loop: Loop = copied.replace(type=self._type(copied.type), bound=bound)
+            return loop
         return copied
+
+    def _arm(self, arm: Arm) -> Arm:
+        fields = tuple(Var(v.name, self._type(v.type), span=v.span) for v in arm.fields)  # type: ignore[call-arg]
+        self.values.update(zip(arm.fields, fields, strict=True))
+        return Arm(arm.constructor, fields, self._branch(arm.body), span=arm.span)  # type: ignore[call-arg]
 
     def _branch(self, branch: Branch) -> Branch:
         bindings: list[Binding] = []
@@ -173,4 +205,6 @@ class _Body:
         if isinstance(type_, TensorType):
             dims = (simplify_dim(substitute(dim, self.symbols)) for dim in type_.shape)
             return TensorType(tuple(dims), type_.dtype)
+        if isinstance(type_, FunctionType):
+            return FunctionType(tuple(map(self._type, type_.params)), self._type(type_.result))
         return type_

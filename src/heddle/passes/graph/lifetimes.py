@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Until when the values of a lowered function are read, and whose memory each may take over.
 
-Steps (kernel calls, conditions, loops, the binding of dimensions) are numbered in order. Views,
+Steps (calls, conditions, loops, the binding of dimensions) are numbered in order. Views,
 tuples and their fields are other names for the memory of what they are made of.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from heddle.graph.dps import arguments_of
 from heddle.graph.nodes import (
@@ -25,15 +25,19 @@ from heddle.graph.nodes import (
 )
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
-from heddle.passes.graph.anf import atoms_of
+from heddle.passes.graph.anf import atoms_of, is_function_call
 from heddle.passes.graph.fuse import is_view
 from heddle.tir.nodes import PrimFunc
 
-STEPS: Final = (CallDPS, If, Loop, BindDim)
-"""Values that take time; all others are other names for them."""
 
-_MAKERS: Final = (CallDPS, If, Loop)
-"""Values that are memory of their own."""
+def makes_memory(value: object) -> bool:
+    """Whether the results of a value are memory of their own."""
+    return isinstance(value, (CallDPS, If, Loop)) or is_function_call(value)
+
+
+def is_step(value: object) -> bool:
+    """Whether a value takes time; all others are other names for them."""
+    return isinstance(value, BindDim) or makes_memory(value)
 
 
 class Lifetimes:
@@ -53,13 +57,13 @@ class Lifetimes:
         step = -1
         for binding in function.bindings:
             value = binding.value
-            if isinstance(value, STEPS):
+            if is_step(value):
                 step += 1
                 self.number[binding.var] = step
                 for atom in atoms_of(value):
                     for source in self.sources(atom):
                         self.last[source] = step
-            if not isinstance(value, _MAKERS):
+            if not makes_memory(value):
                 self._aliases[binding.var] = tuple(_vars(value))
         result = function.result
         fields = result.fields if isinstance(result, Tuple) else (result,)
@@ -82,7 +86,7 @@ class Lifetimes:
         field = 0
         while True:
             value = self.owners.get(item) if isinstance(item, Var) else item
-            if value is None or isinstance(value, _MAKERS):
+            if value is None or makes_memory(value):
                 return item, field
             if is_view(value):
                 assert isinstance(value, Call)

@@ -46,7 +46,7 @@ from heddle.ir.node import Node
 from heddle.ir.structural import structural_hash
 from heddle.ir.types import TensorType, TupleType, Type
 from heddle.ir.walk import post_order, rewrite
-from heddle.passes.graph.anf import is_primitive, op_name
+from heddle.passes.graph.anf import is_function_call, is_primitive, op_name
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.inplace import inplace_pairs
 from heddle.support import InternalError, UserError
@@ -132,13 +132,12 @@ class _Lowering:
         value = binding.value
         if isinstance(value, Call) and isinstance(value.callee, GlobalVar):
             callee = self.module.functions.get(value.callee.name)
-            if callee is None or not is_primitive(callee):
+            if not isinstance(callee, Function):
                 raise UserError(
-                    f"`{value.callee.name}` is called but not inlined: calls of graph functions "
-                    "cannot be lowered",
-                    span=value.span,
+                    f"`{value.callee.name}` is called, but is no graph function", span=value.span
                 )
-            assert isinstance(callee, Function)
+            if not is_primitive(callee):
+                return binding
             kernel, symbols = self._kernel(value.callee.name, callee)
             attrs = {**value.attrs, "symbols": symbols}
             lowered = CallDPS(kernel, value.args, value.type, attrs, span=value.span)  # type: ignore[call-arg]
@@ -216,7 +215,7 @@ def _result_fields(result: GraphExpr) -> tuple[tuple[GraphExpr, ...], bool]:
 
 def _is_kernel(value: GraphExpr) -> bool:
     """Whether the results are memory of their own."""
-    return isinstance(value, (CallDPS, If, Loop))
+    return isinstance(value, (CallDPS, If, Loop)) or is_function_call(value)
 
 
 def _root(value: GraphExpr, owners: Mapping[Var, GraphExpr]) -> GraphExpr:

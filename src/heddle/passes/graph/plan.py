@@ -20,6 +20,7 @@ count as the largest values that they may have.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -47,13 +48,14 @@ from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
 from heddle.ir.types import TensorType, TupleType, Type
 from heddle.ir.walk import free_vars, substitute
-from heddle.passes.graph.anf import free_symbols
+from heddle.passes.graph.anf import free_symbols, is_function_call
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.host_plan import (
     ALIGNMENT,
     SYMBOL_MAX,
     BindStep,
     BranchStep,
+    DepthStep,
     FunctionCall,
     HostPlan,
     KernelCall,
@@ -65,9 +67,10 @@ from heddle.passes.graph.host_plan import (
     largest,
     same_storage,
 )
-from heddle.passes.graph.lifetimes import STEPS, Lifetimes, overwritten_parameters, tensors_of
+from heddle.passes.graph.lifetimes import Lifetimes, is_step, overwritten_parameters, tensors_of
 from heddle.passes.graph.outline import called_function
 from heddle.passes.graph.place_values import ArenaValue, Constants, place_values
+from heddle.passes.graph.recursion import native_bytes, recursive_groups
 from heddle.support import InternalError, UserError
 from heddle.tir.nodes import PrimFunc
 
@@ -114,23 +117,38 @@ class _Functions:
         self.module = module
         self.constants = Constants()
         self.plans: dict[str, HostPlan] = {}
-        self._open: list[str] = []
+        self.groups = recursive_groups(module)
         self._carried = _carried(module)
 
     def plan(self, name: str) -> HostPlan:
-        """The plan of a called function."""
+        """The plan of a called function; those of its group are planned with it."""
         if name not in self.plans:
-            function = self.module[name]
-            if not isinstance(function, Function):
-                raise UserError(f"`{name}` is no graph function")
-            if name in self._open:
-                chain = " -> ".join(f"`{step}`" for step in (*self._open, name))
-                raise UserError(f"recursion is not supported yet: {chain}")
-            self._open.append(name)
-            donated = {1 + k: 1 + k for k in range(self._carried.get(name, 0))}
-            self.plans[name] = _Planner(self.module, function, name, self, donated).run()
-            self._open.pop()
+            group = self.groups.get(name)
+            carried = self._carried.get(name, 0) if group is None else 0
+            donated = {1 + k: 1 + k for k in range(carried)}
+            for member in (name,) if group is None else group.members:
+                function = self.function(member)
+                self.plans[member] = _Planner(self.module, function, member, self, donated).run()
+            if group is not None:
+                late = {member: len(self.plans[member].late_symbols) for member in group.members}
+                group.native = {
+                    member: native_bytes(self.plans[member], lambda name: late.get(name, 8))
+                    for member in group.members
+                }
         return self.plans[name]
+
+    def function(self, name: str) -> Function:
+        """A graph function of the module."""
+        function = self.module[name]
+        if not isinstance(function, Function):
+            raise UserError(f"`{name}` is no graph function")
+        return function
+
+    def symbols(self, name: str) -> tuple[Symbol, ...]:
+        """The symbols that a called function is handed, in order."""
+        function, group = self.function(name), self.groups.get(name)
+        hidden = () if group is None else (group.left, group.most)
+        return (*_symbols_of_function(function), *hidden)
 
 
 def _carried(module: IRModule) -> dict[str, int]:
@@ -149,6 +167,8 @@ def _carried(module: IRModule) -> dict[str, int]:
                 for call in (called_function(value.then), called_function(value.otherwise)):
                     if call is not None:
                         found[call.callee.name] = 0
+            elif isinstance(value, Call) and is_function_call(value):
+                found[value.callee.name] = 0
     return found
 
 
@@ -165,10 +185,12 @@ class _Planner:
         self.function = function
         self.name = name
         self.functions = functions
+        self.group = functions.groups.get(name)
         self.constants = functions.constants
         self.places: dict[Any, tuple[_Place, ...]] = {}
         self.values: list[ArenaValue] = []
         self.steps: list[Callable[[], Step | None]] = []  # called once all values have places
+        self.arena_size: Expr = IntImm(0)  # known once all values have their places
         self.late: dict[Symbol, Expr] = {}  # bounds of the symbols that steps bind
         self.lifetimes = Lifetimes(module, function)
         self.donated = donated
@@ -177,7 +199,7 @@ class _Planner:
     def run(self) -> HostPlan:
         """Place everything."""
         inputs = self._inputs()
-        symbols = self._symbols([item.type for item in inputs])
+        symbols = self.functions.symbols(self.name)
         outputs = self._outputs()
         for binding in self.function.bindings:
             self._binding(binding.var, binding.value)
@@ -187,6 +209,7 @@ class _Planner:
             if not same_storage(_resolve(self._place(item)[0]), wanted):
                 raise InternalError(f"result {position} of `{self.name}` is not in its output")
         report, arena = place_values(self.values)
+        self.arena_size = arena
         ranges = self.function.attrs.get("symbol_ranges", {})
         assert isinstance(ranges, Mapping)
         return HostPlan(
@@ -198,7 +221,10 @@ class _Planner:
             constants=tuple(self.constants.items),
             constants_size=self.constants.size,
             arena_size=arena,
-            steps=tuple(made for step in self.steps if (made := step()) is not None),
+            steps=(
+                *self._depth_check(),
+                *(made for step in self.steps if (made := step()) is not None),
+            ),
             report=report,
             late_symbols=self.late,
             functions=self.functions.plans,
@@ -234,18 +260,6 @@ class _Planner:
                 place = _Place(value, Storage.input(position))
             self.places[param] = (place,)
         return tuple(inputs)
-
-    def _symbols(self, types: Sequence[TensorType]) -> tuple[Symbol, ...]:
-        handed: Any = self.function.attrs.get("symbols", ())
-        symbols = [*handed, *(s for s in free_symbols(types) if s not in handed)]
-        bare = {dim for item in types for dim in item.shape if isinstance(dim, Symbol)}
-        for symbol in symbols:
-            if symbol not in bare and symbol not in handed:
-                raise UserError(
-                    f"dimension `{symbol.name}` occurs only inside expressions of input shapes; "
-                    "some input must have it as a dimension of its own"
-                )
-        return tuple(symbols)
 
     def _result_fields(self) -> tuple[GraphExpr, ...]:
         result = self.function.result
@@ -319,7 +333,7 @@ class _Planner:
         raise InternalError(f"memory planning met a {type(item).__name__}; run `lower` first")
 
     def _binding(self, var: Var, value: GraphExpr) -> None:
-        if not isinstance(value, STEPS):
+        if not is_step(value):
             self.places[var] = self._place(value)
             return
         end = max(len(self.steps), self.lifetimes.last.get(var, 0))
@@ -329,7 +343,10 @@ class _Planner:
             self._branches(var, value, end)
         elif isinstance(value, Loop):
             self._loop(var, value, end)
+        elif isinstance(value, Call):
+            self._graph_call(var, value, end)
         else:
+            assert isinstance(value, BindDim)
             self._bind_dim(var, value)
 
     def _call(self, var: Var, value: CallDPS, end: int) -> None:
@@ -380,6 +397,13 @@ class _Planner:
 
     # -- calls of graph functions ------------------------------------------------------------
 
+    def _graph_call(self, var: Var, value: Call, end: int) -> None:
+        name, number = value.callee.name, len(self.steps)
+        results = self._results(var, end)
+        arena = self._arena([(name, value.args)], number)
+        inputs = [place for arg in value.args for place in self._place(arg)]
+        self.steps.append(self._function_call(name, value.args, inputs, results, arena))
+
     def _branches(self, var: Var, value: If, end: int) -> None:
         number = len(self.steps)
         where = self._place(value.condition)[0]
@@ -387,10 +411,7 @@ class _Planner:
         calls = [called_function(branch) for branch in (value.then, value.otherwise)]
         if calls[0] is None or calls[1] is None:
             raise InternalError("a branch is more than a call; run `outline` first")
-        arena = self._memory(
-            maximum(*(self._arena_of(call.callee.name, call.args) for call in calls if call)),
-            number,
-        )
+        arena = self._arena([(call.callee.name, call.args) for call in calls if call], number)
         then, otherwise = (
             self._function_call(
                 call.callee.name,
@@ -418,14 +439,19 @@ class _Planner:
         rows = [self._dense_size(item, first=1) for item in _fields(value.type)[1 + len(carried) :]]
         name = value.body.name
         iteration, going = (self._memory(IntImm(ALIGNMENT), number) for _ in range(2))
-        in_place = self.functions.plan(name).shared
+        in_place = {} if self._is_inner(name) else self.functions.plan(name).shared
         turns = [
             final if 1 + k in in_place else self._memory(self._byte_size(_tensor(item)), number)
             for k, (item, final) in enumerate(zip(value.carried, carried, strict=True))
         ]
         count_type = Var("count", TensorType((), DType.of("int64")))
-        given = (count_type, *value.carried, *value.captured)
-        arena = self._memory(self._arena_of(name, given), number)
+        rows_given = _fields(value.type)[1 + len(carried) :] if value.history else []
+        history = [Var("rows", item) for item in rows_given]
+        given = (count_type, *value.carried, *value.captured, *history)
+        arena = self._arena([(name, given)], number)
+        captured = [place for item in value.captured for place in self._place(item)]
+        if value.history:
+            captured += stacked
         body = self._function_call(
             name, given, [iteration, *carried, *captured], [going, *turns, *stacked], arena
         )
@@ -458,30 +484,65 @@ class _Planner:
         args: Sequence[GraphExpr],
         inputs: Sequence[_Place],
         outputs: Sequence[_Place],
-        arena: _Place,
+        arena: _Place | None,
     ) -> Callable[[], FunctionCall]:
         values = self._symbol_values(name, args)
+        inner = self._is_inner(name)
+        if inner:
+            assert self.group is not None
+            handed = dict(zip(self.functions.symbols(name), values, strict=True))
+            self.group.calls.setdefault(self.name, []).append((name, handed))
         return lambda: FunctionCall(
             name,
             tuple(map(_resolve, inputs)),
             tuple(map(_resolve, outputs)),
             tuple(values),
-            _resolve(arena),
+            Storage("arena", 0, self.arena_size) if inner or arena is None else _resolve(arena),
         )
+
+    # -- recursion ---------------------------------------------------------------------------
+
+    def _is_inner(self, name: str) -> bool:
+        """Whether a call of `name` may lead back to this function."""
+        return self.group is not None and name in self.group.members
+
+    def _depth_check(self) -> tuple[Step, ...]:
+        """The first step of a function at whose entry levels of recursion are counted."""
+        if self.group is None or self.name not in self.group.counted:
+            return ()
+        return (DepthStep(self.group.left, self.group.most),)
+
+    def _arena(
+        self, calls: Sequence[tuple[str, Sequence[GraphExpr]]], number: int
+    ) -> _Place | None:
+        """The memory of one of several calls; calls inside of a group have theirs behind all."""
+        sizes = [self._arena_of(name, args) for name, args in calls if not self._is_inner(name)]
+        return self._memory(functools.reduce(maximum, sizes), number) if sizes else None
 
     def _symbol_values(self, name: str, args: Sequence[GraphExpr]) -> list[Expr]:
         """The values of the symbols of a called function, expressions of those of this one."""
-        plan = self.functions.plan(name)
-        params = [item.type.shape for item in plan.inputs]
+        function, group = self.functions.function(name), self.functions.groups.get(name)
+        params = [_tensor(param).shape for param in function.params]
         known = match_symbols(params, [_tensor(arg).shape for arg in args])
-        return [known.get(symbol, symbol) for symbol in plan.symbols]
+        values = {symbol: known.get(symbol, symbol) for symbol in _symbols_of_function(function)}
+        if group is None:
+            return list(values.values())
+        if self._is_inner(name):
+            count = group.left - 1 if name in group.counted else group.left
+            return [*values.values(), count, group.most]
+        self.functions.plan(name)  # which tells how the group hands its symbols on
+        limit = self._largest(group.limit_of(name, values))
+        return [*values.values(), limit if name in group.counted else limit + 1, limit]
 
     def _arena_of(self, name: str, args: Sequence[GraphExpr]) -> Expr:
         """The bytes that a called function works in, at most."""
-        plan = self.functions.plan(name)
+        plan, group = self.functions.plan(name), self.functions.groups.get(name)
         values = dict(zip(plan.symbols, self._symbol_values(name, args), strict=True))
-        size = self._largest(simplify_dim(substitute(plan.arena_size, values)))
-        return maximum(size, IntImm(ALIGNMENT))
+        size = substitute(plan.arena_size, values)
+        if group is not None:
+            frames = {member: self.functions.plans[member].arena_size for member in group.members}
+            size = group.stack_size(name, values, frames)
+        return maximum(self._largest(simplify_dim(size)), IntImm(ALIGNMENT))
 
     def _largest(self, size: Expr) -> Expr:
         """The largest value of a size, whatever the symbols turn out to be that steps bind."""
@@ -551,6 +612,21 @@ class _Planner:
             return None
         value.end = max(value.end, end)
         return place
+
+
+def _symbols_of_function(function: Function) -> tuple[Symbol, ...]:
+    """Those that its callers hand over, then those of the shapes of its parameters."""
+    types = [_tensor(param) for param in function.params]
+    handed: Any = function.attrs.get("symbols", ())
+    symbols = [*handed, *(s for s in free_symbols(types) if s not in handed)]
+    bare = {dim for item in types for dim in item.shape if isinstance(dim, Symbol)}
+    for symbol in symbols:
+        if symbol not in bare and symbol not in handed:
+            raise UserError(
+                f"dimension `{symbol.name}` occurs only inside expressions of input shapes; "
+                "some input must have it as a dimension of its own"
+            )
+    return tuple(symbols)
 
 
 def _host_number(number: _Number) -> Expr | ScalarLoad:
