@@ -27,11 +27,11 @@ def detect_access_regions(block: Block) -> tuple[Regions, Regions]:
     """The regions that one instance of `block` reads and writes.
 
     An access outside any loop of the block's body is a point. Loops inside the body widen indices
-    that are linear in the loop variables to the range they cover, other indices to the whole
-    dimension. Blocks inside the body count by what they declare; `address_of` stands for the whole
-    buffer, read and written. Each distinct region is listed
-    once, in the order of the accesses; buffers that live inside the block are left out, and so is
-    the accumulator of a reduction among the reads (it is written at the same place).
+    that are linear in the loop variables to the range they cover, other indices, and those read
+    from what the block itself writes, to the whole dimension. Blocks inside the body count by what
+    they declare; `address_of` stands for the whole buffer, read and written. Each distinct region
+    is listed once, in the order of the accesses; buffers that live inside the block are left out,
+    and so is the accumulator of a reduction among the reads (it is written at the same place).
 
     Before: `for k in T.serial(4): C[i] = C[i] + A[i, k * 2]`; reads `C[i], A[i, 0:7]`.
     """
@@ -40,11 +40,35 @@ def detect_access_regions(block: Block) -> tuple[Regions, Regions]:
         finder.visit(block.init)
     finder.visit(block.body)
     local = finder.local | set(block.alloc_buffers)
-    writes = tuple(region for region in finder.writes if region.buffer not in local)
-    reads = tuple(region for region in finder.reads if region.buffer not in local)
+    changing = local | {region.buffer for region in finder.writes}
+    writes = _lasting(finder.writes, local, changing)
+    reads = _lasting(finder.reads, local, changing)
     if any(axis.kind is IterKind.REDUCTION for axis in block.iters):
         reads = tuple(region for region in reads if not _among(writes, region))
     return reads, writes
+
+
+def _lasting(found: Iterable[BufferRegion], local: set[Buffer], changing: set[Buffer]) -> Regions:
+    """The regions of buffers that are not `local`; where an index is read from a buffer that the
+    block changes, whole dimensions."""
+    lasting: list[BufferRegion] = []
+    for region in found:
+        if region.buffer in local:
+            continue
+        parts = zip(region.ranges, region.buffer.shape, strict=True)
+        ranges = tuple(
+            Range(const(0), dim) if _reads(part, changing) else part for part, dim in parts
+        )
+        _add(lasting, BufferRegion(region.buffer, ranges))
+    return tuple(lasting)
+
+
+def _reads(part: Range, buffers: set[Buffer]) -> bool:
+    return any(
+        isinstance(found, BufferLoad) and found.buffer in buffers
+        for bound in (part.min, part.extent)
+        for found in post_order(bound)
+    )
 
 
 class _Finder:
