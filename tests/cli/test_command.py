@@ -244,7 +244,7 @@ def _packed_weight(func: object) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--pass", "weave"), "there is no pass `weave`; the passes are: normalise"),
+        (("--pass", "weave"), "there is no pass `weave`; the passes are: separate_main"),
         (("--kernel", "weave"), "the model has no kernel `weave`; its kernels: `"),
         (("--pass", "import", "--asm"), "does not go with the other options"),
     ],
