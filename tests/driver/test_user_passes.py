@@ -110,7 +110,9 @@ def test_what_is_no_insertion():
     def run(*passes):
         return heddle.optimize(network(), passes=list(passes))
 
-    with pytest.raises(UserError, match="there is no pass `nothing`; the passes are: separate_main"):
+    with pytest.raises(
+        UserError, match="there is no pass `nothing`; the passes are: separate_main"
+    ):
         run(("after", "nothing", keep))
     with pytest.raises(UserError, match=r"passes\[0\]: 'amid' is no place; there are before"):
         run(("amid", "fuse", keep))
