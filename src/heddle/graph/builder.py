@@ -119,6 +119,16 @@ class GraphBuilder:
         self._scopes[-1].append(Binding(flat, var, span=value.span))  # type: ignore[call-arg]
         return var
 
+    def rebind(self, var: Var, make: Callable[[], GraphExpr]) -> None:
+        """Give a variable of this branch another value, of the same type: what `make` returns.
+        What it emits comes right before."""
+        scope = self._scopes[-1]
+        place = next(at for at, binding in enumerate(scope) if binding.var is var)
+        old, later = scope[place], scope[place + 1 :]
+        del scope[place:]
+        value = make().map(self.atom)
+        scope += [old.replace(value=value), *later]
+
     def keep(self, binding: Binding) -> None:
         """Append a binding as it is."""
         self._scopes[-1].append(binding)
