@@ -7,7 +7,7 @@ The models are GPT-2 and Llama of transformers with random weights, in float32; 
 the same sequence from the same first token, in a process of its own, and all take turns of some
 tokens. Reported are tokens per second: the median over the turns, the first and the last turn (few
 and many tokens before). GB/s is the least that a step has to read (weights and the filled part of
-the cache) over its time, "grown" by how many MB memory that the process has allocated has grown over
+the cache) over its time, "grown" by how many MB the memory that the process has allocated grew over
 the second half of the turns, "differ" how many tokens are not those of the first engine's. "MB" is
 resident memory; it includes pages of the file of weights that are mapped, which come as they are
 read (rows of the table of words, with every new word) and which the system may drop.

@@ -168,6 +168,18 @@ class PlanTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class DataInput:
+    """A value of an algebraic data type among the inputs, laid out as `heddle.runtime.data` says.
+
+    tags, children: the positions of these inputs. arity: of each constructor, the nodes below one.
+    """
+
+    tags: int
+    children: int
+    arity: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanConstant:
     """A constant and the byte offset of its (row-major) data in the constants."""
 
@@ -199,7 +211,7 @@ class HostPlan:
     `symbols`. Outputs never overlap inputs, constants, the arena or each other; but output `k` is
     the memory of input `shared[k]`, one of those that are `donated`: their memory is written to,
     and overlaps no other input. functions: the plans of the graph functions that are called, by
-    name; their constants are among those of the whole.
+    name; their constants are among those of the whole. data: inputs that are values of data types.
     """
 
     name: str
@@ -217,6 +229,7 @@ class HostPlan:
     symbol_values: tuple[tuple[int, Expr], ...] = ()
     donated: tuple[int, ...] = ()
     shared: Mapping[int, int] = field(default_factory=dict)
+    data: tuple[DataInput, ...] = ()
 
     @property
     def calls(self) -> tuple[KernelCall, ...]:

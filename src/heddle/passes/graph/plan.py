@@ -21,7 +21,8 @@ count as the largest values that they may have.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -54,6 +55,7 @@ from heddle.passes.graph.host_plan import (
     SYMBOL_MAX,
     BindStep,
     BranchStep,
+    DataInput,
     DepthStep,
     FunctionCall,
     HostPlan,
@@ -76,6 +78,7 @@ from heddle.passes.graph.lifetimes import (
 )
 from heddle.passes.graph.place_values import ArenaValue, place_values
 from heddle.passes.graph.plan_functions import Donated, Functions, symbols_of_function
+from heddle.runtime.data import Adt, SelfField
 from heddle.support import InternalError, UserError
 from heddle.tir.nodes import PrimFunc
 
@@ -175,6 +178,7 @@ class _Planner:
             symbol_values=self._dependent_symbols(symbols),
             donated=tuple(self.donated),
             shared=self.shared,
+            data=tuple(_data_inputs(self.function)),
         )
 
     def _dependent_symbols(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
@@ -544,6 +548,20 @@ class _Planner:
             return place
 
         return place_of
+
+
+def _data_inputs(function: Function) -> Iterator[DataInput]:
+    """Where the arrays are of each parameter that is a value of a data type (attribute "data")."""
+    place = 0
+    for _, form in json.loads(str(function.attrs.get("data", "[]"))):
+        if form is None:
+            place += 1
+            continue
+        adt = Adt.from_json(form)
+        fields = adt.constructors.values()
+        arity = tuple(sum(isinstance(item, SelfField) for item in found) for found in fields)
+        yield DataInput(place, place + 2, arity)
+        place += len(adt.arrays)
 
 
 def _host_number(number: _Number) -> Expr | ScalarLoad:
