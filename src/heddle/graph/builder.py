@@ -24,6 +24,7 @@ from heddle.graph.nodes import (
     CallDPS,
     Closure,
     Constant,
+    Construct,
     Function,
     GraphExpr,
     If,
@@ -179,6 +180,22 @@ class GraphBuilder:
         var = Var(self.fresh_name(name), value.type)
         self._scopes[-1].append(Binding(value, var))
         return var
+
+    def make(self, type_: DataType | Adt, constructor: str, *fields: GraphExpr) -> Var:
+        """Bind a new value of a data type.
+
+        Raises `UserError` for a constructor that the type has not and fields that do not fit.
+        """
+        kind = data_type(type_) if isinstance(type_, Adt) else type_
+        found = kind.constructor(constructor)
+        if found is None:
+            known = ", ".join(item.name for item in kind.constructors)
+            raise UserError(f"{kind.name} has no {constructor}; it has {known}")
+        types = kind.field_types(found)
+        if len(types) != len(fields):
+            name = f"{kind.name}.{constructor}"
+            raise UserError(f"{name} has {len(types)} fields, got {len(fields)}")
+        return self.emit(Construct(constructor, tuple(map(self.atom, fields)), kind))
 
     def emit_match(
         self,
