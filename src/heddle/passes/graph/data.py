@@ -14,6 +14,8 @@ A function that calls itself on children of its value only, and hands everything
 becomes a loop over the nodes, children first, which keeps the result of every node. So it takes no
 stack, however deep the value is, and a node that is used twice is computed once. Other functions
 stay recursive; the number of nodes limits how deep they go (attribute "depth").
+
+Modules that make values, or return some, are lowered by `data_made.py`.
 """
 
 from __future__ import annotations
