@@ -14,7 +14,7 @@ from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Tup
 from heddle.ir import IRModule, TensorType
 from heddle.ir.expr import as_int
 from heddle.op.interp import interpret
-from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.host_plan import BranchStep, HostPlan
 from heddle.passes.graph.plan import plan_memory
 from heddle.tir.nodes import Buffer, PrimFunc
 
@@ -237,4 +237,79 @@ def test_a_branch_in_a_loop() -> None:
     for count in (0, 1, 2, 7):
         want = interpret(module, [start, x, np.asarray(count)])
         for got, expected in zip(executable(start, x, np.asarray(count)), want, strict=True):
+            np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def choosing(*, update: bool) -> IRModule:
+    """Sums of one of two caches, which is read, or has a row written first."""
+    main = GraphBuilder("main")
+    which = main.param("which", BOOL)
+    caches = [main.param(name, CACHE) for name in ("a", "b")]
+    at, x = main.param("at", INT), main.param("x", ROW)
+    made = main.emit_if(which, lambda: caches[0], lambda: caches[1])
+    read = main.emit(write(made, at, x)) if update else made
+    sums = op.sum(read, axes=(0,))
+    both = op.sum(op.add(*caches), axes=(0,))
+    return IRModule({"main": main.finish(Tuple((sums, both)))})
+
+
+@pytest.mark.parametrize("donate", [(), ("a", "b")])
+@pytest.mark.parametrize("update", [False, True])
+def test_a_cache_that_a_condition_chooses(update: bool, donate: tuple[str, ...]) -> None:
+    module = choosing(update=update)
+    plan = plan_of(module, *donate)
+    chosen = [step.chosen for step in plan.steps if isinstance(step, BranchStep)]
+    assert [len(item) for item in chosen] == [1]
+    assert bool(copies(module, *donate)) == update
+    executable = heddle.compile(module, cache=False, donate=donate)
+    for which in (True, False):
+        given = [np.asarray(which), random(11)[0], random(12)[0], np.asarray(6), random(13)[1]]
+        want = interpret(module, [item.copy() for item in given])
+        for got, expected in zip(executable(*given), want, strict=True):
+            np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_chosen_cache_is_alive_as_long_as_what_was_chosen() -> None:
+    """`first` is read by nobody else, so its memory would be free after the condition."""
+    main = GraphBuilder("main")
+    which = main.param("which", BOOL)
+    x, y = main.param("x", CACHE), main.param("y", CACHE)
+    first, second = main.emit(op.tanh(x)), main.emit(op.sin(y))
+    made = main.emit_if(which, lambda: first, lambda: second)
+    other = main.emit(op.cos(x))
+    total = main.emit(op.sum(other, axes=(0,), keepdims=True))
+    module = IRModule({"main": main.finish(op.sum(op.mul(made, total), axes=(0,)))})
+    executable = heddle.compile(module, cache=False)
+    for chosen in (True, False):
+        given = [np.asarray(chosen), random(14)[0], random(15)[0]]
+        want = interpret(module, given)
+        np.testing.assert_allclose(executable(*given).numpy(), want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_choice_of_choices_in_a_loop() -> None:
+    """Two caches take turns: one is read, and the other is written, by turns."""
+    step = GraphBuilder("step")
+    i = step.param("i", INT)
+    a, b, x = step.param("a", CACHE), step.param("b", CACHE), step.param("x", ROW)
+    even = step.emit(op.equal(op.bitwise_and(i, 1), 0))
+    read = step.emit_if(even, lambda: b, lambda: a)
+    row = step.emit(op.sum(read, axes=(0,), keepdims=True))
+    made = step.emit_if(
+        even,
+        lambda: Tuple((step.emit(write(a, i, row)), b)),
+        lambda: Tuple((a, step.emit(write(b, i, row)))),
+    )
+    fields = [step.emit(TupleGetItem(made, k)) for k in range(2)]
+    body = step.finish(Tuple((Constant(np.asarray(True)), *fields, op.tanh(op.add(x, row)))))
+    main = GraphBuilder("main")
+    start = [main.param(name, CACHE) for name in ("p", "q")]
+    x, count = main.param("x", ROW), main.param("count", INT)
+    _, results, _ = main.emit_loop("step", body, carried=(*start, x), limit=count)
+    module = IRModule({"main": main.finish(Tuple(results)), "step": body})
+    executable = heddle.compile(module, cache=False)
+    assert not copies(module)
+    for number in (0, 1, 2, 5):
+        given = [random(16)[0], random(17)[0], random(18)[1], np.asarray(number)]
+        want = interpret(module, given)
+        for got, expected in zip(executable(*given), want, strict=True):
             np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)

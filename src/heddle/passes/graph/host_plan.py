@@ -33,13 +33,13 @@ ALIGNMENT: Final = 64
 SYMBOL_MAX: Final = (1 << 31) - 1
 """Largest value of a symbolic dimension, unless the model says otherwise."""
 
-StorageKind: TypeAlias = Literal["input", "output", "constant", "arena"]
+StorageKind: TypeAlias = Literal["input", "output", "constant", "arena", "chosen"]
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     """A place in memory: `offset` bytes into input or output number `index`, or into the constants
-    or the arena (whose `index` is 0)."""
+    or the arena (whose `index` is 0), or what choice number `index` of the function has chosen."""
 
     kind: StorageKind
     index: int
@@ -110,11 +110,13 @@ class FunctionCall:
 
 @dataclass(frozen=True, slots=True)
 class BranchStep:
-    """One of two calls with the same outputs."""
+    """One of two calls with the same outputs, but for those `chosen`: each the number of a choice,
+    and where it lies after the first and after the second call."""
 
     condition: ScalarLoad
     then: FunctionCall
     otherwise: FunctionCall
+    chosen: tuple[tuple[int, Storage, Storage], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from heddle.ir.expr import Expr, const
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
-from heddle.ir.types import TensorType, Type
+from heddle.ir.types import TensorType, TupleType, Type
 from heddle.passes.graph.anf import atoms_of, is_function_call
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.outline import called_function
@@ -66,7 +66,8 @@ class Lifetimes:
     """What is read when in one function.
 
     last: the number of the last step that reads each variable, views looked through. number: the
-    number of the step that makes it. returned: the variables whose memory results lie in.
+    number of the step that makes it. returned: the variables whose memory results lie in. chosen:
+    the results of conditions that are one of two values, as they are.
     """
 
     def __init__(self, module: IRModule, function: Function, lineage: Lineage) -> None:
@@ -76,6 +77,7 @@ class Lifetimes:
         self.owners = {binding.var: binding.value for binding in function.bindings}
         self.last: dict[Var, int] = {}
         self.number: dict[Var, int] = {}
+        self.chosen: dict[Field, tuple[GraphExpr, GraphExpr]] = {}
         self._aliases: dict[Var, tuple[Var, ...]] = {}
         step = -1
         for binding in function.bindings:
@@ -86,11 +88,26 @@ class Lifetimes:
                 for atom in atoms_of(value):
                     for source in self.sources(atom):
                         self.last[source] = step
-            if not makes_memory(value):
+            if isinstance(value, If):
+                self._aliases[binding.var] = self._choices(binding.var, value)
+            elif not makes_memory(value):
                 self._aliases[binding.var] = tuple(_vars(value))
         result = function.result
         fields = result.fields if isinstance(result, Tuple) else (result,)
         self.returned = frozenset(var for item in fields for var in self.sources(item))
+
+    def _choices(self, var: Var, value: If) -> tuple[Var, ...]:
+        """The variables that a condition chooses from, without a change."""
+        first, second = calls_of(value)[:1], calls_of(value)[1:]
+        found: list[Var] = []
+        for call, other in zip(first, second, strict=True):
+            passed, others = (self.lineage.passed(c.callee.name) for c in (call, other))  # type: ignore[attr-defined]
+            for field, source in passed.items():
+                pair = call.args[source], other.args[others[field]] if field in others else None
+                if pair[1] is not None and self.owner(pair[0]) != self.owner(pair[1]):
+                    self.chosen[var, field] = pair
+                    found += [*_vars(pair[0]), *_vars(pair[1])]
+        return tuple(found)
 
     def sources(self, item: GraphExpr) -> list[Var]:
         """The variables whose memory a value is, itself included."""
@@ -204,6 +221,31 @@ class Lineage:
         self._calls = Counter(_called(module))
         self._recursive = recursive
         self._known: dict[str, Mapping[int, int]] = {}
+        self._passed: dict[str, Mapping[int, int]] = {}
+
+    def passed(self, name: str) -> Mapping[int, int]:
+        """The results that are parameters, as they are: result -> parameter."""
+        if name not in self._passed:
+            function = self.module.functions.get(name)
+            self._passed[name] = {
+                position: source
+                for position, source in self.of(name).items()
+                if isinstance(function, Function) and self._is_copy(function, position)
+            }
+        return self._passed[name]
+
+    def _is_copy(self, function: Function, position: int) -> bool:
+        """Whether a result is a copy of a parameter."""
+        lifetimes = Lifetimes(self.module, function, self)
+        result = function.result
+        item = result.fields[position] if isinstance(result, Tuple) else result
+        owner, _ = lifetimes.owner(item)
+        value = lifetimes.owners.get(owner) if isinstance(owner, Var) else None
+        kernel = (
+            self.module.functions.get(value.callee.name) if isinstance(value, CallDPS) else None
+        )
+        copies = isinstance(kernel, PrimFunc) and bool(kernel.attrs.get("copy"))
+        return copies and len(lifetimes.chain(item)[0]) == 1
 
     def of(self, name: str) -> Mapping[int, int]:
         """Result -> parameter, each at most once."""
@@ -233,6 +275,12 @@ def _called(module: IRModule) -> Iterator[str]:
                 yield binding.value.body.name
             for call in calls_of(binding.value):
                 yield call.callee.name  # type: ignore[attr-defined]
+
+
+def tensor_fields(type_: Type) -> list[TensorType]:
+    """The tensors that a type is made of: itself, or the fields of a tuple."""
+    found = type_.fields if isinstance(type_, TupleType) else (type_,)
+    return [item for item in found if isinstance(item, TensorType)]
 
 
 def dense_size(type_: TensorType, *, first: int = 0) -> Expr:

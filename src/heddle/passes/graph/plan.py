@@ -21,8 +21,7 @@ count as the largest values that they may have.
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -47,7 +46,7 @@ from heddle.ir.expr import Expr, IntImm, as_int, maximum
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
-from heddle.ir.types import TensorType, TupleType, Type
+from heddle.ir.types import TensorType
 from heddle.ir.walk import free_vars, substitute
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.host_plan import (
@@ -55,7 +54,6 @@ from heddle.passes.graph.host_plan import (
     SYMBOL_MAX,
     BindStep,
     BranchStep,
-    DataInput,
     DepthStep,
     FunctionCall,
     HostPlan,
@@ -74,11 +72,16 @@ from heddle.passes.graph.lifetimes import (
     dense_size,
     is_step,
     overwritten_parameters,
+    tensor_fields,
     tensors_of,
 )
 from heddle.passes.graph.place_values import ArenaValue, place_values
-from heddle.passes.graph.plan_functions import Donated, Functions, symbols_of_function
-from heddle.runtime.data import Adt, SelfField
+from heddle.passes.graph.plan_functions import (
+    Donated,
+    Functions,
+    data_inputs,
+    symbols_of_function,
+)
 from heddle.support import InternalError, UserError
 from heddle.tir.nodes import PrimFunc
 
@@ -142,6 +145,7 @@ class _Planner:
         self.lifetimes = Lifetimes(module, function, functions.lineage)
         self.donated = donated
         self.shared: dict[int, int] = {}  # results that lie in the memory of a parameter
+        self.choices = 0  # results of conditions that are one of two values, as they are
 
     def run(self) -> HostPlan:
         """Place everything."""
@@ -178,7 +182,7 @@ class _Planner:
             symbol_values=self._dependent_symbols(symbols),
             donated=tuple(self.donated),
             shared=self.shared,
-            data=tuple(_data_inputs(self.function)),
+            data=tuple(data_inputs(self.function)),
         )
 
     def _dependent_symbols(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
@@ -317,7 +321,7 @@ class _Planner:
         """Where the results of this step lie: in outputs, where `given` says (of a field and its
         type), or in new memory."""
         results: list[_Place] = []
-        for field, item in enumerate(_fields(var.type)):
+        for field, item in enumerate(tensor_fields(var.type)):
             fixed = self.places.get((var, field))
             place = fixed[0] if fixed is not None else given(field, item)
             results.append(self._memory(self._byte_size(item), end) if place is None else place)
@@ -333,30 +337,49 @@ class _Planner:
     # -- calls of graph functions ------------------------------------------------------------
 
     def _graph_call(self, var: Var, value: Call, end: int) -> None:
-        name, number = value.callee.name, len(self.steps)
+        name = value.callee.name
         inputs = [place for arg in value.args for place in self._place(arg)]
         results = self._results(var, end, self._kept(var, [inputs], end))
         self._donate(value, inputs, results)
-        arena = self._arena([(name, value.args)], number)
+        arena = self._arena([(name, value.args)], len(self.steps))
         self.steps.append(self._function_call(name, value.args, inputs, results, arena))
 
     def _branches(self, var: Var, value: If, end: int) -> None:
         number = len(self.steps)
         where = self._place(value.condition)[0]
         calls = calls_of(value)
-        if len(calls) != 2:
-            raise InternalError("a branch is more than a call; run `outline` first")
+        assert len(calls) == 2, "`outline` makes each branch a call"
         inputs = [[place for arg in call.args for place in self._place(arg)] for call in calls]
-        results = self._results(var, end, self._kept(var, inputs, end))
-        for call, given in zip(calls, inputs, strict=True):
-            self._donate(call, given, results)
+        chosen: dict[int, tuple[int, _Place, _Place]] = {}
+        kept = self._kept(var, inputs, end)
+
+        def place_of(field: int, type_: TensorType) -> _Place | None:
+            if (var, field) not in self.lifetimes.chosen:
+                return kept(field, type_)
+            first, second = (self._place(item)[0] for item in self.lifetimes.chosen[var, field])
+            chosen[field] = self.choices, first, second
+            self.choices += 1
+            return _Place(storage=Storage("chosen", chosen[field][0], IntImm(0)))
+
+        results = self._results(var, end, place_of)
+        outputs = [
+            [chosen[k][1 + side] if k in chosen else place for k, place in enumerate(results)]
+            for side in range(2)
+        ]
+        for call, given, written in zip(calls, inputs, outputs, strict=True):
+            self._donate(call, given, written)
         arena = self._arena([(call.callee.name, call.args) for call in calls], number)
         then, otherwise = (
-            self._function_call(call.callee.name, call.args, given, results, arena)
-            for call, given in zip(calls, inputs, strict=True)
+            self._function_call(call.callee.name, call.args, given, written, arena)
+            for call, given, written in zip(calls, inputs, outputs, strict=True)
         )
         self.steps.append(
-            lambda: BranchStep(ScalarLoad(_resolve(where), DType.of("bool")), then(), otherwise())
+            lambda: BranchStep(
+                ScalarLoad(_resolve(where), DType.of("bool")),
+                then(),
+                otherwise(),
+                tuple((k, _resolve(a), _resolve(b)) for k, a, b in chosen.values()),
+            )
         )
 
     def _donate(self, call: Call, inputs: Sequence[_Place], results: Sequence[_Place]) -> None:
@@ -373,7 +396,7 @@ class _Planner:
         count, *results = self._results(var, end, self._kept(var, [[*start, *captured]], end))
         carried, stacked = results[: len(value.carried)], results[len(value.carried) :]
         sizes = [dense_size(_tensor(item)) for item in value.carried]
-        rows = [dense_size(item, first=1) for item in _fields(value.type)[1 + len(carried) :]]
+        rows = [dense_size(item, first=1) for item in tensor_fields(value.type)[1 + len(carried) :]]
         name = value.body.name
         iteration, going = (self._memory(IntImm(ALIGNMENT), number) for _ in range(2))
         in_place = {} if self._is_inner(name) else self.functions.plan(name).shared
@@ -382,7 +405,7 @@ class _Planner:
             for k, (item, final) in enumerate(zip(value.carried, carried, strict=True))
         ]
         count_type = Var("count", TensorType((), DType.of("int64")))
-        rows_given = _fields(value.type)[1 + len(carried) :] if value.history else []
+        rows_given = tensor_fields(value.type)[1 + len(carried) :] if value.history else []
         history = [Var("rows", item) for item in rows_given]
         given = (count_type, *value.carried, *value.captured, *history)
         arena = self._arena([(name, given)], number)
@@ -550,20 +573,6 @@ class _Planner:
         return place_of
 
 
-def _data_inputs(function: Function) -> Iterator[DataInput]:
-    """Where the arrays are of each parameter that is a value of a data type (attribute "data")."""
-    place = 0
-    for _, form in json.loads(str(function.attrs.get("data", "[]"))):
-        if form is None:
-            place += 1
-            continue
-        adt = Adt.from_json(form)
-        fields = adt.constructors.values()
-        arity = tuple(sum(isinstance(item, SelfField) for item in found) for found in fields)
-        yield DataInput(place, place + 2, arity)
-        place += len(adt.arrays)
-
-
 def _host_number(number: _Number) -> Expr | ScalarLoad:
     if isinstance(number, Expr):
         return number
@@ -582,11 +591,6 @@ def _resolve(place: _Place) -> Storage:
     assert place.value is not None
     assert place.value.offset is not None
     return Storage("arena", 0, place.value.offset)
-
-
-def _fields(type_: Type) -> list[TensorType]:
-    found = type_.fields if isinstance(type_, TupleType) else (type_,)
-    return [item for item in found if isinstance(item, TensorType)]
 
 
 def _tensor(value: GraphExpr) -> TensorType:

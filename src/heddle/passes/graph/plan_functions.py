@@ -9,7 +9,8 @@ says when it asks for the plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from heddle.graph.nodes import Call, Function, If, Loop
@@ -17,11 +18,12 @@ from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
 from heddle.ir.types import TensorType
 from heddle.passes.graph.anf import free_symbols, is_function_call
-from heddle.passes.graph.host_plan import HostPlan
+from heddle.passes.graph.host_plan import DataInput, HostPlan
 from heddle.passes.graph.lifetimes import Lineage
 from heddle.passes.graph.outline import called_function
 from heddle.passes.graph.place_values import Constants
 from heddle.passes.graph.recursion import native_bytes, recursive_groups
+from heddle.runtime.data import Adt, SelfField
 from heddle.support import InternalError, UserError
 
 Donated: TypeAlias = Mapping[int, "int | None"]
@@ -122,3 +124,17 @@ def symbols_of_function(function: Function) -> tuple[Symbol, ...]:
                 "some input must have it as a dimension of its own"
             )
     return tuple(symbols)
+
+
+def data_inputs(function: Function) -> Iterator[DataInput]:
+    """Where the arrays are of each parameter that is a value of a data type (attribute "data")."""
+    place = 0
+    for _, form in json.loads(str(function.attrs.get("data", "[]"))):
+        if form is None:
+            place += 1
+            continue
+        adt = Adt.from_json(form)
+        fields = adt.constructors.values()
+        arity = tuple(sum(isinstance(item, SelfField) for item in found) for found in fields)
+        yield DataInput(place, place + 2, arity)
+        place += len(adt.arrays)
