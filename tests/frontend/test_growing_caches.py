@@ -144,3 +144,84 @@ def test_more_iterations_than_there_is_room_for() -> None:
     executable = heddle.compile(from_onnx(decoder(), bounds={"most": 6}), cache=False)
     with pytest.raises(UserError, match="is 9, expected 0 to 8"):
         executable(**given(2, 8))
+
+
+def grouped_decoder() -> onnx.ModelProto:
+    """As exporters write it: four heads share two of keys, by Expand, and a mask grows with the
+    caches."""
+    width = 4 * SIZE
+    table = np.random.default_rng(5).standard_normal((WORDS, width)).astype(np.float32)
+    cache = f"float[1, 2, {{0}}, {SIZE}]"
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 18]>
+    decode (int64 start, int64 most, {cache.format("s")} k, {cache.format("s")} v,
+            float[1, 1, 1, s] m)
+        => (int64 last, {cache.format("t")} k1, {cache.format("t")} v1, float[1, 1, 1, t] m1) {{
+      yes = Constant <value = bool {{1}}> ()
+      last, k1, v1, m1 = Loop (most, yes, start, k, v, m) <
+        body = step (int64 i, bool go, int64 token, {cache.format("p")} past_keys,
+                     {cache.format("p")} past_values, float[1, 1, 1, p] past_mask)
+            => (bool on, int64 next, {cache.format("q")} keys, {cache.format("q")} values,
+                float[1, 1, 1, q] mask) {{
+          on = Identity (go)
+          found = Gather (table, token)
+          heads = Constant <value = int64[4] {{1, 4, 1, {SIZE}}}> ()
+          groups = Constant <value = int64[4] {{1, 2, 1, {SIZE}}}> ()
+          zero = Constant <value = int64[1] {{0}}> ()
+          half = Constant <value = int64[1] {{{2 * SIZE}}}> ()
+          two = Constant <value = int64[1] {{2}}> ()
+          three = Constant <value = int64[1] {{3}}> ()
+          query = Reshape (found, heads)
+          part = Slice (found, zero, half)
+          row = Reshape (part, groups)
+          new_key = Cos (row)
+          new_value = Neg (row)
+          seen = Constant <value = float[1, 1, 1, 1] {{0.0}}> ()
+          keys = Concat <axis = 2> (past_keys, new_key)
+          values = Concat <axis = 2> (past_values, new_value)
+          mask = Concat <axis = 3> (past_mask, seen)
+          sizes = Shape (keys)
+          length = Slice (sizes, two, three)
+          first = Constant <value = int64[3] {{1, 2, 2}}> ()
+          all_heads = Constant <value = int64[2] {{1, 4}}> ()
+          size = Constant <value = int64[1] {{{SIZE}}}> ()
+          repeated = Concat <axis = 0> (first, length, size)
+          joined = Concat <axis = 0> (all_heads, length, size)
+          key_groups = Unsqueeze (keys, two)
+          value_groups = Unsqueeze (values, two)
+          more_keys = Expand (key_groups, repeated)
+          more_values = Expand (value_groups, repeated)
+          every_key = Reshape (more_keys, joined)
+          every_value = Reshape (more_values, joined)
+          turned = Transpose <perm = [0, 1, 3, 2]> (every_key)
+          product = MatMul (query, turned)
+          scores = Add (product, mask)
+          weights = Softmax <axis = -1> (scores)
+          mixed = MatMul (weights, every_value)
+          flat = Constant <value = int64[2] {{1, {width}}}> ()
+          state = Reshape (mixed, flat)
+          upright = Transpose <perm = [1, 0]> (table)
+          words = MatMul (state, upright)
+          best = ArgMax <axis = 1, keepdims = 0> (words)
+          next = Squeeze (best, zero)
+        }}
+      >
+    }}
+    """
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    return proto
+
+
+def test_grouped_heads_and_a_mask_that_grows() -> None:
+    proto = grouped_decoder()
+    module = from_onnx(proto, bounds={"most": 12})
+    assert whole_caches(module) == []
+    executable = heddle.compile(module, cache=False)
+    reference = onnx.reference.ReferenceEvaluator(proto)
+    for filled, most in ((1, 3), (4, 12)):
+        rng = np.random.default_rng(filled)
+        mask = np.where(rng.random((1, 1, 1, filled)) < 0.5, -np.inf, 0.0).astype(np.float32)
+        inputs = {**given(filled, most), "m": mask}
+        for got, want in zip(executable(**inputs), reference.run(None, inputs), strict=True):
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5)
