@@ -25,6 +25,7 @@ class Program:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.functions: dict[str, BaseFunc] = {}
+        self.loops = 0
 
     def module(self) -> IRModule:
         main = GraphBuilder("main")
@@ -80,8 +81,8 @@ class Program:
     def loop(
         self, b: GraphBuilder, caches: list[GraphExpr], flag: Var, number: Var, depth: int
     ) -> list[GraphExpr]:
-        name = f"body_{len(self.functions)}"
-        self.functions[name] = Constant(np.asarray(0))  # type: ignore[assignment]  # holds the name
+        name = f"body_{self.loops}"
+        self.loops += 1
         body = GraphBuilder(name)
         i = body.param("i", INT)
         own: list[GraphExpr] = [body.param(f"c{k}", CACHE) for k in range(CACHES)]
