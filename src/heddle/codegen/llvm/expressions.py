@@ -22,7 +22,7 @@ from heddle.codegen.llvm.types import (
     value_type,
 )
 from heddle.ir import expr as ir
-from heddle.ir.dtype import INT64, DType
+from heddle.ir.dtype import FLOAT32, INT64, DType
 from heddle.ir.expr import Expr, Var
 from heddle.ir.walk import pre_order
 from heddle.support import InternalError
@@ -268,7 +268,10 @@ class ExpressionEmitter:
             old, new = memory_type(value.args[0].dtype), memory_type(value.dtype)
             raw = self.bits(value.args[0])
             return raw if old == new else self.b.op(f"bitcast {old} {raw} to {new}")
-        return arithmetic.to_memory(self.b, self.emit(value), value.dtype)
+        dtype = value.dtype
+        if isinstance(value, ir.Cast) and value.value.dtype.element is FLOAT32:
+            value = value.value if dtype.is_float else value  # rounded once, on the way to memory
+        return arithmetic.to_memory(self.b, self.emit(value), dtype)
 
     def if_then_else(self, found: ir.Call) -> str:
         condition, a, b = found.args

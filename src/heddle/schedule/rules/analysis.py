@@ -14,6 +14,9 @@ from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
 
 _FEW_ROWS = 4
 
+_MOST_STEPS = 4
+"""Longest axis that a dot product instruction adds up."""
+
 
 class BlockKind(Enum):
     """ELEMENTWISE: no reduction; REDUCTION: one; CONTRACTION: a sum of products of two loads;
@@ -136,8 +139,10 @@ def _is_row_by_row(
     """Whether few rows meet an operand that lies along the reduction, as they do themselves: dot
     products of what lies together then beat gathering vectors."""
     count = math.prod(as_int(block.iters[i].extent) or _FEW_ROWS + 1 for i in rows)
-    along = block.iters[reduce[-1]].var
-    return count <= _FEW_ROWS and all(is_contiguous(load, along) for load in operands)
+    along = block.iters[reduce[-1]]
+    if (as_int(along.extent) or _MOST_STEPS + 1) <= _MOST_STEPS:
+        return False  # packed for an instruction
+    return count <= _FEW_ROWS and all(is_contiguous(load, along.var) for load in operands)
 
 
 def _has(load: BufferLoad, axis: IterVar) -> bool:

@@ -9,9 +9,15 @@ from heddle.target import Target
 
 
 def vectorize_epilogue(
-    sch: Schedule, epilogue: BlockRef, tile_loop: LoopRef, target: Target
+    sch: Schedule,
+    epilogue: BlockRef,
+    tile_loop: LoopRef,
+    target: Target,
+    *,
+    in_registers: bool = True,
 ) -> None:
-    """Unroll the loops of the epilogue inside a tile; its last one becomes lanes."""
+    """Make the last loop of the epilogue inside a tile lanes. Where the tile lies in registers, the
+    others are unrolled; where it lies in memory, rows stay a loop, whose code is short."""
     loops = sch.get_loops(epilogue)
     inner = loops[loops.index(tile_loop) + 1 :]
     if not inner:
@@ -22,6 +28,6 @@ def vectorize_epilogue(
     if extent is not None and extent > lanes and extent % lanes == 0:
         vectors, last = sch.split(last, [None, lanes])
         outer.append(vectors)
-    for loop in outer:
+    for loop in outer if in_registers else outer[-1:]:
         sch.unroll(loop)
     sch.vectorize(last)

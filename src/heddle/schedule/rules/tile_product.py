@@ -134,7 +134,7 @@ def schedule_tile_product(
     made = sch.tensorize(rows, tiles.intrin)
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(made, 0, "local")
-    vectorize_epilogue(sch, epilogue, tile_loop, target)
+    vectorize_epilogue(sch, epilogue, tile_loop, target, in_registers=False)
     plan.block, plan.first_reduction = made, outer_step if len(reduce) == 1 else reduce[0]
     init = sch.decompose_reduction(made, plan.first_reduction)
     plan.prefetch_next_panel()
