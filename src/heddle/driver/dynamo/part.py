@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 from torch.utils._sympy.printers import PythonPrinter
 
 from heddle.frontend.torch.flat import Program
-from heddle.frontend.torch.tensors import numpy_view, torch_view
+from heddle.frontend.torch.tensors import numpy_view, real_view, torch_view
 from heddle.runtime import Executable
 
 
@@ -37,6 +37,11 @@ class CompiledPart:
             _reader(kind, what, sizes, _memory_order(item))
             for (kind, what), item in zip(program.results, returned, strict=True)
         ]
+        self._complex = {
+            what
+            for (kind, what), item in zip(program.results, returned, strict=True)
+            if kind == "tensor" and item.meta["val"].is_complex()
+        }
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
         """The results of the graph for its arguments."""
@@ -46,12 +51,16 @@ class CompiledPart:
             found = self.executable(*given)
             tensors = found if isinstance(found, tuple) else (found,)
             computed = tuple(torch_view(tensor.numpy()) for tensor in tensors)
+            computed = tuple(
+                torch.view_as_complex(value) if at in self._complex else value
+                for at, value in enumerate(computed)
+            )
         return tuple(read(args, computed) for read in self._results)
 
 
 def _argument(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        return numpy_view(value)
+        return numpy_view(real_view(value))
     return np.empty((int(value), 0), np.bool_)  # a size: see `Importer.size_parameter`
 
 

@@ -40,10 +40,11 @@ def from_exported_program(
 
     The tensors among the inputs are its parameters, under the names that the export gives them
     (those of the arguments of `forward`); a symbolic integer among them is a tensor of shape
-    (size, 0). Parameters and buffers of the module become constants that share its memory. Symbolic
-    dimensions stay symbolic within the range of the export (attribute "symbol_ranges");
-    `symbol_names` renames those of torch, as in {"s77": "batch"}. "output_names" lists the names
-    of the results.
+    (size, 0), and a complex tensor one of real numbers with a last axis of two
+    (`torch.view_as_real`); so are complex results. Parameters and buffers of the module become
+    constants that share its memory. Symbolic dimensions stay symbolic within the range of the
+    export (attribute "symbol_ranges"); `symbol_names` renames those of torch, as in
+    {"s77": "batch"}. "output_names" lists the names of the results.
 
     mutated_buffers: return the new values of buffers that the program updates, after its results,
         in the order of "output_names". Without it such a program is refused.

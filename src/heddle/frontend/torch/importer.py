@@ -16,11 +16,19 @@ from heddle.frontend.torch import ops  # declares the converters
 from heddle.frontend.torch.control import convert_cond, convert_while
 from heddle.frontend.torch.labels import name_of, span_of
 from heddle.frontend.torch.node import Node
-from heddle.frontend.torch.registry import REFUSED, find_converter
+from heddle.frontend.torch.parts import (
+    Complex,
+    component,
+    gives_complex,
+    has_complex,
+    stacked,
+    unstacked,
+)
+from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.frontend.torch.sizes import size_tensor
 from heddle.frontend.torch.symbols import Symbols
-from heddle.frontend.torch.tensors import dtype_of, numpy_view
+from heddle.frontend.torch.tensors import dtype_of, numpy_view, real_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import BaseFunc, DType, TensorType
 from heddle.ir.expr import Expr
@@ -72,8 +80,9 @@ class Importer:
 
     # -- parameters and constants --------------------------------------------------------------
 
-    def parameter(self, name: str, example: torch.Tensor) -> GraphExpr:
-        """A new parameter of the type of `example` (a fake tensor).
+    def parameter(self, name: str, example: torch.Tensor) -> GraphExpr | Complex:
+        """A new parameter of the type of `example` (a fake tensor); complex numbers are pairs of
+        real ones along a last axis.
 
         A dimension that is computed from those of other parameters (s + 1, s * t) is a symbol of
         its own there; the value given back has as many elements of it as were computed.
@@ -82,6 +91,11 @@ class Importer:
             raise Unsupported(f"a tensor of layout {example.layout}")
         if example.device.type != "cpu":
             raise Unsupported(f"a tensor on the device `{example.device}`")
+        if example.is_complex():
+            component(example.dtype)
+            pairs = self.parameter(name, real_view(example))
+            assert isinstance(pairs, GraphExpr)
+            return unstacked(self._bare_node(name), pairs)
         kind = dtype_of(example.dtype)
         dims = [self.symbols.bind(dim) for dim in example.shape]
         free = [self.symbols.axis(dim, f"{name}_{at}") for at, dim in enumerate(example.shape)]
@@ -99,9 +113,23 @@ class Importer:
         dim = self.symbols.bind(size)
         return self.builder.param(name, TensorType.of((dim, 0), DType.of("bool")))
 
-    def constant(self, tensor: torch.Tensor) -> Constant:
+    def _bare_node(self, name: str) -> Node:
+        """To emit operators that belong to no node of the program."""
+        return Node(
+            self,
+            target="output",
+            label=name,
+            result=None,
+            operands=(),
+            span=span_of(None, self.name, self._count + 1, name),
+        )
+
+    def constant(self, tensor: torch.Tensor) -> Constant | Complex:
         """A tensor whose value is known; it shares the memory."""
         key = id(tensor)
+        if tensor.is_complex():
+            pair = real_view(tensor)
+            return Complex(*(Constant(numpy_view(pair[..., at])) for at in range(2)))
         if key not in self._constants:
             self._constants[key] = Constant(numpy_view(tensor))
         return self._constants[key]
@@ -125,6 +153,9 @@ class Importer:
             try:
                 if isinstance(result, torch.Tensor):
                     dims = self.symbols.shape(result.shape)
+                    if result.is_complex():
+                        part = TensorType.of(dims, component(result.dtype))
+                        return Complex(Var(fx_node.name, part), Var(fx_node.name, part))
                     return Var(fx_node.name, TensorType.of(dims, dtype_of(result.dtype)))
                 return self.symbols.dim(result)
             except Unsupported:
@@ -158,8 +189,16 @@ class Importer:
             return found
         if isinstance(result, (torch.SymBool, torch.SymFloat)) and target != _ITEM:
             return result  # of use to assertions only; a converter that reads it refuses
+        converter: Any
         control = {_COND: self._cond, _WHILE: self._while}.get(fx_node.target)
-        converter = find_converter(target) if control is None else control
+        if control is not None:
+            converter = control
+        elif gives_complex(result) or has_complex((args, kwargs)):
+            converter = find_complex_converter(target)
+            if converter is None and find_converter(target) is not None:
+                raise Unsupported("Heddle has no rule for this operator on complex numbers")
+        else:
+            converter = find_converter(target)
         if converter is None:
             raise Unsupported(REFUSED.get(target, "Heddle has no rule for this operator"))
         self._count += 1
@@ -237,15 +276,8 @@ class Importer:
         if isinstance(value, Poison):
             return None
         try:
-            node = Node(
-                self,
-                target="output",
-                label=name,
-                result=None,
-                operands=(),
-                span=span_of(None, self.name, self._count + 1, name),
-            )
-            value = node.tensor(value)
+            node = self._bare_node(name)
+            value = stacked(node, value) if isinstance(value, Complex) else node.tensor(value)
             params = self.builder.params
             if isinstance(value, Constant) or value in params or value in self._returned:
                 value = node.op.identity(value)

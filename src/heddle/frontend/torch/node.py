@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from heddle import op
+from heddle.frontend.torch.parts import Complex, as_complex, component
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Dim
 from heddle.frontend.torch.tensors import dtype_of
@@ -157,6 +159,14 @@ class Node:
         self.importer.symbols.define(size, symbol)
         return symbol
 
+    def part(self) -> Node:
+        """The same node for one part of complex operands and results: real ones, says torch."""
+        twin = copy.copy(self)
+        twin.op = Operators(twin.call)
+        twin.result = _real_types(self.result)
+        twin.operands = _real_types(self.operands)
+        return twin
+
     # -- emitting ----------------------------------------------------------------------------
 
     def call(self, name: str, *args: Any, **attrs: Any) -> Any:
@@ -185,9 +195,17 @@ class Node:
             return tuple(None if a is None else self._finish_one(a, b) for a, b in pairs)
         return self._finish_one(results, self.result)
 
-    def _finish_one(self, value: GraphExpr, expected: Any) -> GraphExpr:
+    def _finish_complex(self, value: Any, expected: torch.Tensor) -> Any:
+        """Both parts of a complex value in the shape and the dtype of the result."""
+        kind, dims = component(expected.dtype), self.importer.symbols.shape(expected.shape)
+        found = as_complex(self, value, kind)
+        return Complex(*(None if p is None else self.expand(p, dims) for p in found.parts))
+
+    def _finish_one(self, value: Any, expected: Any) -> Any:
         if not isinstance(expected, torch.Tensor):
             raise Unsupported(f"the result is a {type(expected).__name__}")
+        if expected.is_complex():
+            return self._finish_complex(value, expected)
         value = self.cast(value, dtype_of(expected.dtype))
         dims = self.importer.symbols.shape(expected.shape)
         if not may_be_same(shape(value), dims):
@@ -223,6 +241,13 @@ def _number(value: float | int | bool, kind: DType) -> np.ndarray:
         return np.asarray(whole, kind.numpy)
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(kind.numpy)
+
+
+def _real_types(tree: Any) -> Any:
+    """What torch says of values, with the real parts of complex ones."""
+    if isinstance(tree, (tuple, list)):
+        return [_real_types(item) for item in tree]
+    return tree.real if isinstance(tree, torch.Tensor) and tree.is_complex() else tree
 
 
 def _sample_number(operand: Any) -> Any:

@@ -3,6 +3,7 @@
 
 from heddle.frontend.torch.ops import (
     attention,
+    complex_numbers,
     convolution,
     creation,
     embedding,
@@ -12,11 +13,13 @@ from heddle.frontend.torch.ops import (
     pointwise,
     pooling,
     reduction,
+    spectral,
     views,
 )
 
 __all__ = [
     "attention",
+    "complex_numbers",
     "convolution",
     "creation",
     "embedding",
@@ -26,5 +29,6 @@ __all__ = [
     "pointwise",
     "pooling",
     "reduction",
+    "spectral",
     "views",
 ]
