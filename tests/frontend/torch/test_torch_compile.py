@@ -325,3 +325,57 @@ def test_registered_once() -> None:
     assert "heddle" in torch._dynamo.list_backends()
     heddle.driver.dynamo.register()
     assert issubclass(UserError, Exception)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_fused_encoder_layer(norm_first: bool) -> None:
+    """What PyTorch makes one operator of in inference."""
+    layer = nn.TransformerEncoderLayer(
+        16, 2, 32, activation="gelu", batch_first=True, norm_first=norm_first
+    ).eval()
+    x = torch.randn(2, 5, 16)
+    absent = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        expected = layer(x, src_key_padding_mask=absent)
+        found = strict(layer)(x, src_key_padding_mask=absent)
+    close(found, expected)
+
+
+def test_complex_tensors_go_in_and_out() -> None:
+    def turn(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        spectrum = torch.fft.fft(x)
+        return spectrum * y, spectrum.abs(), (y @ spectrum.T).conj()
+
+    x, y = torch.randn(3, 8, dtype=torch.complex64), torch.randn(3, 8, dtype=torch.complex64)
+    with torch.no_grad():
+        compiled = strict(turn)
+        for given in ((x, y), (x, y.conj())):
+            for found, expected in zip(compiled(*given), turn(*given), strict=True):
+                assert found.dtype == expected.dtype
+                close(found, expected)
+
+
+def test_gradient_of_a_spectrum() -> None:
+    x = torch.randn(3, 16, requires_grad=True)
+
+    def power(x: torch.Tensor) -> torch.Tensor:
+        return (torch.fft.rfft(x).abs() ** 2).log1p().sum()
+
+    (expected,) = torch.autograd.grad(power(x), x)
+    (found,) = torch.autograd.grad(strict(power)(x), x)
+    close(found, expected)
+
+
+def test_tensors_without_elements() -> None:
+    def several(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x @ x.new_ones(4, 2), x.sum(0), torch.cat([x, x]), x.T @ x
+
+    def convolved(x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, x.new_ones(3, 2, 3, 3))
+
+    with torch.no_grad():
+        x, image = torch.empty(0, 4), torch.empty(0, 2, 8, 8)
+        for found, expected in zip(strict(several)(x), several(x), strict=True):
+            torch.testing.assert_close(found, expected)
+        assert strict(convolved)(image).shape == (0, 3, 6, 6)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
@@ -329,23 +328,3 @@ def _diagonal(node: Node, x: GraphExpr, offset: int = 0, dim1: int = 0, dim2: in
     )
     picked = node.op.gather_nd(moved, index)
     return transposed(node, picked, [*range(1, rank(picked)), 0])
-
-
-@converts("aten.as_strided.default", "aten.as_strided_copy.default")
-def _as_strided(
-    node: Node, x: GraphExpr, size: Any, stride: Any, storage_offset: Any = None
-) -> Any:
-    base = node.operands[0]
-    given = [*size, *stride, *shape(x)]
-    if any(isinstance(item, Expr) for item in given):
-        raise Unsupported("as_strided with a symbolic size")
-    # What counts is the order in memory.
-    order = sorted(range(rank(x)), key=lambda axis: -base.stride(axis))
-    if not base.permute(order).is_contiguous() or base.storage_offset() != 0:
-        raise Unsupported("as_strided of a tensor with gaps in its memory")
-    x = transposed(node, x, order)
-    index = np.asarray(storage_offset or 0, np.int64)
-    for dim, step in zip(size, stride, strict=True):
-        index = index[..., None] + np.arange(dim) * step
-    flat = node.reshape(x, (math.prod(shape(x)),))  # type: ignore[type-var]
-    return node.op.gather(flat, Constant(np.ascontiguousarray(index)), axis=0)
