@@ -22,7 +22,8 @@ class CompiledPart:
     """The executable of a graph, called with torch tensors and integers.
 
     Tensors are handed over as views of their memory, results are tensors over the memory that the
-    executable gave; nothing is copied but inputs that are not contiguous.
+    executable gave; nothing is copied but inputs that are not contiguous. What the graph writes to
+    an argument is written where the argument lies, when the executable was compiled to do so.
     """
 
     def __init__(
@@ -42,6 +43,10 @@ class CompiledPart:
             for (kind, what), item in zip(program.results, returned, strict=True)
             if kind == "tensor" and item.meta["val"].is_complex()
         }
+        inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        for write in program.writes:
+            if inputs[write.position].meta["val"].is_complex():
+                self._complex.add(write.result)
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
         """The results of the graph for its arguments."""
@@ -55,7 +60,17 @@ class CompiledPart:
                 torch.view_as_complex(value) if at in self._complex else value
                 for at, value in enumerate(computed)
             )
+            for write in self.program.writes:
+                _overwrite(args[write.position], computed[write.result])
         return tuple(read(args, computed) for read in self._results)
+
+
+def _overwrite(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Let `target` have the value, which may lie in its memory already."""
+    if value.data_ptr() == target.data_ptr():
+        torch.autograd.graph.increment_version(target)
+    else:
+        target.copy_(value)
 
 
 def _argument(value: Any) -> np.ndarray:

@@ -271,6 +271,16 @@ class Importer:
 
     # -- the result --------------------------------------------------------------------------
 
+    def converted(self, value: Any, like: torch.Tensor) -> Any:
+        """A value in the shape and the dtype of a (fake) tensor, as `copy_` makes it."""
+        if isinstance(value, Poison):
+            return value
+        node = self._bare_node("copy")
+        if like.is_complex() or isinstance(value, Complex):
+            return value
+        dims = self.symbols.shape(like.shape)
+        return node.expand(node.cast(node.tensor(value), dtype_of(like.dtype)), dims)
+
     def output(self, value: Any, name: str) -> GraphExpr | None:
         """A value as a result of its own: no parameter, no constant, none returned before."""
         if isinstance(value, Poison):
