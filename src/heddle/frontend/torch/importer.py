@@ -4,8 +4,9 @@ is in `ops/`, one file per family."""
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -13,7 +14,7 @@ from torch import fx
 
 from heddle import op
 from heddle.frontend.torch import ops  # declares the converters
-from heddle.frontend.torch.control import convert_cond, convert_while
+from heddle.frontend.torch.control import convert_cond, convert_map, convert_scan, convert_while
 from heddle.frontend.torch.labels import name_of, span_of
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.parts import (
@@ -26,7 +27,7 @@ from heddle.frontend.torch.parts import (
 )
 from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
 from heddle.frontend.torch.report import Report, Unsupported
-from heddle.frontend.torch.sizes import size_tensor
+from heddle.frontend.torch.sizes import ARITHMETIC, size_tensor
 from heddle.frontend.torch.symbols import Symbols
 from heddle.frontend.torch.tensors import dtype_of, numpy_view, real_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
@@ -47,8 +48,12 @@ _ASSERTIONS: Final = frozenset(
         "aten.sym_constrain_range_for_size.default",
     )
 )
-_COND: Final = torch.ops.higher_order.cond
-_WHILE: Final = torch.ops.higher_order.while_loop
+_CONTROL: Final[dict[Any, Callable[..., Any]]] = {
+    torch.ops.higher_order.cond: convert_cond,
+    torch.ops.higher_order.while_loop: convert_while,
+    torch.ops.higher_order.scan: convert_scan,
+    torch.ops.higher_order.map_impl: convert_map,
+}
 _ITEM: Final = "aten._local_scalar_dense.default"
 _NUMBERS: Final = (int, torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -171,9 +176,12 @@ class Importer:
             return self._attribute(fx_node, graph)
         result = fx_node.meta.get("val")
         target = target_name(fx_node)
+        numbers = [self.values[item] for item in fx_node.all_input_nodes]
+        counted = any(isinstance(value, GraphExpr) for value in numbers)  # of a loop
         sized = isinstance(result, (torch.SymInt, int)) and not isinstance(result, bool)
-        if sized and target != _ITEM:
-            return self.symbols.dim(result)
+        if sized and target != _ITEM and not (counted and fx_node.target in ARITHMETIC):
+            if fx_node.target is not operator.getitem:
+                return self.symbols.dim(result)
         if target in _ASSERTIONS:
             return None
         inputs = [self.values[item] for item in fx_node.all_input_nodes]
@@ -187,12 +195,16 @@ class Importer:
             if found is None and fx_node.users:
                 raise Unsupported(f"result {args[1]} of the operator is not computed by Heddle")
             return found
-        if isinstance(result, (torch.SymBool, torch.SymFloat)) and target != _ITEM:
-            return result  # of use to assertions only; a converter that reads it refuses
+        counting = ARITHMETIC.get(fx_node.target) if counted else None
+        if counting is None and target != _ITEM:
+            if isinstance(result, (torch.SymBool, torch.SymFloat)):
+                return result  # of use to assertions, and to conditions
         converter: Any
-        control = {_COND: self._cond, _WHILE: self._while}.get(fx_node.target)
+        control = _CONTROL.get(fx_node.target)
         if control is not None:
-            converter = control
+            converter = functools.partial(_with_graphs, control, self._run_graph)
+        elif counting is not None:
+            converter = counting
         elif gives_complex(result) or has_complex((args, kwargs)):
             converter = find_complex_converter(target)
             if converter is None and find_converter(target) is not None:
@@ -220,12 +232,6 @@ class Importer:
             if not isinstance(error, UserError):
                 raise
             raise UserError(f"{label} ({target}): {error.message}", span=node.span) from None
-
-    def _cond(self, node: Node, *args: Any) -> Any:
-        return convert_cond(node, self._run_graph, *args)
-
-    def _while(self, node: Node, *args: Any) -> Any:
-        return convert_while(node, self._run_graph, *args)
 
     def _run_graph(self, graph: fx.GraphModule, operands: Sequence[Any]) -> list[Any]:
         """The results of a graph inside a node, for its operands."""
@@ -308,6 +314,12 @@ class Importer:
         known = {"symbol_ranges": self.symbols.ranges, "symbol_values": self.symbols.computed}
         filled = {name: value for name, value in known.items() if value}
         return self.builder.finish(result, attrs={**filled, **attrs})
+
+
+def _with_graphs(
+    control: Callable[..., Any], run: Callable[..., Any], node: Node, *args: Any
+) -> Any:
+    return control(node, run, *args)
 
 
 def bind_bare_symbols(symbols: Symbols, placeholders: Iterable[fx.Node]) -> None:

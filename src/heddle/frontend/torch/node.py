@@ -15,6 +15,7 @@ import torch
 from heddle import op
 from heddle.frontend.torch.parts import Complex, as_complex, component
 from heddle.frontend.torch.report import Unsupported
+from heddle.frontend.torch.sizes import truth_tensor
 from heddle.frontend.torch.symbols import Dim
 from heddle.frontend.torch.tensors import dtype_of
 from heddle.graph import BindDim, Call, Constant, GraphExpr, TupleGetItem
@@ -107,6 +108,8 @@ class Node:
             return value if to is None else self.cast(value, to)
         if isinstance(value, Expr):
             return self.cast(self._size(value), to or "int64")
+        if isinstance(value, torch.SymBool):
+            return self.cast(truth_tensor(self, value.node.expr), to or "bool")
         if isinstance(value, (bool, int, float)):
             kind = "bool" if isinstance(value, bool) else "int64"
             kind = "float32" if isinstance(value, float) else kind
@@ -202,6 +205,8 @@ class Node:
         return Complex(*(None if p is None else self.expand(p, dims) for p in found.parts))
 
     def _finish_one(self, value: Any, expected: Any) -> Any:
+        if isinstance(expected, (torch.SymInt, int)) and isinstance(value, GraphExpr):
+            return self.cast(value, "int64")  # a number that a loop carries
         if not isinstance(expected, torch.Tensor):
             raise Unsupported(f"the result is a {type(expected).__name__}")
         if expected.is_complex():

@@ -138,6 +138,9 @@ def cut(node: Node, x: GraphExpr, axis: int, start: Any, count: Any, step: int =
     end = start + (count - 1) * step + 1 if step != 1 else start + count
     if isinstance(count, int) and count == 0:
         end = start
+    if step != 1 and isinstance(count, Expr):
+        places = node.op.range(count=count, start=0, step=step, dtype="int64")
+        return node.op.gather(x, node.op.add(places, node.tensor(start)), axis=axis)  # type: ignore[no-any-return]
     found = node.op.slice(x, starts=(start,), ends=(end,), axes=(axis,), steps=(step,))
     if same_shape(shape(found), dims):
         return found  # type: ignore[no-any-return]
