@@ -379,3 +379,59 @@ def test_tensors_without_elements() -> None:
         for found, expected in zip(strict(several)(x), several(x), strict=True):
             torch.testing.assert_close(found, expected)
         assert strict(convolved)(image).shape == (0, 3, 6, 6)
+
+
+def sampled(x: torch.Tensor) -> torch.Tensor:
+    grid = torch.linspace(-1.2, 1.2, 24).reshape(1, 3, 4, 2) * x.mean()
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        sampled,
+        F.logsigmoid,
+        lambda x: F.adaptive_max_pool2d(x, (3, 2)),
+        lambda x: F.pad(x, (2, 1, 0, 3), mode="replicate"),
+        lambda x: F.pad(x[..., :1], (2, 1, 0, 0), mode="replicate"),
+        lambda x: x.median(2).values + x.logcumsumexp(2).sum(2) + x.cummax(2).values.sum(2),
+        lambda x: torch.stft(
+            x.flatten(), 16, window=torch.hann_window(16), return_complex=True
+        ).abs(),
+    ],
+    ids=["grid", "logsigmoid", "pool", "pad", "pad of one", "orders", "stft"],
+)
+def test_gradients_run_here(function: Any) -> None:
+    x = torch.randn(1, 2, 5, 6, requires_grad=True)
+    compiled = strict(function)
+    (expected,) = torch.autograd.grad(function(x).sin().sum(), x)
+    (found,) = torch.autograd.grad(compiled(x).sin().sum(), x)
+    close(found, expected)
+
+
+def test_numbers_computed_from_open_sizes() -> None:
+    """The gradient of a batch normalisation divides by how many elements there are."""
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(*layers)
+    twin = copy.deepcopy(model)
+    compiled = strict(twin, dynamic=True)
+    for batch in (2, 3, 5):
+        x = torch.randn(batch, 3, 16, 16)
+        for network, run in ((model, model), (twin, compiled)):
+            network.zero_grad()
+            run(x).sin().sum().backward()
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            close(b.grad, a.grad, 1e-3)
+
+
+def test_a_result_that_only_pytorch_computes() -> None:
+    """The operator, not the reading of its result, is what runs in PyTorch."""
+
+    def rooms(x: torch.Tensor) -> torch.Tensor:
+        a, b = torch.frexp(x.sin())
+        return (a * 2 + b).cos()
+
+    x = torch.randn(7)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", heddle.torch.FallbackWarning)
+        close(torch.compile(rooms, backend="heddle")(x), rooms(x))

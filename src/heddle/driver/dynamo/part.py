@@ -111,6 +111,8 @@ def _reader(
         return lambda args, computed: computed[what]
     if kind == "item":
         return lambda args, computed: int(computed[what])
+    if kind == "float":
+        return lambda args, computed: float(computed[what])
     if kind == "argument":
         return lambda args, computed: args[what]
     if kind == "size":

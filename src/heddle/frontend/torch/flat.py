@@ -37,8 +37,9 @@ class Program:
     module: None when the graph returns no tensor that has to be computed. inputs: for each
     parameter of the module which argument of the graph it is; sizes are passed as tensors of shape
     (size, 0). results: for each result of the graph what it is: ("tensor", position among those of
-    the module), ("item", position) for the integer in a tensor, ("argument", position), ("size", a
-    sympy expression) or ("none", None). writes: what the graph writes to its arguments at its end.
+    the module), ("item", position) and ("float", position) for the number in a tensor,
+    ("argument", position), ("size", a sympy expression) or ("none", None). writes: what the graph
+    writes to its arguments at its end.
     """
 
     module: IRModule | None
@@ -181,6 +182,8 @@ def _result(
         if not has_free_unbacked_symbols(example):
             return "size", example.node.expr
         kind = "item"
+    if isinstance(example, torch.SymFloat):
+        kind, value = "float", importer.float_of(value)
     found = importer.output(value, item.name)
     if found is None:
         return "none", None

@@ -148,7 +148,8 @@ class Importer:
             self.values[fx_node] = self._convert(fx_node, graph, label)
         except Unsupported as problem:
             self.report.add(target_name(fx_node), label, problem)
-            self.unsupported[fx_node] = problem
+            taken = fx_node.target is operator.getitem  # from a node that lacks this result
+            self.unsupported[fx_node.args[0] if taken else fx_node] = problem  # type: ignore[index]
             self.values[fx_node] = self._stand_in(fx_node) if self.survey else Poison()
 
     def _stand_in(self, fx_node: fx.Node) -> Any:
@@ -276,6 +277,12 @@ class Importer:
         return self._sizes[value]
 
     # -- the result --------------------------------------------------------------------------
+
+    def float_of(self, value: Any) -> Any:
+        """A number computed from sizes as a float64 scalar."""
+        if isinstance(value, Poison):
+            return value
+        return self._bare_node("number").tensor(value, "float64")
 
     def converted(self, value: Any, like: torch.Tensor) -> Any:
         """A value in the shape and the dtype of a (fake) tensor, as `copy_` makes it."""

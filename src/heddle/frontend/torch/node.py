@@ -15,7 +15,7 @@ import torch
 from heddle import op
 from heddle.frontend.torch.parts import Complex, as_complex, component
 from heddle.frontend.torch.report import Unsupported
-from heddle.frontend.torch.sizes import truth_tensor
+from heddle.frontend.torch.sizes import number_tensor, truth_tensor
 from heddle.frontend.torch.symbols import Dim
 from heddle.frontend.torch.tensors import dtype_of
 from heddle.graph import BindDim, Call, Constant, GraphExpr, TupleGetItem
@@ -108,6 +108,8 @@ class Node:
             return value if to is None else self.cast(value, to)
         if isinstance(value, Expr):
             return self.cast(self._size(value), to or "int64")
+        if isinstance(value, torch.SymFloat):
+            return self.cast(number_tensor(self, value.node.expr), to or "float32")
         if isinstance(value, torch.SymBool):
             return self.cast(truth_tensor(self, value.node.expr), to or "bool")
         if isinstance(value, (bool, int, float)):

@@ -72,6 +72,32 @@ ARITHMETIC: Final[dict[Any, Callable[..., Any]]] = {
 }
 """What a program does with the numbers that its loops carry."""
 
+_QUOTIENTS: Final = ("FloatTrueDiv", "IntTrueDiv")
+
+
+def number_tensor(node: Node, value: sympy.Basic) -> GraphExpr:
+    """A real number computed from sizes, as a float64 scalar of the graph."""
+    if isinstance(value, (sympy.Float, sympy.Rational)):
+        return node.tensor(float(value), "float64")
+    if value.is_integer:
+        return node.tensor(node.importer.symbols.of_sympy(value), "float64")
+    name = type(value).__name__
+    if name == "ToFloat":
+        return number_tensor(node, value.args[0])
+    if isinstance(value, sympy.Pow) and value.exp in (-1, sympy.Rational(1, 2), 0.5):
+        base = number_tensor(node, value.base)
+        return node.call("reciprocal" if value.exp == -1 else "sqrt", base)  # type: ignore[no-any-return]
+    operation = "div" if name in _QUOTIENTS else {"Add": "add", "Mul": "mul"}.get(name)
+    if name.endswith("sqrt"):
+        return node.op.sqrt(number_tensor(node, value.args[0]))  # type: ignore[no-any-return]
+    if operation is None:
+        raise Unsupported(f"the number {value} (a {name}) is computed from sizes")
+    first, *rest = (number_tensor(node, item) for item in value.args)
+    for item in rest:
+        first = node.call(operation, first, item)
+    return first
+
+
 _RELATIONS: Final[dict[str, str]] = {
     "StrictLessThan": "less",
     "LessThan": "less_equal",

@@ -63,7 +63,7 @@ def _index_tensor(node: Node, x: GraphExpr, indices: list[GraphExpr | None]) -> 
     return transposed(node, picked, _home(axes, rank(index) - 1, rank(picked)))
 
 
-def _positions(node: Node, mask: GraphExpr, size: Any) -> tuple[GraphExpr, Any]:
+def positions(node: Node, mask: GraphExpr, size: Any) -> tuple[GraphExpr, Any]:
     """Where a mask holds, a column for each place, and how many there are."""
     room: Any = 1
     for dim in shape(mask):
@@ -83,7 +83,7 @@ def _picked_by_mask(
     at = next(axis for axis, index in enumerate(indices) if index is not None)
     if not rank(mask):
         raise Unsupported("indexing by a truth value")
-    places, _ = _positions(node, mask, node.result.shape[at])
+    places, _ = positions(node, mask, node.result.shape[at])
     taken = list(range(at, at + rank(mask)))
     moved = transposed(node, x, [*taken, *(axis for axis in range(rank(x)) if axis not in taken)])
     picked = node.op.gather_nd(moved, node.op.transpose(places, permutation=(1, 0)))
@@ -93,7 +93,7 @@ def _picked_by_mask(
 
 @converts("aten.nonzero.default")
 def _nonzero(node: Node, x: GraphExpr) -> Any:
-    places, _ = _positions(node, node.cast(x, "bool"), node.result.shape[0])
+    places, _ = positions(node, node.cast(x, "bool"), node.result.shape[0])
     return node.op.transpose(places, permutation=(1, 0))
 
 
@@ -101,7 +101,7 @@ def _nonzero(node: Node, x: GraphExpr) -> Any:
 def _masked_select(node: Node, x: GraphExpr, mask: GraphExpr) -> Any:
     room = node.importer.symbols.shape(torch.broadcast_shapes(*(o.shape for o in node.operands)))
     spread = node.expand(x, room)
-    places, _ = _positions(node, node.expand(mask, room), node.result.shape[0])
+    places, _ = positions(node, node.expand(mask, room), node.result.shape[0])
     return node.op.gather_nd(spread, node.op.transpose(places, permutation=(1, 0)))
 
 

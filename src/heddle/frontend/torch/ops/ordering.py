@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from heddle.frontend.torch.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.torch.ops.indexing import positions
 from heddle.frontend.torch.ops.views import cut, transposed
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
 from heddle.graph import Constant, GraphExpr
+from heddle.ir import DType
 from heddle.ir.expr import Expr
 
 # -- one element of the order ------------------------------------------------------------------
@@ -256,3 +258,79 @@ def _bins(old: int, new: int) -> np.ndarray:
     width = max(end - start for start, end in zip(starts, ends, strict=True))
     steps = np.arange(width)
     return np.stack([np.minimum(s + steps, e - 1) for s, e in zip(starts, ends, strict=True)])
+
+
+@converts("aten.adaptive_max_pool2d_backward.default", "aten.adaptive_max_pool3d_backward.default")
+def _adaptive_max_pool_backward(
+    node: Node, grad: GraphExpr, x: GraphExpr, indices: GraphExpr
+) -> Any:
+    count = int(node.target[node.target.index("pool") + 4])
+    sizes = (*shape(x), *shape(grad))
+    if any(isinstance(size, Expr) for size in sizes):
+        raise Unsupported("an adaptive pooling of a symbolic size")
+    lead, plane, spots = (
+        math.prod(part)  # type: ignore[type-var]
+        for part in (shape(x)[:-count], shape(x)[-count:], shape(grad)[-count:])
+    )
+    start = node.full((lead, plane), 0, dtype(grad))
+    places, updates = (node.reshape(value, (lead, spots)) for value in (indices, grad))
+    flat = node.op.scatter_elements(start, places, updates, axis=1, reduction="add")
+    return node.reshape(flat, node.shape)
+
+
+# -- elements once -----------------------------------------------------------------------------
+
+
+@converts("aten._unique2.default")
+def _unique(
+    node: Node,
+    x: GraphExpr,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> Any:
+    """The elements in ascending order, each once; which of them each place has; how often each is
+    there."""
+    flat = node.op.reshape(node.cast(x, "uint8") if dtype(x).is_bool else x, shape=(-1,))
+    ordered, places = node.op.topk(flat, k=shape(flat)[0], axis=0, largest=False)
+    values, groups, counts = _runs(node, ordered)
+    start = node.full(shape(flat), 0, DType.of("int64"))
+    inverse = node.op.index_copy(start, places, groups, axis=0)
+    whole = node.reshape(inverse, shape(x))
+    return values, whole if return_inverse else None, counts if return_counts else None
+
+
+@converts("aten.unique_consecutive.default")
+def _unique_consecutive(
+    node: Node,
+    x: GraphExpr,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    if dim is not None and rank(x) != 1:
+        raise Unsupported("equal neighbours along an axis of several")
+    values, groups, counts = _runs(node, node.op.reshape(x, shape=(-1,)))
+    whole = node.reshape(groups, shape(x))
+    return values, whole if return_inverse else None, counts if return_counts else None
+
+
+def _runs(node: Node, flat: GraphExpr) -> tuple[GraphExpr, GraphExpr, GraphExpr]:
+    """Runs of equal neighbours: the value of each, the number of the run of each place, lengths."""
+    size = shape(flat)[0]
+    if isinstance(size, Expr) or size == 0:
+        raise Unsupported("unique elements of a tensor of symbolic size, or of none")
+    before, after = cut(node, flat, 0, 0, size - 1), cut(node, flat, 0, 1, size - 1)
+    first = node.full((1,), True, DType.of("bool"))
+    starts = node.op.concat(first, node.op.not_equal(before, after), axis=0)
+    groups = node.op.sub(node.op.cumsum(node.cast(starts, "int64"), axis=0), 1)
+    places, number = positions(node, starts, node.result[0].shape[0])
+    values = node.op.gather(flat, node.op.squeeze(places, axes=(0,)), axis=0)
+    lengths = node.op.index_copy(
+        node.full((size,), 0, DType.of("int64")),
+        groups,
+        node.full((size,), 1, DType.of("int64")),
+        axis=0,
+        reduction="add",
+    )
+    return values, groups, node.op.prefix(lengths, shape=(number,))

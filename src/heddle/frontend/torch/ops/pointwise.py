@@ -256,8 +256,11 @@ def _softplus(node: Node, x: GraphExpr, beta: float = 1, threshold: float = 20) 
 
 @converts("aten.log_sigmoid_forward.default")
 def _log_sigmoid(node: Node, x: GraphExpr) -> Any:
-    # The second result is a buffer for the backward pass, which the one here does not read.
-    return node.op.negative(node.op.softplus(node.op.negative(x))), None
+    # The second result is what the backward pass of PyTorch reads on a CPU.
+    value = node.op.negative(node.op.softplus(node.op.negative(x)))
+    if not node.uses(1):
+        return value, None
+    return value, node.op.exp(node.op.negative(node.op.abs(x)))
 
 
 @converts("aten.softshrink.default")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from heddle import op
 from heddle.frontend.torch.node import Node, dtype, rank, shape
 from heddle.frontend.torch.ops.pooling import mixed_along
 from heddle.frontend.torch.registry import converts
@@ -35,6 +36,28 @@ def _grid_sampler(
     if (mode, padding) == ("cubic", "border"):
         x, grid = _widened(node, x, grid, align_corners)
     return node.op.grid_sample(x, grid, mode=mode, padding=padding, align_corners=align_corners)
+
+
+@converts("aten.grid_sampler_2d_backward.default", "aten.grid_sampler_3d_backward.default")
+def _grid_sampler_backward(
+    node: Node,
+    grad: GraphExpr,
+    x: GraphExpr,
+    grid: GraphExpr,
+    interpolation_mode: int,
+    padding_mode: int,
+    align_corners: bool,
+    output_mask: Any,
+) -> Any:
+    mode = ("linear", "nearest", "cubic")[interpolation_mode]
+    padding = ("zeros", "border", "reflection")[padding_mode]
+    if (mode, padding) == ("cubic", "border"):
+        raise Unsupported("the gradient of bicubic sampling with padding `border`")
+    sample = op.get("grid_sample")
+    call = sample(x, grid, mode=mode, padding=padding, align_corners=align_corners)
+    found = sample.gradients(call.args, call.attrs, dout=grad, out=call)
+    wanted = zip(found, output_mask, strict=True)
+    return tuple(node.emit(part) if yes and part is not None else None for part, yes in wanted)
 
 
 def _widened(

@@ -284,6 +284,30 @@ def _pad(node: Node, x: GraphExpr, pad: Any, *given: Any, **_kwargs: Any) -> Any
     return node.op.pad(x, pads=(*before, *after), mode=mode, value=float(value))
 
 
+@converts(
+    "aten.replication_pad1d_backward.default",
+    "aten.replication_pad2d_backward.default",
+    "aten.replication_pad3d_backward.default",
+)
+def _replication_backward(node: Node, grad: GraphExpr, x: GraphExpr, padding: Any) -> Any:
+    """What lies in the margins goes to the edges."""
+    for position in range(len(padding) // 2):
+        axis = rank(x) - 1 - position
+        before, after = padding[2 * position : 2 * position + 2]
+        size = shape(x)[axis]
+        if any(isinstance(item, Expr) for item in (before, after, size)) or min(before, after) < 0:
+            raise Unsupported("the gradient of a padding that cuts, or of symbolic size")
+        if size == 1:
+            grad = node.op.sum(grad, axes=(axis,), keepdims=True)
+            continue
+        first = cut(node, grad, axis, 0, before + 1)
+        last = cut(node, grad, axis, before + size - 1, after + 1)
+        edges = [node.op.sum(part, axes=(axis,), keepdims=True) for part in (first, last)]
+        middle = [cut(node, grad, axis, before + 1, size - 2)] if size > 2 else []
+        grad = node.op.concat(edges[0], *middle, edges[1], axis=axis)
+    return grad
+
+
 def _pad_symbolic(node: Node, x: GraphExpr, pad: list[Any], mode: str, value: Any) -> GraphExpr:
     if mode != "constant" or any(isinstance(item, int) and item < 0 for item in pad):
         raise Unsupported(f"padding by symbolic sizes in mode `{mode}`")
