@@ -7,8 +7,10 @@ The models are GPT-2 and Llama of transformers with random weights, in float32; 
 the same sequence from the same first token, in a process of its own, and all take turns of some
 tokens. Reported are tokens per second: the median over the turns, the first and the last turn (few
 and many tokens before). GB/s is the least that a step has to read (weights and the filled part of
-the cache) over its time, "grown" how many MB the process has grown by over the second half of the
-turns, "differ" how many tokens are not those of the first engine's.
+the cache) over its time, "grown" by how many MB the memory that the process has allocated grew over
+the second half of the turns, "differ" how many tokens are not those of the first engine's. "MB" is
+resident memory; it includes pages of the file of weights that are mapped, which come as they are
+read (rows of the table of words, with every new word) and which the system may drop.
 """
 
 from __future__ import annotations
@@ -52,17 +54,18 @@ def _serve(connection: Connection, engine: str, model: str, capacity: int, threa
             tokens = decode(*request)
             seconds = time.perf_counter() - begin
             settle()
-            connection.send(("ok", (tokens, seconds, _resident())))
+            connection.send(("ok", (tokens, seconds, _memory("VmRSS"), _memory("RssAnon"))))
     except EOFError:
         return
     except Exception as error:
         connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0]}"))
 
 
-def _resident() -> float:
-    """Resident memory of this process in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def _memory(kind: str) -> float:
+    """Memory of this process in MB: "VmRSS" resident, "RssAnon" of that what is no file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = next(line for line in lines if line.startswith(f"{kind}:"))
+    return int(found.split()[1]) * 1024 / 1e6
 
 
 @dataclass
@@ -74,6 +77,7 @@ class Row:
     load_s: float = math.nan
     turns: list[float] = field(default_factory=list)  # tokens per second
     resident: list[float] = field(default_factory=list)
+    allocated: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     different: int = 0
     gigabytes: float = 0.0  # per second, of what has to be read
@@ -87,9 +91,9 @@ class Row:
 
     @property
     def growth(self) -> float:
-        """MB that the process has grown by over the second half of the turns."""
-        half = len(self.resident) // 2
-        return self.resident[-1] - self.resident[half] if len(self.resident) > 1 else math.nan
+        """MB that allocated memory has grown by over the second half of the turns."""
+        half, found = len(self.allocated) // 2, self.allocated
+        return found[-1] - found[half] if len(found) > 1 else math.nan
 
 
 class _Process:
@@ -122,10 +126,11 @@ class _Process:
         self.connection.send((token, position, count))
         answer = self.receive()
         if answer is not None:
-            tokens, seconds, resident = answer
+            tokens, seconds, resident, allocated = answer
             self.row.tokens += tokens
             self.row.turns.append(count / seconds)
             self.row.resident.append(resident)
+            self.row.allocated.append(allocated)
 
     def close(self) -> None:
         self.connection.close()

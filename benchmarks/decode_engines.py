@@ -62,12 +62,18 @@ def _step_module(size: Size, capacity: int) -> IRModule:
         return from_exported_program(torch.export.export(step, example, dynamic_shapes=shapes))
 
 
+def _empty(size: Size, capacity: int) -> list[Any]:
+    """Caches whose pages there are already: numpy's zeros get theirs when rows are written, which
+    would look like memory that grows with the tokens."""
+    return [np.full(size.cache_shape(capacity), 0, np.float32) for _ in cache_names(size)]
+
+
 def load_heddle(size: Size, capacity: int, threads: int) -> Decode:
     """A step called from Python."""
     module = _step_module(size, capacity)
     caches = [param.name for param in module["main"].params[3:]]  # type: ignore[attr-defined]
     run = heddle.compile(module, donate=caches, num_threads=threads)
-    state: list[Any] = [np.zeros(size.cache_shape(capacity), np.float32) for _ in caches]
+    state = _empty(size, capacity)
     mask = np.zeros((1, 1, 1, capacity), np.float32)
 
     def decode(token: int, position: int, count: int) -> list[int]:
@@ -110,7 +116,7 @@ def load_heddle_loop(size: Size, capacity: int, threads: int) -> Decode:
     """The loop inside the compiled function."""
     module = loop_module(_step_module(size, capacity), size, capacity)
     run = heddle.compile(module, donate=cache_names(size), num_threads=threads)
-    state: list[Any] = [np.zeros(size.cache_shape(capacity), np.float32) for _ in cache_names(size)]
+    state = _empty(size, capacity)
 
     def decode(token: int, position: int, count: int) -> list[int]:
         found: list[int] = []
@@ -130,7 +136,7 @@ def load_inductor(size: Size, capacity: int, threads: int) -> Decode:
     torch.set_num_threads(threads)
     inductor.freezing = True
     step = torch.compile(MaskedStep(build(size, capacity)))
-    caches = [torch.zeros(size.cache_shape(capacity)) for _ in cache_names(size)]
+    caches = [torch.from_numpy(cache) for cache in _empty(size, capacity)]
 
     def decode(token: int, position: int, count: int) -> list[int]:
         found, given = [], torch.tensor([token])

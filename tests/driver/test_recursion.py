@@ -153,6 +153,7 @@ def test_tail_calls_have_no_limit() -> None:
 TREE = 'G.Data("Tree", Leaf=(G.Tensor((2,), "float32"),), Node=(G.Self, G.Self))'
 Tree = adt("Tree", Leaf=[((2,), "float32")], Node=[Self, Self])
 PAIR = 'G.Tensor((2,), "float32")'
+LIST = 'G.Data("List", Nil=(), Cons=(G.Tensor((2,), "float32"), G.Self))'
 
 
 def tree_of(leaves: int, rng: np.random.Generator) -> Value:
@@ -214,13 +215,49 @@ def test_wrong_values(bottom_up: heddle.Executable) -> None:
 
 def test_any_numbers_in_the_arrays_are_safe(bottom_up: heddle.Executable) -> None:
     rng = np.random.default_rng(1)
-    arrays = tree_of(9, rng).arrays()
+    tag, row, children, leaves = tree_of(9, rng).arrays()
+    w = np.eye(2, dtype=np.float32)
     for _ in range(20):
-        wild = [rng.integers(-(2**62), 2**62, a.shape) for a in arrays[:3]]
-        bottom_up(*wild, arrays[3], np.eye(2, dtype=np.float32))
-    empty = [a[:0] for a in arrays[:3]]
+        wild = [rng.integers(-(2**62), 2**62, a.shape) for a in (tag, row, children)]
+        bottom_up(tag, wild[1], children, leaves, w)
+        with pytest.raises(UserError, match=r"`t.tag`: node 0 has tag -?\d+, expected 0 to 1"):
+            bottom_up(*wild, leaves, w)
+        wild[2][tag == 1] %= np.flatnonzero(tag == 1)[:, None]  # what is no child does not count
+        bottom_up(tag, wild[1], wild[2], leaves, w)
     with pytest.raises(UserError, match="t_nodes"):
-        bottom_up(*empty, arrays[3], np.eye(2, dtype=np.float32))
+        bottom_up(*(a[:0] for a in (tag, row, children)), leaves, w)
+
+
+def test_arrays_with_cycles() -> None:
+    """A walk along a list whose end leads back would not end."""
+    walk = f"""
+def last(xs: {LIST}, found: {PAIR}):
+    match xs:
+        case Cons(x, rest):
+            r: {PAIR} = last(rest, x)
+        case _:
+            r: {PAIR} = found
+    return r
+"""
+    main = f"""
+def main(xs: {LIST}):
+    y: {PAIR} = last(xs, G.const([0, 0], "float32"))
+    return y
+"""
+    exe = compiled(module(walk, main))
+    pairs = list_of((2,), "float32")
+    values = pairs.Cons([1, 2], pairs.Cons([3, 4], pairs.Nil()))
+    np.testing.assert_array_equal(exe(values).numpy(), [3, 4])
+    tag, row, children, rows = values.arrays()
+    np.testing.assert_array_equal(exe(tag, row, children, rows).numpy(), [3, 4])
+    for node, below in ((1, 1), (1, 2), (2, -1), (2, 3)):
+        cyclic = children.copy()
+        cyclic[node, 0] = below
+        message = (
+            f"`xs.children`: child 0 of node {node} is node {below}, expected one of the nodes"
+        )
+        with pytest.raises(UserError, match=message):
+            exe(tag, row, cyclic, rows)
 
 
 TOP_DOWN = f"""
@@ -256,7 +293,6 @@ def test_recursion_with_other_arguments() -> None:
         exe(tree, w)
 
 
-LIST = 'G.Data("List", Nil=(), Cons=(G.Tensor((2,), "float32"), G.Self))'
 FOLDS = [
     f"def step(acc: {PAIR}, x: {PAIR}, w: {PAIR}):\n    return op.add(op.mul(acc, w), x)\n",
     f"""
@@ -349,11 +385,10 @@ def main(t: {TREE}, c: G.Tensor((), "bool"), w: G.Tensor((2, 2), "float32")):
     assert exe(a, np.asarray(False), w).numpy().tolist() == [1, 2]
 
 
-def test_values_stay_inside() -> None:
-    with pytest.raises(
-        UserError, match="graph function `main` returns a Tree; results are tensors"
-    ):
-        compiled(module(f"def main(t: {TREE}):\n    return t\n"))
+def test_an_input_as_a_result() -> None:
+    exe = compiled(module(f"def main(t: {TREE}):\n    return t\n"))
+    found = exe(Tree.Node(Tree.Leaf([1, 2]), Tree.Leaf([3, 4])))
+    assert [leaf.fields[0].tolist() for leaf in found.children] == [[1, 2], [3, 4]]
 
 
 def test_tree_lstm() -> None:

@@ -210,5 +210,5 @@ def test_files_that_cannot_be_loaded(exported: Path, tmp_path: Path) -> None:
 
 def test_another_version(tmp_path: Path) -> None:
     made = compile_model(tmp_path / "old.o", "-DABI=77")
-    with pytest.raises(UserError, match="built for runtime interface 77, this Heddle has 3"):
+    with pytest.raises(UserError, match="built for runtime interface 77, this Heddle has 4"):
         load(link_shared([made], tmp_path / "old.so", constants=CONSTANTS))

@@ -223,6 +223,30 @@ static int32_t check_donated(const hd_call *call, int32_t index) {
   return 0;
 }
 
+/* Tags are constructors, and children come before their parents: so walks over a value end. */
+static int32_t check_data(const hd_call *call, const DLTensor *const *inputs,
+                          const hd_data_desc *data) {
+  const label tags = {"input", &MODEL->inputs[data->tags]};
+  const label children = {"input", &MODEL->inputs[data->children]};
+  const int64_t *tag = call->inputs[data->tags], *child = call->inputs[data->children];
+  const int64_t nodes = inputs[data->tags]->shape[0], most = inputs[data->children]->shape[1];
+  for (int64_t i = 0; i < nodes; ++i) {
+    if (tag[i] < 0 || tag[i] >= data->num_constructors) {
+      return FAIL(tags, "node %lld has tag %lld, expected 0 to %d", (long long)i,
+                  (long long)tag[i], (int)data->num_constructors - 1);
+    }
+    for (int64_t k = 0; k < data->arity[tag[i]]; ++k) {
+      const int64_t below = child[i * most + k];
+      if (below >= 0 && below < i) continue;
+      return FAIL(children,
+                  "child %lld of node %lld is node %lld, expected one of the nodes before it "
+                  "(0 to %lld): values have no cycles",
+                  (long long)k, (long long)i, (long long)below, (long long)i - 1);
+    }
+  }
+  return 0;
+}
+
 int32_t hd_check_input_memory(hd_call *call, const DLTensor *const *inputs) {
   for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
     const label where = {"input", &MODEL->inputs[i]};
@@ -230,6 +254,9 @@ int32_t hd_check_input_memory(hd_call *call, const DLTensor *const *inputs) {
   }
   for (int32_t i = 0; i < MODEL->num_inputs; ++i) {
     if (MODEL->inputs[i].memory && check_donated(call, i) != 0) return -1;
+  }
+  for (int32_t i = 0; i < MODEL->num_data; ++i) {
+    if (check_data(call, inputs, &MODEL->data[i]) != 0) return -1;
   }
   return 0;
 }

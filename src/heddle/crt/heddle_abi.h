@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a structure below changes; a library with another number is not loaded. */
-#define HEDDLE_ABI_VERSION 3u
+#define HEDDLE_ABI_VERSION 4u
 
 /* One input or output. */
 typedef struct hd_arg_desc {
@@ -30,6 +30,14 @@ typedef struct hd_arg_desc {
   int32_t memory;      /* inputs: nonzero if main writes to its memory, which then overlaps no other
                         * input; outputs: 1 + the input that it lies in, or 0 */
 } hd_arg_desc;
+
+/* An input that is a value of an algebraic data type, as flat arrays: children before parents. */
+typedef struct hd_data_desc {
+  int32_t tags;             /* the input that holds the constructor of each node, int64 (n) */
+  int32_t children;         /* the input that holds the nodes below each node, int64 (n, most) */
+  int32_t num_constructors;
+  const int64_t *arity;     /* of each constructor: how many nodes are below one of its nodes */
+} hd_data_desc;
 
 struct hd_profile;
 
@@ -68,6 +76,8 @@ typedef struct hd_model {
   /* Returns 0, or nonzero after hd_set_error. Must be re-entrant. */
   int32_t (*main)(const hd_context *ctx);
   const char *metadata_json;
+  int32_t num_data; /* inputs that are values of data types */
+  const hd_data_desc *data;
 } hd_model;
 
 #if defined(__GNUC__) || defined(__clang__)

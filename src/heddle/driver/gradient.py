@@ -19,6 +19,7 @@ def grad(
     of: int | str | None = None,
     function: str = "main",
     rules: Mapping[str, GradientRule] | None = None,
+    max_trip_count: int | None = None,
 ) -> IRModule:
     """The module that computes the gradient of a scalar result of a model.
 
@@ -28,6 +29,8 @@ def grad(
     of: which result, by position or name, where there are several.
     rules: gradients of loop functions that the graph calls, by name: `rule(*args, dout, out)`
         returns one graph expression, or None for zero, for each argument.
+    max_trip_count: the most iterations of a loop that has no limit and no bound of its own: there
+        is memory for what so many of them carry. Running more often is an error at run time.
 
     `function` of the result takes the same parameters and returns one gradient for each name in
     `wrt`, in this order, of the parameter's shape and dtype: bare when `wrt` is one string, else a
@@ -39,7 +42,7 @@ def grad(
     >>> exe = heddle.compile(heddle.grad(module, ["w", "b"]))          # doctest: +SKIP
     >>> d_w, d_b = exe(x, w, b)                                        # doctest: +SKIP
     """
-    return _transform(model, wrt, function, of=of, rules=rules)
+    return _transform(model, wrt, function, of=of, rules=rules, max_trip_count=max_trip_count)
 
 
 def value_and_grad(
@@ -49,13 +52,15 @@ def value_and_grad(
     of: int | str | None = None,
     function: str = "main",
     rules: Mapping[str, GradientRule] | None = None,
+    max_trip_count: int | None = None,
 ) -> IRModule:
     """As `grad`, but `function` returns all its own results, then the gradients, as one tuple.
 
     >>> exe = heddle.compile(heddle.value_and_grad(module, ["w", "b"]))    # doctest: +SKIP
     >>> loss, d_w, d_b = exe(x, w, b)                                      # doctest: +SKIP
     """
-    return _transform(model, wrt, function, of=of, values=True, rules=rules)
+    options = {"of": of, "values": True, "rules": rules, "max_trip_count": max_trip_count}
+    return _transform(model, wrt, function, **options)
 
 
 def vjp(
@@ -66,6 +71,7 @@ def vjp(
     function: str = "main",
     cotangent: str = "dout",
     rules: Mapping[str, GradientRule] | None = None,
+    max_trip_count: int | None = None,
 ) -> IRModule:
     """As `grad`, for a result of any shape: the product of a vector and the Jacobian.
 
@@ -75,7 +81,8 @@ def vjp(
     >>> exe = heddle.compile(heddle.vjp(module, "x"))                  # doctest: +SKIP
     >>> d_x = exe(x, w, dout)                                          # doctest: +SKIP
     """
-    return _transform(model, wrt, function, of=of, cotangent=cotangent, rules=rules)
+    options = {"of": of, "cotangent": cotangent, "rules": rules, "max_trip_count": max_trip_count}
+    return _transform(model, wrt, function, **options)
 
 
 def _transform(

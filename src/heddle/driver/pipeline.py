@@ -182,11 +182,12 @@ def _metadata(module: IRModule, plan: HostPlan, target: Target) -> dict[str, obj
         costs = {key: as_int(attrs.get(key, 0)) or 0 for key in ("flops", "bytes")}
         about = {"name": call.kernel, "label": call.label, **costs}
         kernels.append(about | _operands(module[call.kernel], call))
-    data = module["main"].attrs.get("data")  # type: ignore[attr-defined]
+    attrs = module["main"].attrs  # type: ignore[attr-defined]
+    described = {key: json.loads(str(attrs[key])) for key in ("data", "results") if key in attrs}
     return {
         "heddle": VERSION,
         "target": str(target),
-        **({} if data is None else {"data": json.loads(str(data))}),
+        **described,
         "kernels": kernels,
         "arena": plan.report.arena,
         "live_peak": plan.report.live_peak,

@@ -24,6 +24,7 @@ from heddle.graph.nodes import (
     CallDPS,
     Closure,
     Constant,
+    Construct,
     Function,
     GraphExpr,
     If,
@@ -119,6 +120,16 @@ class GraphBuilder:
         self._scopes[-1].append(Binding(flat, var, span=value.span))  # type: ignore[call-arg]
         return var
 
+    def rebind(self, var: Var, make: Callable[[], GraphExpr]) -> None:
+        """Give a variable of this branch another value, of the same type: what `make` returns.
+        What it emits comes right before."""
+        scope = self._scopes[-1]
+        place = next(at for at, binding in enumerate(scope) if binding.var is var)
+        old, later = scope[place], scope[place + 1 :]
+        del scope[place:]
+        value = make().map(self.atom)
+        scope += [old.replace(value=value), *later]
+
     def keep(self, binding: Binding) -> None:
         """Append a binding as it is."""
         self._scopes[-1].append(binding)
@@ -169,6 +180,22 @@ class GraphBuilder:
         var = Var(self.fresh_name(name), value.type)
         self._scopes[-1].append(Binding(value, var))
         return var
+
+    def make(self, type_: DataType | Adt, constructor: str, *fields: GraphExpr) -> Var:
+        """Bind a new value of a data type.
+
+        Raises `UserError` for a constructor that the type has not and fields that do not fit.
+        """
+        kind = data_type(type_) if isinstance(type_, Adt) else type_
+        found = kind.constructor(constructor)
+        if found is None:
+            known = ", ".join(item.name for item in kind.constructors)
+            raise UserError(f"{kind.name} has no {constructor}; it has {known}")
+        types = kind.field_types(found)
+        if len(types) != len(fields):
+            name = f"{kind.name}.{constructor}"
+            raise UserError(f"{name} has {len(types)} fields, got {len(fields)}")
+        return self.emit(Construct(constructor, tuple(map(self.atom, fields)), kind))
 
     def emit_match(
         self,

@@ -7,7 +7,7 @@ constant, every variable is bound once, and the body is evaluated in order.
     Function ::= params Var*, bindings Binding*, result Expr
     Binding  ::= Var = Expr
     Expr     ::= Var | Constant | Scalar | Tuple | TupleGetItem | Call | CallDPS | If | Loop
-               | BindDim | Match | Closure
+               | BindDim | Match | Construct | Closure
 """
 
 from __future__ import annotations
@@ -211,6 +211,15 @@ class Match(GraphExpr):
 
     value: GraphExpr
     arms: tuple[Arm, ...]
+    type: Type
+
+
+@node
+class Construct(GraphExpr):
+    """A new value of the data type `type`: what its constructor makes of `fields`."""
+
+    constructor: str
+    fields: tuple[GraphExpr, ...]
     type: Type
 
 

@@ -30,6 +30,7 @@ from heddle.graph.nodes import (
     CallDPS,
     Closure,
     Constant,
+    Construct,
     Function,
     GraphExpr,
     If,
@@ -251,6 +252,27 @@ class _Verifier:
                 self.branch(arm.body)
                 self.expect(value, arm.body.result.type, "an arm")
 
+    def construct(self, value: Construct) -> None:
+        """The fields are those of the constructor."""
+        self.atoms_of(value.fields)
+        type_ = value.type
+        if not isinstance(type_, DataType):
+            self.fail(f"a constructor makes a data type, not {show_type(type_)}", value)
+        constructor = type_.constructor(value.constructor)
+        if constructor is None:
+            known = ", ".join(item.name for item in type_.constructors)
+            self.fail(f"{type_.name} has no {value.constructor}; it has {known}", value)
+        types = type_.field_types(constructor)
+        name = f"{type_.name}.{value.constructor}"
+        if len(types) != len(value.fields):
+            self.fail(f"{name} has {len(types)} fields, got {len(value.fields)}", value)
+        for place, (given, wanted) in enumerate(zip(value.fields, types, strict=True)):
+            if not same_type(given.type, wanted):
+                self.fail(
+                    f"field {place} of {name} is {show_type(wanted)}, got {show_type(given.type)}",
+                    value,
+                )
+
     def arm(self, value: Match, arm: Arm, types: Sequence[Type]) -> None:
         if len(arm.fields) != len(types):
             self.fail(f"{arm.constructor} has {len(types)} fields, got {len(arm.fields)}", arm)
@@ -440,6 +462,7 @@ _CHECKS: Mapping[type[Node], Callable[[_Verifier, Any], None]] = {
     If: _Verifier.conditional,
     Match: _Verifier.match,
     Closure: _Verifier.closure,
+    Construct: _Verifier.construct,
     Loop: _Verifier.loop,
     BindDim: _Verifier.bind_dim,
     Var: _Verifier.atom,

@@ -25,6 +25,7 @@ from heddle.graph.nodes import (
     CallDPS,
     Closure,
     Constant,
+    Construct,
     Function,
     GraphExpr,
     If,
@@ -264,6 +265,12 @@ class _Frame:
                 return self.value(arm.body.result)
         raise UserError(f"`match` has no arm for {found.constructor}", span=node.span)
 
+    def construct(self, node: Construct) -> Value:
+        if not isinstance(node.type, DataType):
+            raise InternalError(f"{node.constructor} makes no value of a data type")
+        fields = [self.value(item) for item in node.fields]
+        return DataValue(declaration(node.type), node.constructor, fields)
+
     def closure(self, node: Closure) -> Value:
         """The function, and what it captures."""
         func: Any = self.interpreter.module[node.function.name]
@@ -320,6 +327,7 @@ _EVALUATE: Mapping[type[Node], Callable[[_Frame, Any], Value]] = {
     If: _Frame.conditional,
     Match: _Frame.match,
     Closure: _Frame.closure,
+    Construct: _Frame.construct,
     Loop: _Frame.loop,
     BindDim: _Frame.bind_dim,
 }

@@ -22,7 +22,7 @@ from ctypes import (
 import ml_dtypes
 import numpy as np
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 CPU = 1
 """DLPack's number for CPU memory."""
 
@@ -94,6 +94,8 @@ class Model(Structure):
         ("final_dims", c_void_p),
         ("main", c_void_p),
         ("metadata_json", c_char_p),
+        ("num_data", c_int32),
+        ("data", c_void_p),
     ]
 
 

@@ -232,6 +232,49 @@ def _arrays(root: Value) -> tuple[np.ndarray, ...]:
     return tuple(arrays)
 
 
+def from_arrays(adt: Adt, arrays: Sequence[np.ndarray]) -> Value:
+    """The value that arrays hold: the last node, and what is below it. Parts that are one node are
+    one value. Other nodes do not count."""
+    tag, row, children, *pools = arrays
+    by_field = dict(zip(adt.arrays[3:], pools, strict=True))
+    names = list(adt.constructors)
+    counts = [sum(f is Self for f in fields) for fields in adt.constructors.values()]
+    below = [children[at, : counts[tag[at]]].tolist() for at in range(len(tag))]
+    needed = np.zeros(len(tag), bool)
+    needed[-1:] = True
+    for at in range(len(tag) - 1, -1, -1):
+        if needed[at]:
+            needed[below[at]] = True
+    made: dict[int, Value] = {}
+    for at in np.flatnonzero(needed).tolist():
+        name, rest = names[tag[at]], iter(below[at])
+        fields = [
+            made[next(rest)] if field is Self else by_field[f"{name}.{place}"][row[at]]
+            for place, field in enumerate(adt.constructors[name])
+        ]
+        made[at] = Value(adt, name, fields)
+    return made[len(tag) - 1]
+
+
+class Results:
+    """The results of a model some of which are values of data types."""
+
+    def __init__(self, described: Sequence[tuple[str, Any]]) -> None:
+        """described: name and declaration (None for a tensor) of each, from the metadata."""
+        self.adts = [None if form is None else Adt.from_json(form) for _, form in described]
+
+    def collect(self, found: Sequence[Any]) -> Any:
+        """The results: values of data types made of their arrays, the others as they are."""
+        rest, results = iter(found), []
+        for adt in self.adts:
+            if adt is None:
+                results.append(next(rest))
+            else:
+                arrays = [np.asarray(next(rest).numpy()) for _ in adt.arrays]
+                results.append(from_arrays(adt, arrays))
+        return results[0] if len(results) == 1 else tuple(results)
+
+
 class Parameters:
     """The parameters of a model some of which are values of data types."""
 

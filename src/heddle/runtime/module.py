@@ -19,7 +19,7 @@ import numpy as np
 
 from heddle.runtime import dlpack
 from heddle.runtime.arguments import ArgumentFrame, address, arrange
-from heddle.runtime.data import Parameters, Value
+from heddle.runtime.data import Parameters, Results, Value
 from heddle.runtime.fastcall import make_caller
 from heddle.runtime.header import c_header
 from heddle.runtime.info import ModelInfo, TensorInfo, read_model
@@ -81,6 +81,8 @@ class Executable:
         self._static = self._static_outputs()
         described = self.info.metadata.get("data")
         self._data = None if described is None else Parameters(described)
+        given = self.info.metadata.get("results")
+        self._collected = None if given is None else Results(given)
         self._fast = make_caller(library, self.info, self._results.empty, POOLED_FROM)
         homes = [info.lies_in for info in self.info.outputs]
         self._homes = None if homes.count(None) == len(homes) else homes
@@ -145,9 +147,17 @@ class Executable:
 
     # ---- calls -----------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
-        """Runs the model. Raises `UserError` when an input is not what the model declares."""
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Runs the model: a `Tensor`, or a tuple of them where there are several results; a result
+        of a data type is a `Value`, as inputs are. Raises `UserError` when an input is not what the
+        model declares."""
         values = self._values(args, named)
+        if self._collected is None:
+            return self._call(values)
+        found = self._call(values)
+        return self._collected.collect(found if isinstance(found, tuple) else (found,))
+
+    def _call(self, values: Sequence[Any]) -> Tensor | tuple[Tensor, ...]:
         if self._fast is not None:
             found = self._fast(values)
             if found is not NotImplemented:

@@ -224,7 +224,8 @@ class GraphParser(ExprParser):
     def operand(self, node: ast.expr, type_: Type | None = None) -> graph.GraphExpr:
         """A variable, constant or tuple; a call, of type `type_` if given, becomes a binding."""
         made = self.value_of(node, type_)
-        if isinstance(made, (graph.Call, graph.CallDPS)) and self.called(node, "G") != "typed":
+        bound = isinstance(made, (graph.Call, graph.CallDPS, graph.Construct))
+        if bound and self.called(node, "G") != "typed":
             name, count = "lv", 0
             while self.lookup(name) is not None:
                 count += 1
@@ -392,6 +393,15 @@ class GraphParser(ExprParser):
         function = self.global_var(given["function"])
         return graph.Closure(function, captured, type_, span=self.span(node))
 
+    def make_form(self, node: ast.Call, type_: Type | None) -> graph.GraphExpr:
+        if type_ is None:
+            self.fail(node, 'a value needs its type: `t: G.Data(...) = G.make("Node", a, b)`')
+        name = node.args[0] if node.args and not node.keywords else None
+        if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
+            self.fail(node, 'G.make takes the name of a constructor and its fields: ("Node", a, b)')
+        fields = tuple(self.operand(item) for item in node.args[1:])
+        return graph.Construct(name.value, fields, type_, span=self.span(node))
+
     def operands(self, node: ast.expr | None) -> tuple[graph.GraphExpr, ...]:
         if node is None:
             return ()
@@ -473,5 +483,6 @@ _FORMS: Final[Mapping[str | None, Callable[..., graph.GraphExpr]]] = {
     "const": GraphParser.const,
     "loop": GraphParser.loop_form,
     "closure": GraphParser.closure_form,
+    "make": GraphParser.make_form,
     "bind_dim": GraphParser.bind_dim,
 }

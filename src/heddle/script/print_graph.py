@@ -85,7 +85,8 @@ class GraphPrinter:
             self.match(value, var)
             return
         text = self.value(value)
-        needed = isinstance(value, (graph.Call, graph.CallDPS, graph.Loop, graph.Closure))
+        kinds = (graph.Call, graph.CallDPS, graph.Loop, graph.Closure, graph.Construct)
+        needed = isinstance(value, kinds)
         needed = needed or not structural_equal(value.type, var.type)
         self.assign(var, var.type if needed else None, text)
 
@@ -160,6 +161,9 @@ class GraphPrinter:
             return self.loop(value)
         if isinstance(value, graph.Closure):
             return f"G.closure({self.callee(value.function)}, {self.tuple(value.captured)})"
+        if isinstance(value, graph.Construct):
+            fields = "".join(f", {self.operand(item)}" for item in value.fields)
+            return f'G.make("{value.constructor}"{fields})'
         if isinstance(value, graph.BindDim):
             symbol = self.names.find(value.symbol) or self.names.define(
                 value.symbol,

@@ -172,7 +172,8 @@ def test_what_is_missing_inside_is_named() -> None:
         heddle.grad(module, "x")
 
 
-def test_a_loop_without_an_end_has_no_gradient() -> None:
+def endless_loop() -> IRModule:
+    """x is doubled until its sum is 9 at least; the sum of what is left."""
     step = GraphBuilder("step")
     step.param("i", TensorType.of((), "int64"))
     h = step.param("h", TensorType.of((4,), F))
@@ -182,6 +183,24 @@ def test_a_loop_without_an_end_has_no_gradient() -> None:
     x = main.param("x", TensorType.of((4,), F))
     begin = Constant(np.asarray(True))
     _, (last,), _ = main.emit_loop("step", body, carried=(x,), condition=begin)
-    endless = IRModule({"main": main.finish(op.sum(last, axes=(0,))), "step": body})
-    with pytest.raises(UserError, match="a loop without a bound on its iterations: `loop`"):
-        heddle.grad(endless, "x")
+    return IRModule({"main": main.finish(op.sum(last, axes=(0,))), "step": body})
+
+
+def test_a_loop_without_an_end_has_no_gradient() -> None:
+    message = r"a loop without a bound on its iterations \(see max_trip_count\): `loop`"
+    with pytest.raises(UserError, match=message):
+        heddle.grad(endless_loop(), "x")
+
+
+def test_a_loop_whose_most_iterations_are_given() -> None:
+    made = heddle.value_and_grad(endless_loop(), "x", max_trip_count=6)
+    executable = heddle.compile(made, cache=False)
+    for start, count in ((9.0, 1), (1.0, 3), (0.1, 6)):
+        x = np.full(4, start)
+        value, gradient = executable(x)
+        np.testing.assert_allclose(value.numpy(), 4 * start * 2**count, rtol=1e-5)
+        np.testing.assert_allclose(gradient.numpy(), np.full(4, 2.0**count), rtol=1e-5)
+    with pytest.raises(UserError, match="ran more than 6 times"):
+        executable(np.full(4, 0.001))
+    with pytest.raises(UserError, match="max_trip_count is 0, expected at least 1"):
+        heddle.grad(endless_loop(), "x", max_trip_count=0)

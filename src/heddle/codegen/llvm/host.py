@@ -29,15 +29,16 @@ from heddle.passes.graph.host_plan import (
 from heddle.support import InternalError
 from heddle.target import Target
 
-ABI_VERSION: Final = 3
+ABI_VERSION: Final = 4
 _COMPUTED: Final = -(1 << 62)
 """A dimension of an output that is an expression: no symbol's code."""
 _CODES: Final = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "bool": 6}
 _ARG: Final = "{ ptr, i8, i8, i16, i32, ptr, i32 }"
 _MODEL: Final = (
     "{ i32, ptr, i32, i32, i32, i32, i32, ptr, ptr, ptr, ptr, ptr, ptr, i64, i64, ptr, ptr, ptr, "
-    "ptr, ptr }"
+    "ptr, ptr, i32, ptr }"
 )
+_DATA: Final = "{ i32, i32, i32, ptr }"
 
 
 def host_ir(
@@ -131,6 +132,15 @@ def _arguments(
     return _array(module, f"{kind}s", _ARG, described)
 
 
+def _data(module: ModuleBuilder, plan: HostPlan) -> str:
+    described = []
+    for place, item in enumerate(plan.data):
+        arity = _array(module, f"arity.{place}", "i64", [str(count) for count in item.arity])
+        numbers = f"i32 {item.tags}, i32 {item.children}, i32 {len(item.arity)}"
+        described.append(f"{{ {numbers}, ptr {arity} }}")
+    return _array(module, "data", _DATA, described)
+
+
 def _descriptor(module: ModuleBuilder, plan: HostPlan, metadata: str) -> None:
     inputs = _arguments(module, plan, plan.inputs, is_input=True)
     outputs = _arguments(module, plan, plan.outputs, is_input=False)
@@ -159,5 +169,7 @@ def _descriptor(module: ModuleBuilder, plan: HostPlan, metadata: str) -> None:
         f"ptr {'@final_dims' if plan.late_symbols else 'null'}",
         "ptr @main",
         f"ptr {module.string(metadata)}",
+        f"i32 {len(plan.data)}",
+        f"ptr {_data(module, plan)}",
     ]
     module.globals.append(f"@heddle_model = constant {_MODEL} {{ {', '.join(fields)} }}")

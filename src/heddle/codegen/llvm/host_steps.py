@@ -133,7 +133,13 @@ class HostFunction:
         """Call one of two functions."""
         b = self.b
         then, otherwise, after = b.label("then"), b.label("else"), b.label("done")
-        b.branch_if(self._number(step.condition), then, otherwise)
+        condition = self._number(step.condition)
+        for number, *places in step.chosen:
+            first, second = map(self._address, places)
+            self.bases[f"chosen{number}"] = b.instr(
+                f"select i1 {condition}, ptr {first}, ptr {second}"
+            )
+        b.branch_if(condition, then, otherwise)
         for label, call in ((then, step.then), (otherwise, step.otherwise)):
             b.start(label)
             with b.scope():

@@ -22,6 +22,7 @@ from heddle.graph.nodes import (
     CallDPS,
     Closure,
     Constant,
+    Construct,
     Function,
     GraphExpr,
     If,
@@ -95,7 +96,7 @@ def atoms_of(value: GraphExpr) -> Iterator[GraphExpr]:
     elif isinstance(value, (Call, CallDPS)):
         for item in value.args:
             yield from atoms_of(item)
-    elif isinstance(value, Tuple):
+    elif isinstance(value, (Tuple, Construct)):
         for item in value.fields:
             yield from atoms_of(item)
     elif isinstance(value, TupleGetItem):

@@ -14,6 +14,8 @@ A function that calls itself on children of its value only, and hands everything
 becomes a loop over the nodes, children first, which keeps the result of every node. So it takes no
 stack, however deep the value is, and a node that is used twice is computed once. Other functions
 stay recursive; the number of nodes limits how deep they go (attribute "depth").
+
+Modules that make values, or return some, are lowered by `data_made.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from heddle.graph.nodes import (
     Binding,
     Call,
     Constant,
+    Construct,
     Function,
     GraphExpr,
     Loop,
@@ -39,6 +42,8 @@ from heddle.graph.nodes import (
 from heddle.ir import INT64, DataType, IRModule, TensorType, TupleType, Type
 from heddle.ir.module import BaseFunc, GlobalVar
 from heddle.passes.graph.anf import is_primitive
+from heddle.passes.graph.data_effects import data_types
+from heddle.passes.graph.data_made import lower_with_heaps
 from heddle.passes.graph.data_values import INDEX, Cursor, DataLowering, index_of, operator_call
 from heddle.passes.graph.host_plan import SYMBOL_MAX
 from heddle.passes.graph.recursion import called_by, recursive_groups
@@ -53,6 +58,8 @@ def lower_data(module: IRModule) -> IRModule:
     }
     if not any(map(_uses_data, functions.values())):
         return module
+    if any(map(_makes_data, functions.values())):
+        return lower_with_heaps(module)
     groups = recursive_groups(module)
     changed: dict[str, BaseFunc | None] = {}
     for name, function in functions.items():
@@ -68,7 +75,14 @@ def lower_data(module: IRModule) -> IRModule:
 
 
 def _uses_data(function: Function) -> bool:
-    return any(isinstance(param.type, DataType) for param in function.params)
+    types = [*(param.type for param in function.params), function.result.type]
+    return any(True for type_ in types for _ in data_types(type_)) or _makes_data(function)
+
+
+def _makes_data(function: Function) -> bool:
+    """Whether a function makes values, or returns some."""
+    made = any(isinstance(value, Construct) for value in _values(function.bindings))
+    return made or any(True for _ in data_types(function.result.type))
 
 
 def _main(function: Function) -> Function:

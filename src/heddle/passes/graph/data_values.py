@@ -258,8 +258,8 @@ class DataLowering:
             found = None
         if not isinstance(found, Cursor):
             raise UserError(
-                f"graph function `{self.name}`, value `{var.name}`: values of data types come in "
-                "from outside; they cannot be made in a compiled function",
+                f"graph function `{self.name}`, value `{var.name}`: a {type(value).__name__} gives "
+                "no value of a data type here",
                 span=value.span or var.span,
             )
         return found

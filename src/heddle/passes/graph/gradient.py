@@ -52,6 +52,7 @@ from heddle.passes.graph.gradient_control import (
     missing_in,
     parts_of,
     saving_states,
+    with_bounds,
 )
 from heddle.support import Span, UserError
 
@@ -71,6 +72,7 @@ def gradient(
     values: bool = False,
     cotangent: str | None = None,
     rules: Mapping[str, GradientRule] | None = None,
+    max_trip_count: int | None = None,
 ) -> IRModule:
     """The module in which `function` returns gradients with respect to its parameters `wrt` (None:
     all of floats), as a tuple in this order.
@@ -82,11 +84,14 @@ def gradient(
         those of the sum of the products of result and cotangent.
     rules: gradients of loop functions (and of graph functions, instead of looking into them), by
         name: `rule(*args, dout, out)` returns one graph expression (None: zero) for each argument.
+    max_trip_count: the most iterations of loops that nothing else bounds.
 
     Raises `UserError` when a name is unknown, when the result is no scalar of floats, and when
     operators on the way have no gradient: the message names them all, and who calls them.
     """
     given = dict(rules or {})
+    if max_trip_count is not None:
+        module = with_bounds(module, max_trip_count)
     scope = Scope(module, given)
     source = scope.flat(function)
     targets = _targets(source, wrt, function)

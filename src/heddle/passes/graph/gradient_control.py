@@ -33,11 +33,13 @@ from heddle.graph.nodes import (
     Var,
 )
 from heddle.ir import INT64, GlobalVar, IRModule, TensorType, TupleType, Type
-from heddle.ir.expr import Expr, as_expr, as_int
+from heddle.ir.expr import Expr, as_expr, as_int, const
+from heddle.ir.walk import rewrite
 from heddle.op.registry import ops
 from heddle.passes.graph.anf import Rewriter, atoms_of, dims_attribute
 from heddle.passes.graph.inline import copied, inline
 from heddle.passes.graph.normalise import normalise
+from heddle.support import UserError
 
 if TYPE_CHECKING:
     from heddle.passes.graph.gradient import Reverse
@@ -86,7 +88,8 @@ def missing_in(value: GraphExpr) -> str:
         sized = any(isinstance(binding.value, BindDim) for binding in bindings)
         return "a conditional that computes sizes" if sized else ""
     if isinstance(value, Loop):
-        return "" if _rows(value) is not None else "a loop without a bound on its iterations"
+        known = _rows(value) is not None
+        return "" if known else "a loop without a bound on its iterations (see max_trip_count)"
     return "a size that is computed"
 
 
@@ -97,6 +100,23 @@ def _rows(loop: Loop) -> Expr | None:
         return loop.bound
     limit = loop.limit
     return as_expr(int(limit.data)) if isinstance(limit, Constant) else None
+
+
+def with_bounds(module: IRModule, most: int) -> IRModule:
+    """The module in which loops that nothing bounds run at most so many times. Where the states of
+    their iterations are kept, running more often is an error."""
+    if most < 1:
+        raise UserError(f"max_trip_count is {most}, expected at least 1")
+
+    def bounded(loop: Loop) -> Loop:
+        return loop.replace(bound=const(most)) if _rows(loop) is None else loop
+
+    changed = {
+        name: rewrite(function, {Loop: bounded})
+        for name, function in module.functions.items()
+        if isinstance(function, Function)
+    }
+    return module.with_functions(changed)
 
 
 def parts_of(reverse: Reverse, value: GraphExpr) -> Iterator[Reverse]:

@@ -33,13 +33,13 @@ ALIGNMENT: Final = 64
 SYMBOL_MAX: Final = (1 << 31) - 1
 """Largest value of a symbolic dimension, unless the model says otherwise."""
 
-StorageKind: TypeAlias = Literal["input", "output", "constant", "arena"]
+StorageKind: TypeAlias = Literal["input", "output", "constant", "arena", "chosen"]
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     """A place in memory: `offset` bytes into input or output number `index`, or into the constants
-    or the arena (whose `index` is 0)."""
+    or the arena (whose `index` is 0), or what choice number `index` of the function has chosen."""
 
     kind: StorageKind
     index: int
@@ -110,11 +110,13 @@ class FunctionCall:
 
 @dataclass(frozen=True, slots=True)
 class BranchStep:
-    """One of two calls with the same outputs."""
+    """One of two calls with the same outputs, but for those `chosen`: each the number of a choice,
+    and where it lies after the first and after the second call."""
 
     condition: ScalarLoad
     then: FunctionCall
     otherwise: FunctionCall
+    chosen: tuple[tuple[int, Storage, Storage], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,18 @@ class PlanTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class DataInput:
+    """A value of an algebraic data type among the inputs, laid out as `heddle.runtime.data` says.
+
+    tags, children: the positions of these inputs. arity: of each constructor, the nodes below one.
+    """
+
+    tags: int
+    children: int
+    arity: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanConstant:
     """A constant and the byte offset of its (row-major) data in the constants."""
 
@@ -199,7 +213,7 @@ class HostPlan:
     `symbols`. Outputs never overlap inputs, constants, the arena or each other; but output `k` is
     the memory of input `shared[k]`, one of those that are `donated`: their memory is written to,
     and overlaps no other input. functions: the plans of the graph functions that are called, by
-    name; their constants are among those of the whole.
+    name; their constants are among those of the whole. data: inputs that are values of data types.
     """
 
     name: str
@@ -217,6 +231,7 @@ class HostPlan:
     symbol_values: tuple[tuple[int, Expr], ...] = ()
     donated: tuple[int, ...] = ()
     shared: Mapping[int, int] = field(default_factory=dict)
+    data: tuple[DataInput, ...] = ()
 
     @property
     def calls(self) -> tuple[KernelCall, ...]:

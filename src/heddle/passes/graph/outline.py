@@ -28,6 +28,7 @@ from heddle.graph.nodes import (
     If,
     Loop,
     Tuple,
+    TupleGetItem,
     Var,
 )
 from heddle.ir.expr import Expr
@@ -55,6 +56,19 @@ def called_function(branch: Branch) -> Call | None:
     return value if isinstance(value, Call) and isinstance(value.callee, GlobalVar) else None
 
 
+def with_fields(function: Function) -> Function:
+    """A function whose result, where that is a tuple, is written field by field."""
+    whole = function.result
+    if not isinstance(whole, Var) or not isinstance(whole.type, TupleType):
+        return function
+    fields = [Var(f"{whole.name}_{k}", type_) for k, type_ in enumerate(whole.type.fields)]
+    items = [Binding(TupleGetItem(whole, k), field) for k, field in enumerate(fields)]
+    made: Function = function.replace(
+        bindings=(*function.bindings, *items), result=Tuple(tuple(fields))
+    )
+    return made
+
+
 class _Outliner:
     def __init__(self, module: IRModule) -> None:
         self.functions: dict[str, BaseFunc] = {}
@@ -63,9 +77,9 @@ class _Outliner:
     def rewrite(self, name: str, function: Function) -> Function:
         bindings = tuple(self._binding(name, binding) for binding in function.bindings)
         if all(new is old for new, old in zip(bindings, function.bindings, strict=True)):
-            return function
+            return with_fields(function)
         changed: Function = function.replace(bindings=bindings)
-        return changed
+        return with_fields(changed)
 
     def _binding(self, name: str, binding: Binding) -> Binding:
         value = binding.value

@@ -42,13 +42,12 @@ from heddle.graph.nodes import (
     Var,
 )
 from heddle.ir.dtype import DType
-from heddle.ir.expr import Expr, IntImm, as_int, const, maximum
+from heddle.ir.expr import Expr, IntImm, as_int, maximum
 from heddle.ir.expr import Var as Symbol
 from heddle.ir.module import IRModule
 from heddle.ir.structural import structural_equal
-from heddle.ir.types import TensorType, TupleType, Type
+from heddle.ir.types import TensorType
 from heddle.ir.walk import free_vars, substitute
-from heddle.passes.graph.anf import free_symbols, is_function_call
 from heddle.passes.graph.fuse import is_view
 from heddle.passes.graph.host_plan import (
     ALIGNMENT,
@@ -67,10 +66,22 @@ from heddle.passes.graph.host_plan import (
     largest,
     same_storage,
 )
-from heddle.passes.graph.lifetimes import Lifetimes, is_step, overwritten_parameters, tensors_of
-from heddle.passes.graph.outline import called_function
-from heddle.passes.graph.place_values import ArenaValue, Constants, place_values
-from heddle.passes.graph.recursion import native_bytes, recursive_groups
+from heddle.passes.graph.lifetimes import (
+    Lifetimes,
+    calls_of,
+    dense_size,
+    is_step,
+    overwritten_parameters,
+    tensor_fields,
+    tensors_of,
+)
+from heddle.passes.graph.place_values import ArenaValue, place_values
+from heddle.passes.graph.plan_functions import (
+    Donated,
+    Functions,
+    data_inputs,
+    symbols_of_function,
+)
 from heddle.support import InternalError, UserError
 from heddle.tir.nodes import PrimFunc
 
@@ -102,74 +113,13 @@ def plan_memory(module: IRModule, *, name: str = "main") -> HostPlan:
     names = [param.name for param in function.params]
     given: Any = function.attrs.get("donate", ())
     donated = {position: None for position, item in enumerate(names) if item in given}
-    return _Planner(module, function, name, _Functions(module), donated).run()
+    functions = Functions(module, _plan_function)
+    return _Planner(module, function, name, functions, donated).run()
 
 
-_Donated: TypeAlias = Mapping[int, "int | None"]
-"""Parameters whose memory may be written to, each with the only result that may be left in it; None
-is any."""
-
-
-class _Functions:
-    """What the plans of one module share: the constants, and the plans of called functions."""
-
-    def __init__(self, module: IRModule) -> None:
-        self.module = module
-        self.constants = Constants()
-        self.plans: dict[str, HostPlan] = {}
-        self.groups = recursive_groups(module)
-        self._carried = _carried(module)
-
-    def plan(self, name: str) -> HostPlan:
-        """The plan of a called function; those of its group are planned with it."""
-        if name not in self.plans:
-            group = self.groups.get(name)
-            carried = self._carried.get(name, 0) if group is None else 0
-            donated = {1 + k: 1 + k for k in range(carried)}
-            for member in (name,) if group is None else group.members:
-                function = self.function(member)
-                self.plans[member] = _Planner(self.module, function, member, self, donated).run()
-            if group is not None:
-                late = {member: len(self.plans[member].late_symbols) for member in group.members}
-                group.native = {
-                    member: native_bytes(self.plans[member], lambda name: late.get(name, 8))
-                    for member in group.members
-                }
-        return self.plans[name]
-
-    def function(self, name: str) -> Function:
-        """A graph function of the module."""
-        function = self.module[name]
-        if not isinstance(function, Function):
-            raise UserError(f"`{name}` is no graph function")
-        return function
-
-    def symbols(self, name: str) -> tuple[Symbol, ...]:
-        """The symbols that a called function is handed, in order."""
-        function, group = self.function(name), self.groups.get(name)
-        hidden = () if group is None else (group.left, group.most)
-        return (*_symbols_of_function(function), *hidden)
-
-
-def _carried(module: IRModule) -> dict[str, int]:
-    """The functions that only loops call, and how many values each carries: these are memory of the
-    loop, which the body may write to."""
-    found: dict[str, int] = {}
-    for function in module.functions.values():
-        if not isinstance(function, Function):
-            continue
-        for binding in function.bindings:
-            value = binding.value
-            if isinstance(value, Loop):
-                count = len(value.carried)
-                found[value.body.name] = min(count, found.get(value.body.name, count))
-            elif isinstance(value, If):
-                for call in (called_function(value.then), called_function(value.otherwise)):
-                    if call is not None:
-                        found[call.callee.name] = 0
-            elif isinstance(value, Call) and is_function_call(value):
-                found[value.callee.name] = 0
-    return found
+def _plan_function(functions: Functions, name: str, donated: Donated) -> HostPlan:
+    function = functions.function(name)
+    return _Planner(functions.module, function, name, functions, donated).run()
 
 
 class _Planner:
@@ -178,8 +128,8 @@ class _Planner:
         module: IRModule,
         function: Function,
         name: str,
-        functions: _Functions,
-        donated: _Donated,
+        functions: Functions,
+        donated: Donated,
     ) -> None:
         self.module = module
         self.function = function
@@ -192,9 +142,10 @@ class _Planner:
         self.steps: list[Callable[[], Step | None]] = []  # called once all values have places
         self.arena_size: Expr = IntImm(0)  # known once all values have their places
         self.late: dict[Symbol, Expr] = {}  # bounds of the symbols that steps bind
-        self.lifetimes = Lifetimes(module, function)
+        self.lifetimes = Lifetimes(module, function, functions.lineage)
         self.donated = donated
         self.shared: dict[int, int] = {}  # results that lie in the memory of a parameter
+        self.choices = 0  # results of conditions that are one of two values, as they are
 
     def run(self) -> HostPlan:
         """Place everything."""
@@ -231,6 +182,7 @@ class _Planner:
             symbol_values=self._dependent_symbols(symbols),
             donated=tuple(self.donated),
             shared=self.shared,
+            data=tuple(data_inputs(self.function)),
         )
 
     def _dependent_symbols(self, symbols: Sequence[Symbol]) -> tuple[tuple[int, Expr], ...]:
@@ -291,29 +243,16 @@ class _Planner:
             )
         if (owner, field) in self.places:
             raise InternalError(f"result {position} of `{self.name}` is returned twice")
-        chain, place = [(owner, field)], _Place(storage=Storage.output(position))
-        while True:
-            before = self.lifetimes.predecessor(*chain[-1])
-            if before is None or not self._same_size(before, item):
-                break
-            owner, field = self.lifetimes.owner(before)
-            if not isinstance(owner, Var) or (owner, field) in self.places:
-                break
-            if owner in self.lifetimes.params:
-                source = self.function.params.index(owner)
-                wanted = self.donated.get(source, -1)
-                if wanted in (None, position) and source not in self.shared.values():
-                    self.shared[position] = source
-                    place = self.places[owner][0]
-                break
-            chain.append((owner, field))
+        chain, begin = self.lifetimes.chain(item)
+        place = _Place(storage=Storage.output(position))
+        source = -1 if begin is None else self.function.params.index(begin)
+        if self.donated.get(source, -1) in (None, position) and source not in self.shared.values():
+            self.shared[position] = source
+            place = self.places[begin][0]
         if place.value is not None:
             place.value.end = len(self.lifetimes.number)  # nothing is written over it any more
         for key in chain:
             self.places[key] = (place,)
-
-    def _same_size(self, left: GraphExpr, right: GraphExpr) -> bool:
-        return structural_equal(self._byte_size(_tensor(left)), self._byte_size(_tensor(right)))
 
     # -- bindings ----------------------------------------------------------------------------
 
@@ -382,7 +321,7 @@ class _Planner:
         """Where the results of this step lie: in outputs, where `given` says (of a field and its
         type), or in new memory."""
         results: list[_Place] = []
-        for field, item in enumerate(_fields(var.type)):
+        for field, item in enumerate(tensor_fields(var.type)):
             fixed = self.places.get((var, field))
             place = fixed[0] if fixed is not None else given(field, item)
             results.append(self._memory(self._byte_size(item), end) if place is None else place)
@@ -398,45 +337,66 @@ class _Planner:
     # -- calls of graph functions ------------------------------------------------------------
 
     def _graph_call(self, var: Var, value: Call, end: int) -> None:
-        name, number = value.callee.name, len(self.steps)
-        results = self._results(var, end)
-        arena = self._arena([(name, value.args)], number)
+        name = value.callee.name
         inputs = [place for arg in value.args for place in self._place(arg)]
+        results = self._results(var, end, self._kept(var, [inputs], end))
+        self._donate(value, inputs, results)
+        arena = self._arena([(name, value.args)], len(self.steps))
         self.steps.append(self._function_call(name, value.args, inputs, results, arena))
 
     def _branches(self, var: Var, value: If, end: int) -> None:
         number = len(self.steps)
         where = self._place(value.condition)[0]
-        results = self._results(var, end)
-        calls = [called_function(branch) for branch in (value.then, value.otherwise)]
-        if calls[0] is None or calls[1] is None:
-            raise InternalError("a branch is more than a call; run `outline` first")
-        arena = self._arena([(call.callee.name, call.args) for call in calls if call], number)
+        calls = calls_of(value)
+        assert len(calls) == 2, "`outline` makes each branch a call"
+        inputs = [[place for arg in call.args for place in self._place(arg)] for call in calls]
+        chosen: dict[int, tuple[int, _Place, _Place]] = {}
+        kept = self._kept(var, inputs, end)
+
+        def place_of(field: int, type_: TensorType) -> _Place | None:
+            if (var, field) not in self.lifetimes.chosen:
+                return kept(field, type_)
+            first, second = (self._place(item)[0] for item in self.lifetimes.chosen[var, field])
+            chosen[field] = self.choices, first, second
+            self.choices += 1
+            return _Place(storage=Storage("chosen", chosen[field][0], IntImm(0)))
+
+        results = self._results(var, end, place_of)
+        outputs = [
+            [chosen[k][1 + side] if k in chosen else place for k, place in enumerate(results)]
+            for side in range(2)
+        ]
+        for call, given, written in zip(calls, inputs, outputs, strict=True):
+            self._donate(call, given, written)
+        arena = self._arena([(call.callee.name, call.args) for call in calls], number)
         then, otherwise = (
-            self._function_call(
-                call.callee.name,
-                call.args,
-                [place for arg in call.args for place in self._place(arg)],
-                results,
-                arena,
-            )
-            for call in calls
-            if call
+            self._function_call(call.callee.name, call.args, given, written, arena)
+            for call, given, written in zip(calls, inputs, outputs, strict=True)
         )
         self.steps.append(
-            lambda: BranchStep(ScalarLoad(_resolve(where), DType.of("bool")), then(), otherwise())
+            lambda: BranchStep(
+                ScalarLoad(_resolve(where), DType.of("bool")),
+                then(),
+                otherwise(),
+                tuple((k, _resolve(a), _resolve(b)) for k, a, b in chosen.values()),
+            )
         )
+
+    def _donate(self, call: Call, inputs: Sequence[_Place], results: Sequence[_Place]) -> None:
+        """Plan a called function that leaves results where its arguments are."""
+        lineage = self.functions.lineage.of(call.callee.name)
+        donated = {source: k for k, source in lineage.items() if inputs[source] is results[k]}
+        if donated:
+            self.functions.plan(call.callee.name, donated)
 
     def _loop(self, var: Var, value: Loop, end: int) -> None:
         number = len(self.steps)
         start = [self._place(item)[0] for item in value.carried]
         captured = [place for item in value.captured for place in self._place(item)]
-        count, *results = self._results(
-            var, end, lambda field, _: self._taken_over(var, field, start, [*start, *captured], end)
-        )
+        count, *results = self._results(var, end, self._kept(var, [[*start, *captured]], end))
         carried, stacked = results[: len(value.carried)], results[len(value.carried) :]
-        sizes = [self._dense_size(item.type) for item in value.carried]
-        rows = [self._dense_size(item, first=1) for item in _fields(value.type)[1 + len(carried) :]]
+        sizes = [dense_size(_tensor(item)) for item in value.carried]
+        rows = [dense_size(item, first=1) for item in tensor_fields(value.type)[1 + len(carried) :]]
         name = value.body.name
         iteration, going = (self._memory(IntImm(ALIGNMENT), number) for _ in range(2))
         in_place = {} if self._is_inner(name) else self.functions.plan(name).shared
@@ -445,7 +405,7 @@ class _Planner:
             for k, (item, final) in enumerate(zip(value.carried, carried, strict=True))
         ]
         count_type = Var("count", TensorType((), DType.of("int64")))
-        rows_given = _fields(value.type)[1 + len(carried) :] if value.history else []
+        rows_given = tensor_fields(value.type)[1 + len(carried) :] if value.history else []
         history = [Var("rows", item) for item in rows_given]
         given = (count_type, *value.carried, *value.captured, *history)
         arena = self._arena([(name, given)], number)
@@ -524,7 +484,7 @@ class _Planner:
         function, group = self.functions.function(name), self.functions.groups.get(name)
         params = [_tensor(param).shape for param in function.params]
         known = match_symbols(params, [_tensor(arg).shape for arg in args])
-        values = {symbol: known.get(symbol, symbol) for symbol in _symbols_of_function(function)}
+        values = {symbol: known.get(symbol, symbol) for symbol in symbols_of_function(function)}
         if group is None:
             return list(values.values())
         if self._is_inner(name):
@@ -550,19 +510,11 @@ class _Planner:
 
     def _byte_size(self, type_: TensorType) -> Expr:
         """Bytes that a tensor may need, rounded up to the alignment."""
-        size = self._largest(self._dense_size(type_))
+        size = self._largest(dense_size(type_))
         fixed = as_int(size)
         if fixed is not None:
             return IntImm(-(-fixed // ALIGNMENT) * ALIGNMENT)
         return (size + (ALIGNMENT - 1)) // ALIGNMENT * ALIGNMENT
-
-    def _dense_size(self, type_: Type, *, first: int = 0) -> Expr:
-        """Bytes of a tensor, or of a part that has its dimensions from `first` on."""
-        assert isinstance(type_, TensorType)
-        size: Expr = const(type_.dtype.nbytes)
-        for dim in type_.shape[first:]:
-            size = size * dim
-        return size
 
     # -- kernels -----------------------------------------------------------------------------
 
@@ -599,34 +551,26 @@ class _Planner:
                 return place
         return None
 
-    def _taken_over(
-        self, loop: Var, field: int, start: list[_Place], read: list[_Place], end: int
-    ) -> _Place | None:
-        """Where a loop carries a value: where that is already, if nothing else reads it."""
-        before = self.lifetimes.predecessor(loop, field)
-        place = _Place() if before is None else start[field - 1]
-        value = place.value
-        if value is None or value.end > len(self.steps) or value.start == len(self.steps):
-            return None
-        if sum(other.value is value for other in read) > 1:
-            return None
-        value.end = max(value.end, end)
-        return place
+    def _kept(
+        self, var: Var, read: Sequence[Sequence[_Place]], end: int
+    ) -> Callable[[int, TensorType], _Place | None]:
+        """Where a call, a branch or a loop leaves a result: where the value is already that it
+        takes over, if nothing else reads that. read: what each of the calls reads."""
 
+        def place_of(field: int, type_: TensorType) -> _Place | None:
+            before = self.lifetimes.predecessor(var, field)
+            place = _Place() if before is None else self._place(before)[0]
+            value = place.value
+            if value is None or value.end > len(self.steps) or value.start == len(self.steps):
+                return None
+            if any(sum(other.value is value for other in call) > 1 for call in read):
+                return None
+            if not structural_equal(value.size, self._byte_size(type_)):
+                return None
+            value.end = max(value.end, end)
+            return place
 
-def _symbols_of_function(function: Function) -> tuple[Symbol, ...]:
-    """Those that its callers hand over, then those of the shapes of its parameters."""
-    types = [_tensor(param) for param in function.params]
-    handed: Any = function.attrs.get("symbols", ())
-    symbols = [*handed, *(s for s in free_symbols(types) if s not in handed)]
-    bare = {dim for item in types for dim in item.shape if isinstance(dim, Symbol)}
-    for symbol in symbols:
-        if symbol not in bare and symbol not in handed:
-            raise UserError(
-                f"dimension `{symbol.name}` occurs only inside expressions of input shapes; "
-                "some input must have it as a dimension of its own"
-            )
-    return tuple(symbols)
+        return place_of
 
 
 def _host_number(number: _Number) -> Expr | ScalarLoad:
@@ -647,11 +591,6 @@ def _resolve(place: _Place) -> Storage:
     assert place.value is not None
     assert place.value.offset is not None
     return Storage("arena", 0, place.value.offset)
-
-
-def _fields(type_: Type) -> list[TensorType]:
-    found = type_.fields if isinstance(type_, TupleType) else (type_,)
-    return [item for item in found if isinstance(item, TensorType)]
 
 
 def _tensor(value: GraphExpr) -> TensorType:

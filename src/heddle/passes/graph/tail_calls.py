@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turn functions that call themselves last of all into loops.
 
-    def power(n, x, acc):                       def power_step(i, n, acc, result, x):
-        if n == 0: r = acc                          if n == 0: return false, n, acc, acc
-        else: r = power(n - 1, x, acc * x)  ->      else: return true, n - 1, acc * x, result
+    def power(n, x, acc):                       def power_step(i, n, acc, x):
+        if n == 0: r = acc                          if n == 0: return false, n, acc
+        else: r = power(n - 1, x, acc * x)  ->      else: return true, n - 1, acc * x
         return r                                def power(n, x, acc):
-                                                    return loop of power_step, while it says so
+                                                    return acc of a loop of power_step, while it
+                                                           says so
 
 So they need no memory for each level, and have no limit. Arguments that every call hands on as they
-are do not change from iteration to iteration, and are captured.
+are do not change from iteration to iteration, and are captured. A result takes the place of an
+argument of its type, which nobody needs any more, and is carried beside them where there is none.
 """
 
 from __future__ import annotations
@@ -105,6 +107,18 @@ def _tail_calls(bindings: tuple[Binding, ...], result: GraphExpr, name: str) -> 
         yield last
 
 
+def _stops(
+    bindings: tuple[Binding, ...], result: GraphExpr, name: str
+) -> Iterator[tuple[GraphExpr, ...]]:
+    """The fields of what a function returns where it does not call itself."""
+    last = _last(bindings, result)
+    if isinstance(last, If):
+        for branch in (last.then, last.otherwise):
+            yield from _stops(branch.bindings, branch.result, name)
+    elif not _is_call(last, name):
+        yield result.fields if isinstance(result, Tuple) else (result,)
+
+
 def _fields(type_: Type) -> tuple[Type, ...]:
     return type_.fields if isinstance(type_, TupleType) else (type_,)
 
@@ -125,9 +139,27 @@ class _Looping:
             for place, param in enumerate(function.params)
             if any(call.args[place] is not param for call in tails)
         ]
+        self.slots = self._slots()
+        self.beside = [k for k, slot in enumerate(self.slots) if slot is None]
         self.builder = GraphBuilder(self.body_name)
         carried = [function.params[place].type for place in self.changing]
-        self.leaf_type = TupleType((TensorType((), BOOL), *carried, *self.results))
+        beside = [self.results[k] for k in self.beside]
+        self.leaf_type = TupleType((TensorType((), BOOL), *carried, *beside))
+
+    def _slots(self) -> list[int | None]:
+        """Of each result, which of the changing arguments it takes the place of: one that is the
+        result somewhere, else any of its type."""
+        params = self.function.params
+        stops = list(_stops(self.function.bindings, self.function.result, self.name))
+        found: list[int | None] = [None] * len(self.results)
+        for literal in (True, False):
+            for k, type_ in enumerate(self.results):
+                for slot, place in enumerate(self.changing):
+                    free = found[k] is None and slot not in found
+                    if free and structural_equal(params[place].type, type_):
+                        if not literal or any(stop[k] is params[place] for stop in stops):
+                            found[k] = slot
+        return found
 
     def run(self) -> dict[str, BaseFunc | None]:
         """The new functions by name."""
@@ -138,7 +170,7 @@ class _Looping:
         b = GraphBuilder(self.name)
         params = {param: b.param(param.name, param.type) for param in function.params}
         start = [params[function.params[place]] for place in self.changing]
-        blank = [b.emit(_zeros(type_), name="blank") for type_ in self.results]
+        blank = [b.emit(_zeros(self.results[k]), name="blank") for k in self.beside]
         captured = tuple(
             params[param]
             for place, param in enumerate(function.params)
@@ -155,8 +187,11 @@ class _Looping:
             type_,
         )
         whole = b.emit(loop, name="loop")
-        first = 1 + len(start)
-        found = [b.emit(TupleGetItem(whole, first + k)) for k in range(len(blank))]
+        places = [
+            1 + (len(start) + self.beside.index(k) if slot is None else slot)
+            for k, slot in enumerate(self.slots)
+        ]
+        found = [b.emit(TupleGetItem(whole, place)) for place in places]
         result = Tuple(tuple(found)) if isinstance(function.result.type, TupleType) else found[0]
         made: Function = b.finish(result).replace(attrs=self._attrs(), span=function.span)
         return made
@@ -168,7 +203,7 @@ class _Looping:
         function, b = self.function, self.builder
         b.param("i", TensorType((), INT64))
         b.params.extend(function.params[place] for place in self.changing)
-        self.before = [b.param("result", type_) for type_ in self.results]
+        self.before = [b.param("result", self.results[k]) for k in self.beside]
         b.params.extend(
             param for place, param in enumerate(function.params) if place not in self.changing
         )
@@ -192,13 +227,17 @@ class _Looping:
         if isinstance(last, Call) and tail:
             new = [last.args[place] for place in self.changing]
             return Tuple((Constant(np.asarray(True)), *new, *self.before))
-        same = [self.function.params[place] for place in self.changing]
+        after: list[GraphExpr] = [self.function.params[place] for place in self.changing]
         found: list[GraphExpr] = [result]
         if isinstance(result, Tuple):
             found = list(result.fields)
         elif isinstance(result.type, TupleType):
             found = [b.emit(TupleGetItem(result, k)) for k in range(len(self.results))]
-        return Tuple((Constant(np.asarray(False)), *same, *found))
+        for slot, item in zip(self.slots, found, strict=True):
+            if slot is not None:
+                after[slot] = item
+        after += [found[k] for k in self.beside]
+        return Tuple((Constant(np.asarray(False)), *after))
 
     def _choice(self, value: If) -> GraphExpr:
         def branch(old: Branch) -> Branch:

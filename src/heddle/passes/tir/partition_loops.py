@@ -7,9 +7,16 @@
                 body(i * 8 + r)                for r in unrolled(5):
                                                    body(24 * 8 + r)
 
-A parallel loop is not split: its body gets two versions, one for the iterations in which the
-conditions inside always hold (one only when it is annotated `{"partition": False}`). Conditions
-that the loops around them decide are dropped on the way.
+A parallel loop is not split, nor is a serial one whose length is known at run time only: its body
+gets two versions, one for the iterations in which the conditions inside always hold (one only when
+it is annotated `{"partition": False}`). Conditions that the loops around them decide are dropped on
+the way.
+
+    for i in range((n + 7) // 8):              for i in range((n + 7) // 8):
+        for r in unrolled(8):          ->          if i * 8 + 7 < n:
+            if i * 8 + r < n:                          for r in unrolled(8):
+                body(i * 8 + r)                            body(i * 8 + r)
+                                                   else: ...
 """
 
 from __future__ import annotations
@@ -119,8 +126,7 @@ class _Partition:
                 rest = self.part(with_fresh_vars(loop), middle, start + extent - middle)
                 return seq(first, rest)
         self.around.append(loop)
-        versions = loop.kind is ForKind.PARALLEL and loop.annotations.get("partition", True)
-        guards = self.guards(loop) if versions else []
+        guards = self.guards(loop) if _has_versions(loop) else []
         body = self.versions(loop.body, guards)
         self.around.pop()
         if body is loop.body:
@@ -219,6 +225,14 @@ class _Partition:
         other = self.versions(with_fresh_vars(body), rest)
         self.assumed.pop()
         return IfThenElse(guard, full, other)
+
+
+def _has_versions(loop: For) -> bool:
+    """Whether a loop is not split, but has two versions of its body."""
+    if not loop.annotations.get("partition", True):
+        return False
+    of_any_length = loop.kind is ForKind.SERIAL and as_int(loop.extent) is None
+    return of_any_length or loop.kind is ForKind.PARALLEL
 
 
 def _extreme(

@@ -11,7 +11,7 @@ import numpy as np
 
 from heddle import op
 from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
-from heddle.frontend.onnx.ops.growth import Growth, ShapesChange
+from heddle.frontend.onnx.ops.growth import Growth, ShapesChange, SizesDiffer, appended_rows
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.sizes import at_most, dimensions_as_scalars, largest, product
@@ -229,10 +229,14 @@ def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
     try:
         made = _Body(node, carried, body)
     except ShapesChange as change:
-        node.importer.report.rewind(mark)
-        growth = Growth(node, change.before, change.after, lambda: _bound(node, limit, 1))
-        made = _Body(node, growth.packed(carried), growth.around(body))
-        return growth.unpacked(_looped(node, made, limit, condition))
+        for together in (True, False):
+            node.importer.report.rewind(mark)
+            growth = Growth(node, change, lambda: _bound(node, limit, 1), together=together)
+            try:
+                made = _Body(node, growth.packed(carried), growth.around(body))
+            except SizesDiffer:
+                continue
+            return growth.unpacked(_looped(node, made, limit, condition))
     return _looped(node, made, limit, condition)
 
 
@@ -302,7 +306,7 @@ class _Body:
             results = run(iteration, own)
             going = _scalar(node, results[0], "bool")
             values = [node.as_tensor(value) for value in results[1:]]
-            self._check(values)
+            self._check(values, own)
             fields = [x for x in node.flush([going, *values]) if isinstance(x, GraphExpr)]
             function = builder.finish(Tuple(tuple(fields)))
         finally:
@@ -316,7 +320,7 @@ class _Body:
         self.name = builder.name
         importer.bodies[self.name] = closed(function, self.captured)
 
-    def _check(self, values: Sequence[GraphExpr]) -> None:
+    def _check(self, values: Sequence[GraphExpr], own: Sequence[Var]) -> None:
         before = [tensor_type(value) for value in self.carried]
         after = [tensor_type(value) for value in values[: len(before)]]
         for at, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -327,7 +331,9 @@ class _Body:
                     f"dimensions must stay, or the loop have at most {_SHORT} iterations"
                 )
         if not all(same_type(old, new) for old, new in zip(before, after, strict=True)):
-            raise ShapesChange(before, after)
+            builder = self.node.importer.builder
+            appended = [appended_rows(builder, *pair) for pair in zip(own, values, strict=False)]
+            raise ShapesChange(before, after, appended)
 
     def loop(
         self, limit: GraphExpr | None, condition: GraphExpr | None, bound: Expr
