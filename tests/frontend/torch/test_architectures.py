@@ -28,10 +28,11 @@ BY_NAME = {item.name: item for item in ARCHITECTURES}
         ("swin", "export"),
         ("resnet", "export"),
         ("bert", "compile"),
+        ("fnet", "export"),
         ("fnet", "compile"),
     ],
 )
 def test_architecture(name: str, way: str) -> None:
     outcome: Any = run(BY_NAME[name], way)
     assert outcome.passed, outcome.line()
-    assert ("aten._fft_c2c" in outcome.note) == (name == "fnet")
+    assert not outcome.note  # nothing runs in PyTorch

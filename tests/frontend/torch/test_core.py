@@ -10,7 +10,7 @@ import torch
 
 import heddle.torch  # declares the converters
 from heddle.frontend.torch.decompose import dynamo_decompositions, export_decompositions
-from heddle.frontend.torch.registry import REFUSED, find_converter
+from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
 
 # These never reach a converter: the results are symbolic integers, which the importer reads.
 SIZES = ("aten.sym_numel", "aten.sym_size", "aten.sym_storage_offset", "aten.sym_stride")
@@ -30,7 +30,9 @@ def core_operators() -> list[Any]:
 
 def is_covered(operator: Any, table: dict[Any, Any]) -> bool:
     name = str(operator)
-    if find_converter(name) is not None or name in REFUSED or operator in table:
+    if find_converter(name) is not None or find_complex_converter(name) is not None:
+        return True
+    if name in REFUSED or operator in table:
         return True
     if operator._schema.is_mutable:  # AOTAutograd and export make it functional
         return True
@@ -51,10 +53,20 @@ def test_nothing_is_both_imported_and_refused() -> None:
 
 
 def test_refusals_tell_why() -> None:
-    class Spectrum(torch.nn.Module):
+    class Noise(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.fft.rfft(x).abs()
+            return x + torch.rand(8)
 
-    program = torch.export.export(Spectrum(), (torch.randn(8),))
-    with pytest.raises(heddle.torch.ImportFailure, match="complex numbers: Heddle has no dtype"):
+    program = torch.export.export(Noise(), (torch.randn(8),))
+    with pytest.raises(heddle.torch.ImportFailure, match="it draws from the generator of PyTorch"):
+        heddle.torch.from_exported_program(program)
+
+
+def test_a_function_without_a_rule_for_complex_numbers_says_so() -> None:
+    class Curve(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.rfft(x).tanh().abs()
+
+    program = torch.export.export(Curve(), (torch.randn(8),))
+    with pytest.raises(heddle.torch.ImportFailure, match="no rule for this operator on complex"):
         heddle.torch.from_exported_program(program)

@@ -377,3 +377,47 @@ def test_elements_as_sizes_and_numbers() -> None:
     for size in (8, -1):
         with pytest.raises(UserError):
             exe(inputs[0], torch.tensor(size), inputs[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_unique(dtype: torch.dtype) -> None:
+    class Unique(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            runs = torch.unique_consecutive(x.flatten(), return_counts=True)
+            return (*torch.unique(x, return_inverse=True, return_counts=True), *runs)
+
+    model = Unique()
+    x = torch.randint(0, 4, (3, 5)).to(dtype)
+    executable = heddle.compile(model, example_inputs=(x,), cache=False)
+    for given in (x, torch.ones_like(x), torch.arange(15).reshape(3, 5).to(dtype)):
+        found = [torch.from_dlpack(item) for item in executable(given)]
+        for a, b in zip(found, model(given), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_changed_parameters_are_returned() -> None:
+    class Shrinking(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.div_(2.0)
+            return x * self.weight
+
+    program = torch.export.export(Shrinking(), (torch.ones(3),))
+    with pytest.raises(UserError, match="`weight`"):
+        from_exported_program(program)
+    module = from_exported_program(program, mutated_buffers=True)
+    result, weight = heddle.compile(module, cache=False)(torch.full((3,), 4.0))
+    assert result.numpy().tolist() == [2.0] * 3
+    assert weight.numpy().tolist() == [0.5] * 3
+
+
+def test_what_has_effects_and_no_rule() -> None:
+    class Inverse(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(x)
+
+    with pytest.raises(UserError, match="linalg_inv_ex"):
+        heddle.compile(Inverse(), example_inputs=(torch.eye(3),), cache=False)

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`torch.while_loop`: exported, compiled to a loop, compared with eager mode."""
+"""Control flow of PyTorch (`while_loop`, `scan`, `map`, `cond`), compiled, against eager mode."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
+from torch._higher_order_ops.map import map as map_rows  # noqa: E402
+from torch._higher_order_ops.scan import scan  # noqa: E402
 from torch._higher_order_ops.while_loop import while_loop  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
 
 import heddle  # noqa: E402
+import heddle.torch  # noqa: E402
 from heddle.frontend.torch import from_exported_program  # noqa: E402
 from heddle.passes.graph.plan import plan_memory  # noqa: E402
 from heddle.support import UserError  # noqa: E402
@@ -106,14 +113,90 @@ def test_greedy_decoder() -> None:
     assert "index_copy" not in plan.kernels
 
 
-def test_a_number_is_refused() -> None:
-    class Counting(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), (0, x))[1]
+class Function(nn.Module):
+    """A function as a module."""
 
-    try:
-        program = torch.export.export(Counting(), (torch.ones(2),))
-    except Exception:
-        pytest.skip("this PyTorch does not export a loop that carries a number")
-    with pytest.raises(UserError, match="carries a number"):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+def counting(x: Tensor) -> Any:
+    """Two numbers, which may be negative, and a tensor that one of them goes into."""
+    return while_loop(
+        lambda i, j, y: i * 2 + j < 9,
+        lambda i, j, y: (i + 1, j - i // 3, y * 2 + i),
+        (0, 1, x),
+    )
+
+
+def inside_another(x: Tensor) -> Any:
+    def rows(i: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        inner = while_loop(lambda j, z: j < 3, lambda j, z: (j + 1, z + 1.0), (torch.tensor(0), y))
+        return i + 1, inner[1]
+
+    return while_loop(lambda i, y: i < 2, rows, (torch.tensor(0), x))
+
+
+def running_sum(x: Tensor) -> Any:
+    return scan(lambda c, row: (c + row, c * row), torch.zeros(3), x)
+
+
+def running_pair(x: Tensor) -> Any:
+    start = (torch.zeros(3), torch.ones(3))
+    return scan(lambda c, row: ((c[0] + row, c[1] * 0.5), c[0] * row), start, x, reverse=True)
+
+
+def each_row(x: Tensor) -> Any:
+    return map_rows(lambda row: row.sin() + row.sum(), x)
+
+
+def either(x: Tensor) -> Any:
+    return torch.cond(x.shape[0] > 4, lambda y: y * 2, lambda y: y - 1, (x,))
+
+
+LOOPS = [counting, running_sum, running_pair, each_row]
+
+
+def check(found: Any, expected: Any) -> None:
+    for got, want in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(want))
+
+
+@pytest.mark.parametrize("function", LOOPS)
+def test_exported(function: Callable[..., Any]) -> None:
+    x = torch.randn(5, 3)
+    dynamic = (({0: torch.export.Dim("rows", min=2, max=64)},),)
+    program = torch.export.export(Function(function), (x,), dynamic_shapes=dynamic)
+    executable = heddle.compile(program, cache=False)
+    for rows in (2, 5, 20):
+        x = torch.randn(rows, 3)
+        found = executable(x)
+        found = found if isinstance(found, tuple) else (found,)
+        check([torch.from_dlpack(item) for item in found], function(x))
+
+
+@pytest.mark.filterwarnings("ignore:Pred is a Python constant")
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("function", [*LOOPS, inside_another, either])
+def test_compiled(function: Callable[..., Any], dynamic: bool) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="heddle", dynamic=dynamic, options={"strict": True})
+    with torch.no_grad():
+        for rows in (5, 2, 7):
+            x = torch.randn(rows, 3)
+            check(compiled(x), function(x))
+
+
+def test_what_pytorch_refuses_is_an_error_of_the_user() -> None:
+    """torch itself cannot make this loop functional."""
+
+    def sized(x: Tensor) -> Any:
+        return while_loop(lambda i, y: i < x.shape[0], lambda i, y: (i + 1, y + x.sum()), (0, x))
+
+    program = torch.export.export(Function(sized), (torch.ones(2),))
+    with pytest.raises(UserError, match="PyTorch cannot decompose it"):
         heddle.compile(program, cache=False)

@@ -21,7 +21,8 @@ from heddle.frontend.torch.decompose import dynamo_decompositions
 from heddle.frontend.torch.flat import from_graph
 from heddle.frontend.torch.tensors import numpy_view
 from heddle.op.interp import interpret
-from tests.frontend.torch.cases import CASES, Case
+from tests.frontend.torch.case import Case
+from tests.frontend.torch.cases import CASES
 
 # Relative to the largest value: rounding of the dtype, times a few sums in another order. PyTorch
 # itself computes functions of float32 to a few units in the last place.

@@ -325,3 +325,113 @@ def test_registered_once() -> None:
     assert "heddle" in torch._dynamo.list_backends()
     heddle.driver.dynamo.register()
     assert issubclass(UserError, Exception)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_fused_encoder_layer(norm_first: bool) -> None:
+    """What PyTorch makes one operator of in inference."""
+    layer = nn.TransformerEncoderLayer(
+        16, 2, 32, activation="gelu", batch_first=True, norm_first=norm_first
+    ).eval()
+    x = torch.randn(2, 5, 16)
+    absent = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        expected = layer(x, src_key_padding_mask=absent)
+        found = strict(layer)(x, src_key_padding_mask=absent)
+    close(found, expected)
+
+
+def test_complex_tensors_go_in_and_out() -> None:
+    def turn(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        spectrum = torch.fft.fft(x)
+        return spectrum * y, spectrum.abs(), (y @ spectrum.T).conj()
+
+    x, y = torch.randn(3, 8, dtype=torch.complex64), torch.randn(3, 8, dtype=torch.complex64)
+    with torch.no_grad():
+        compiled = strict(turn)
+        for given in ((x, y), (x, y.conj())):
+            for found, expected in zip(compiled(*given), turn(*given), strict=True):
+                assert found.dtype == expected.dtype
+                close(found, expected)
+
+
+def test_gradient_of_a_spectrum() -> None:
+    x = torch.randn(3, 16, requires_grad=True)
+
+    def power(x: torch.Tensor) -> torch.Tensor:
+        return (torch.fft.rfft(x).abs() ** 2).log1p().sum()
+
+    (expected,) = torch.autograd.grad(power(x), x)
+    (found,) = torch.autograd.grad(strict(power)(x), x)
+    close(found, expected)
+
+
+def test_tensors_without_elements() -> None:
+    def several(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x @ x.new_ones(4, 2), x.sum(0), torch.cat([x, x]), x.T @ x
+
+    def convolved(x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, x.new_ones(3, 2, 3, 3))
+
+    with torch.no_grad():
+        x, image = torch.empty(0, 4), torch.empty(0, 2, 8, 8)
+        for found, expected in zip(strict(several)(x), several(x), strict=True):
+            torch.testing.assert_close(found, expected)
+        assert strict(convolved)(image).shape == (0, 3, 6, 6)
+
+
+def sampled(x: torch.Tensor) -> torch.Tensor:
+    grid = torch.linspace(-1.2, 1.2, 24).reshape(1, 3, 4, 2) * x.mean()
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        sampled,
+        F.logsigmoid,
+        lambda x: F.adaptive_max_pool2d(x, (3, 2)),
+        lambda x: F.pad(x, (2, 1, 0, 3), mode="replicate"),
+        lambda x: F.pad(x[..., :1], (2, 1, 0, 0), mode="replicate"),
+        lambda x: x.median(2).values + x.logcumsumexp(2).sum(2) + x.cummax(2).values.sum(2),
+        lambda x: torch.stft(
+            x.flatten(), 16, window=torch.hann_window(16), return_complex=True
+        ).abs(),
+    ],
+    ids=["grid", "logsigmoid", "pool", "pad", "pad of one", "orders", "stft"],
+)
+def test_gradients_run_here(function: Any) -> None:
+    x = torch.randn(1, 2, 5, 6, requires_grad=True)
+    compiled = strict(function)
+    (expected,) = torch.autograd.grad(function(x).sin().sum(), x)
+    (found,) = torch.autograd.grad(compiled(x).sin().sum(), x)
+    close(found, expected)
+
+
+def test_numbers_computed_from_open_sizes() -> None:
+    """The gradient of a batch normalisation divides by how many elements there are."""
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(*layers)
+    twin = copy.deepcopy(model)
+    compiled = strict(twin, dynamic=True)
+    for batch in (2, 3, 5):
+        x = torch.randn(batch, 3, 16, 16)
+        for network, run in ((model, model), (twin, compiled)):
+            network.zero_grad()
+            run(x).sin().sum().backward()
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            close(b.grad, a.grad, 1e-3)
+
+
+def test_a_result_that_only_pytorch_computes() -> None:
+    """The operator, not the reading of its result, is what runs in PyTorch."""
+
+    def rooms(x: torch.Tensor) -> torch.Tensor:
+        a, b = torch.frexp(x.sin())
+        return (a * 2 + b).cos()
+
+    x = torch.randn(7)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", heddle.torch.FallbackWarning)
+        close(torch.compile(rooms, backend="heddle")(x), rooms(x))

@@ -86,7 +86,8 @@ def backend(
 
     AOTAutograd makes it functional and splits it into forward and backward where gradients are
     needed; each becomes one executable, or several with what Heddle has no rule for in between
-    (with a `FallbackWarning`). Tensors are used where they are, without a copy.
+    (with a `FallbackWarning`). Tensors are used where they are, without a copy; where no gradients
+    are needed, inputs and buffers are written in place.
     """
     if mode not in (None, "default"):
         raise UserError(f"torch.compile: backend `heddle` has no mode {mode!r}; use options")
@@ -96,6 +97,7 @@ def backend(
         bw_compiler=functools.partial(compiler, role="backward"),
         inference_compiler=functools.partial(compiler, role="inference"),
         decompositions=dynamo_decompositions(),
+        keep_inference_input_mutations=True,
     )
     if not torch.is_grad_enabled():
         return make(graph, example_inputs)

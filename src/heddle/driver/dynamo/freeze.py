@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from torch import fx
 
+from heddle.frontend.torch.flat import is_write
+
 _CHANGES: Final = 3
 """So often weights may change before they are taken as arguments for good."""
 
@@ -31,6 +33,7 @@ class Frozen:
         self, graph: fx.GraphModule, compile_graph: Callable[[fx.GraphModule], Callable[..., Any]]
     ) -> None:
         self._graph = graph
+        self._written = written_arguments(graph)
         self._compile = compile_graph
         self._run: Callable[..., Any] | None = None
         self._weights: list[tuple[int, torch.Tensor, int, int]] = []
@@ -53,13 +56,21 @@ class Frozen:
         self._weights = []
         graph = self._graph
         if self._changes < _CHANGES:
-            positions = [at for at, value in enumerate(args) if is_weight(value)]
+            positions = [
+                at for at, x in enumerate(args) if is_weight(x) and at not in self._written
+            ]
             self._weights = [
                 (at, args[at], args[at]._version, args[at].data_ptr()) for at in positions
             ]
             graph = with_constants(graph, {at: args[at] for at in positions})
         self._changes += 1
         self._run = self._compile(graph)
+
+
+def written_arguments(graph: fx.GraphModule) -> frozenset[int]:
+    """The positions of the arguments that a graph writes to."""
+    placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    return frozenset(placeholders.index(n.args[0]) for n in graph.graph.nodes if is_write(n))
 
 
 def is_weight(value: Any) -> bool:

@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 from torch.utils._sympy.printers import PythonPrinter
 
 from heddle.frontend.torch.flat import Program
-from heddle.frontend.torch.tensors import numpy_view, torch_view
+from heddle.frontend.torch.tensors import numpy_view, real_view, torch_view
 from heddle.runtime import Executable
 
 
@@ -22,7 +22,8 @@ class CompiledPart:
     """The executable of a graph, called with torch tensors and integers.
 
     Tensors are handed over as views of their memory, results are tensors over the memory that the
-    executable gave; nothing is copied but inputs that are not contiguous.
+    executable gave; nothing is copied but inputs that are not contiguous. What the graph writes to
+    an argument is written where the argument lies, when the executable was compiled to do so.
     """
 
     def __init__(
@@ -37,6 +38,15 @@ class CompiledPart:
             _reader(kind, what, sizes, _memory_order(item))
             for (kind, what), item in zip(program.results, returned, strict=True)
         ]
+        self._complex = {
+            what
+            for (kind, what), item in zip(program.results, returned, strict=True)
+            if kind == "tensor" and item.meta["val"].is_complex()
+        }
+        inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        for write in program.writes:
+            if inputs[write.position].meta["val"].is_complex():
+                self._complex.add(write.result)
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
         """The results of the graph for its arguments."""
@@ -46,12 +56,26 @@ class CompiledPart:
             found = self.executable(*given)
             tensors = found if isinstance(found, tuple) else (found,)
             computed = tuple(torch_view(tensor.numpy()) for tensor in tensors)
+            computed = tuple(
+                torch.view_as_complex(value) if at in self._complex else value
+                for at, value in enumerate(computed)
+            )
+            for write in self.program.writes:
+                _overwrite(args[write.position], computed[write.result])
         return tuple(read(args, computed) for read in self._results)
+
+
+def _overwrite(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Let `target` have the value, which may lie in its memory already."""
+    if value.data_ptr() == target.data_ptr():
+        torch.autograd.graph.increment_version(target)
+    else:
+        target.copy_(value)
 
 
 def _argument(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        return numpy_view(value)
+        return numpy_view(real_view(value))
     return np.empty((int(value), 0), np.bool_)  # a size: see `Importer.size_parameter`
 
 
@@ -87,6 +111,8 @@ def _reader(
         return lambda args, computed: computed[what]
     if kind == "item":
         return lambda args, computed: int(computed[what])
+    if kind == "float":
+        return lambda args, computed: float(computed[what])
     if kind == "argument":
         return lambda args, computed: args[what]
     if kind == "size":

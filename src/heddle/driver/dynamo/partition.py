@@ -17,8 +17,9 @@ from torch.fx.passes.split_module import split_module
 
 from heddle.driver.api import compile
 from heddle.driver.dynamo.part import CompiledPart
-from heddle.frontend.torch.flat import from_graph
+from heddle.frontend.torch.flat import Program, from_graph, is_write
 from heddle.frontend.torch.importer import target_name
+from heddle.runtime import Executable
 from heddle.support import HeddleError
 
 _SHOWN: Final = 12
@@ -60,7 +61,7 @@ def _compiled(
     """The graph as one executable; in PyTorch, with a warning, when it does not compile."""
     program = from_graph(graph, name=role)
     try:
-        executable = None if program.module is None else compile(program.module, **options)
+        executable = None if program.module is None else _executable(program, options)
     except HeddleError as error:
         if strict:
             raise
@@ -72,6 +73,24 @@ def _compiled(
         )
         return graph.forward
     return CompiledPart(graph, program, executable)
+
+
+def _executable(program: Program, options: Mapping[str, Any]) -> Executable:
+    """The compiled module; it writes over arguments in place where nothing else of theirs lies
+    there: a result that did would change with the next write."""
+    assert program.module is not None
+    homes = {write.parameter: write.result for write in program.writes if write.parameter}
+    while True:
+        executable = compile(program.module, donate=sorted(homes), **options)
+        names = [item.name for item in executable.inputs]
+        taken = {
+            names[item.lies_in]
+            for at, item in enumerate(executable.outputs)
+            if item.lies_in is not None and homes.get(names[item.lies_in]) != at
+        }
+        if not taken:
+            return executable
+        homes = {name: at for name, at in homes.items() if name not in taken}
 
 
 def _warn(role: str, reasons: Mapping[fx.Node, str]) -> None:
@@ -117,6 +136,10 @@ def _levels(graph: fx.GraphModule, eager: set[fx.Node]) -> dict[fx.Node, int]:
         before = max((numbers.get(item, 0) for item in fx_node.all_input_nodes), default=0)
         if fx_node.target is operator.getitem:  # where the tuple is
             numbers[fx_node] = numbers[fx_node.args[0]]  # type: ignore[index]
+            continue
+        if is_write(fx_node):  # behind all that reads the argument
+            last = max(numbers.values(), default=0)
+            numbers[fx_node] = last + last % 2
             continue
         wanted = 0 if fx_node in eager else 1
         number = before if before % 2 == wanted else before + 1

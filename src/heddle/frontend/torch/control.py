@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`torch.cond` and `torch.while_loop`: graphs that run as often as the program finds out."""
+"""`torch.cond`, `torch.while_loop`, `scan` and `map`: graphs that run as often as the program finds
+out."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Any
 
 from torch import fx
 
-from heddle.frontend.torch.node import Node
+from heddle.frontend.torch.node import Node, shape
 from heddle.frontend.torch.report import Unsupported
-from heddle.graph import GraphBuilder, GraphExpr, Tuple, TupleGetItem
+from heddle.graph import Function, GraphBuilder, GraphExpr, Tuple, TupleGetItem, Var
 from heddle.graph.dims import show_type
 from heddle.ir import INT64, TensorType
 from heddle.ir.structural import structural_equal
@@ -29,9 +30,7 @@ def convert_cond(
 ) -> tuple[GraphExpr, ...]:
     """The results of the branch that `condition`, a truth value, chooses. `run` imports a branch
     for its operands."""
-    if not isinstance(condition, GraphExpr):
-        raise Unsupported("a condition on a symbolic size")
-    which = node.reshape(node.cast(condition, "bool"), ())
+    which = node.reshape(node.cast(node.tensor(condition), "bool"), ())
     builder = node.importer.builder
 
     def arm(graph: fx.GraphModule) -> Callable[[], GraphExpr]:
@@ -61,36 +60,93 @@ def convert_while(
     constant: Sequence[Any] = (),
 ) -> tuple[GraphExpr, ...]:
     """The values that are left when `condition` no longer holds. `body` maps those carried to the
-    next ones; both read the `constant` ones as well. `run` imports a graph for its operands."""
-    importer = node.importer
-    if any(not isinstance(value, GraphExpr) for value in carried):
-        raise Unsupported("a loop that carries a number or a size; carry a tensor")
-    start = [importer.builder.atom(node.tensor(value)) for value in carried]
+    next ones; both read the `constant` ones as well. Numbers are carried as int64 scalars."""
+    start = _start(node, carried)
 
     def holds(values: Sequence[Any]) -> GraphExpr:
         (found,) = run(condition, [*values, *constant])
         return node.reshape(node.cast(node.tensor(found), "bool"), ())
 
+    def step(_iteration: GraphExpr, own: Sequence[GraphExpr]) -> list[GraphExpr]:
+        results = [node.tensor(value) for value in run(body, [*own, *constant])]
+        return [holds(results), *results]
+
     first = holds(start)
+    name, made, captured = _function(node, start, step)
+    _, finals, _ = node.importer.builder.emit_loop(
+        name, made, carried=start, captured=captured, condition=first, name=node.label
+    )
+    return finals
+
+
+def convert_scan(
+    node: Node,
+    run: RunGraph,
+    body: fx.GraphModule,
+    init: Sequence[Any],
+    rows: Sequence[Any],
+    constant: Sequence[Any] = (),
+) -> tuple[GraphExpr, ...]:
+    """`body` maps the carried values and a row of each of `rows` to the next carried values and a
+    row of each result."""
+    start = _start(node, init)
+    if not rows or not all(isinstance(value, GraphExpr) for value in rows):
+        raise Unsupported("a scan over what is no tensor of real numbers")
+    count = shape(rows[0])[0]
+
+    def step(iteration: GraphExpr, own: Sequence[GraphExpr]) -> list[GraphExpr]:
+        taken = [node.op.gather(value, iteration, axis=0) for value in rows]
+        results = run(body, [*own, *taken, *constant])
+        return [node.tensor(True), *(node.tensor(value) for value in results)]
+
+    name, made, captured = _function(node, start, step)
+    limit = count if isinstance(count, int) else node.tensor(count)
+    _, finals, stacked = node.importer.builder.emit_loop(
+        name, made, carried=start, captured=captured, limit=limit, bound=count, name=node.label
+    )
+    return (*finals, *stacked)
+
+
+def convert_map(
+    node: Node,
+    run: RunGraph,
+    body: fx.GraphModule,
+    rows: Sequence[Any],
+    constant: Sequence[Any] = (),
+) -> tuple[GraphExpr, ...]:
+    """A scan that carries nothing."""
+    return convert_scan(node, run, body, (), rows, constant)
+
+
+def _start(node: Node, values: Sequence[Any]) -> list[GraphExpr]:
+    """What a loop carries, as tensors."""
+    return [node.importer.builder.atom(node.tensor(value)) for value in values]
+
+
+def _function(
+    node: Node,
+    start: Sequence[GraphExpr],
+    step: Callable[[GraphExpr, Sequence[GraphExpr]], list[GraphExpr]],
+) -> tuple[str, Function, list[Var]]:
+    """The body of a loop as a function of the iteration, the carried and the captured values; its
+    name, and what it captures. `step` gives whether to go on, the next values, and rows."""
+    importer = node.importer
     outer = importer.builder
     importer.builder = builder = GraphBuilder(outer.fresh_name(f"{outer.name}_loop"))
     try:
-        builder.param("iteration", TensorType((), INT64))
+        iteration = builder.param("iteration", TensorType((), INT64))
         own = [builder.param(f"carried_{at}", value.type) for at, value in enumerate(start)]
-        results = [node.tensor(value) for value in run(body, [*own, *constant])]
-        for at, (before, after) in enumerate(zip(own, results, strict=True)):
+        results = step(iteration, own)
+        for at, (before, after) in enumerate(zip(own, results[1:], strict=False)):
             if not structural_equal(before.type, after.type):
                 raise Unsupported(
                     f"carried value {at} is {show_type(before.type)} before an iteration and "
                     f"{show_type(after.type)} after it"
                 )
-        function = builder.finish(Tuple((holds(results), *results)))
+        function = builder.finish(Tuple(tuple(results)))
     finally:
         importer.builder = outer
     read = captured_by(function.bindings, function.result)
     captured = [var for var in read if var not in function.params]
     importer.bodies[builder.name] = made = closed(function, captured)
-    _, finals, _ = outer.emit_loop(
-        builder.name, made, carried=start, captured=captured, condition=first, name=node.label
-    )
-    return finals
+    return builder.name, made, captured

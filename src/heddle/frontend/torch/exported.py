@@ -26,7 +26,8 @@ from heddle.ir import IRModule
 from heddle.support import UserError
 
 LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-_RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT, OutputKind.BUFFER_MUTATION)
+_RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
+_MUTATED = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
 def from_exported_program(
@@ -40,13 +41,14 @@ def from_exported_program(
 
     The tensors among the inputs are its parameters, under the names that the export gives them
     (those of the arguments of `forward`); a symbolic integer among them is a tensor of shape
-    (size, 0). Parameters and buffers of the module become constants that share its memory. Symbolic
-    dimensions stay symbolic within the range of the export (attribute "symbol_ranges");
-    `symbol_names` renames those of torch, as in {"s77": "batch"}. "output_names" lists the names
-    of the results.
+    (size, 0), and a complex tensor one of real numbers with a last axis of two
+    (`torch.view_as_real`); so are complex results. Parameters and buffers of the module become
+    constants that share its memory. Symbolic dimensions stay symbolic within the range of the
+    export (attribute "symbol_ranges"); `symbol_names` renames those of torch, as in
+    {"s77": "batch"}. "output_names" lists the names of the results.
 
-    mutated_buffers: return the new values of buffers that the program updates, after its results,
-        in the order of "output_names". Without it such a program is refused.
+    mutated_buffers: return the new values of buffers and parameters that the program updates, after
+        its results, in the order of "output_names". Without it such a program is refused.
 
     Raises `ImportFailure` (a `UserError`) that lists all operators without a rule, with layers.
 
@@ -65,7 +67,13 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
         raise UserError(f"expected an ExportedProgram, got {type(program).__name__}")
     with warnings.catch_warnings():  # torch deprecates what it calls itself
         warnings.simplefilter("ignore", FutureWarning)
-        return program.run_decompositions(export_decompositions())
+        try:
+            return program.run_decompositions(export_decompositions())
+        except Exception as error:  # whatever a graph of the program runs into
+            raise UserError(
+                "the program was exported, but PyTorch cannot decompose it: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def import_program(
@@ -96,6 +104,8 @@ def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
             elif isinstance(spec.arg, SymIntArgument):
                 importer.size_parameter(fx_node.name, example)
                 importer.values[fx_node] = importer.symbols.dim(example)
+            elif spec.kind is InputKind.TOKEN:
+                importer.values[fx_node] = None
             elif isinstance(spec.arg, ConstantArgument):
                 importer.values[fx_node] = spec.arg.value
             else:
@@ -125,7 +135,9 @@ def _outputs(
     refused: list[str] = []
     for spec, given in zip(program.graph_signature.output_specs, output.args[0], strict=True):
         value = importer.values[given] if isinstance(given, torch.fx.Node) else given
-        if spec.kind is OutputKind.BUFFER_MUTATION:
+        if spec.kind is OutputKind.TOKEN:  # orders what has effects; there is nothing to return
+            continue
+        if spec.kind in _MUTATED:
             refused.append(f"`{spec.target}`")
             late.append((value, str(spec.target)))
         elif spec.kind not in _RETURNED:

@@ -13,8 +13,21 @@ from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 
 from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
 from heddle.frontend.torch.report import Report, Unsupported
-from heddle.graph import GraphExpr
+from heddle.graph import GraphExpr, Var
 from heddle.ir import IRModule
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A result of the module that becomes the value of an argument of the graph.
+
+    position: of the argument. result: among those of the module. parameter: the name of the
+    parameter that the argument is; None where the module sees a part of it.
+    """
+
+    position: int
+    result: int
+    parameter: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +37,9 @@ class Program:
     module: None when the graph returns no tensor that has to be computed. inputs: for each
     parameter of the module which argument of the graph it is; sizes are passed as tensors of shape
     (size, 0). results: for each result of the graph what it is: ("tensor", position among those of
-    the module), ("item", position) for the integer in a tensor, ("argument", position), ("size", a
-    sympy expression) or ("none", None).
+    the module), ("item", position) and ("float", position) for the number in a tensor,
+    ("argument", position), ("size", a sympy expression) or ("none", None). writes: what the graph
+    writes to its arguments at its end.
     """
 
     module: IRModule | None
@@ -33,6 +47,7 @@ class Program:
     results: tuple[tuple[str, Any], ...]
     report: Report
     unsupported: dict[fx.Node, Unsupported]
+    writes: tuple[Write, ...] = ()
 
 
 def from_graph(graph: fx.GraphModule, *, name: str = "main", survey: bool = False) -> Program:
@@ -44,19 +59,54 @@ def from_graph(graph: fx.GraphModule, *, name: str = "main", survey: bool = Fals
     importer = Importer(name, survey=survey)
     placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
     inputs = _add_inputs(placeholders, importer)
+    written: list[fx.Node] = []
     for fx_node in graph.graph.nodes:
-        if fx_node.op in ("call_function", "get_attr"):
+        if is_write(fx_node):
+            written.append(fx_node)
+        elif fx_node.op in ("call_function", "get_attr"):
             importer.run_node(fx_node, graph)
     if survey:
         return Program(None, (), (), importer.report, importer.unsupported)
-    computed, results = _results(graph, placeholders, importer)
+    computed: list[GraphExpr] = []
+    writes = tuple(_write(item, placeholders, importer, computed) for item in written)
+    results = _results(graph, placeholders, importer, computed)
     importer.report.raise_if_any(name)
     module = None
     if computed:
         names = tuple(f"output_{position}" for position in range(len(computed)))
         main = importer.finish(computed, {"output_names": names})
         module = IRModule({"main": main, **importer.bodies})
-    return Program(module, tuple(inputs), tuple(results), importer.report, {})
+    return Program(module, tuple(inputs), tuple(results), importer.report, {}, writes)
+
+
+def is_write(fx_node: fx.Node) -> bool:
+    """Whether a node copies a value over an argument of its graph: AOTAutograd puts what a program
+    writes to its inputs at the end, behind all that reads them."""
+    return (
+        fx_node.target is torch.ops.aten.copy_.default
+        and isinstance(fx_node.args[0], fx.Node)
+        and fx_node.args[0].op == "placeholder"
+    )
+
+
+def _write(
+    fx_node: fx.Node,
+    placeholders: Sequence[fx.Node],
+    importer: Importer,
+    computed: list[GraphExpr],
+) -> Write:
+    """The new value of an argument as a result; it comes first, so that it may lie in the memory of
+    the old one."""
+    target, source = fx_node.args[:2]
+    assert isinstance(target, fx.Node)
+    before = importer.values[target]
+    importer.values[fx_node] = before
+    value = importer.converted(importer.values[source], target.meta["val"])  # type: ignore[index]
+    found = importer.output(value, fx_node.name)
+    assert found is not None
+    computed.append(found)
+    name = before.name if isinstance(before, Var) else None
+    return Write(placeholders.index(target), len(computed) - 1, name)
 
 
 def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int]:
@@ -98,12 +148,14 @@ def _refuse(importer: Importer, fx_node: fx.Node, problem: Unsupported) -> None:
 
 
 def _results(
-    graph: fx.GraphModule, placeholders: Sequence[fx.Node], importer: Importer
-) -> tuple[list[GraphExpr], list[tuple[str, Any]]]:
+    graph: fx.GraphModule,
+    placeholders: Sequence[fx.Node],
+    importer: Importer,
+    computed: list[GraphExpr],
+) -> list[tuple[str, Any]]:
     output = next(n for n in graph.graph.nodes if n.op == "output")
     given = output.args[0]
     returned = list(given) if isinstance(given, (tuple, list)) else [given]
-    computed: list[GraphExpr] = []
     results: list[tuple[str, Any]] = []
     seen: dict[fx.Node, tuple[str, Any]] = {}
     for item in returned:
@@ -113,12 +165,14 @@ def _results(
         if item not in seen:
             seen[item] = _result(item, placeholders, importer, computed)
         results.append(seen[item])
-    return computed, results
+    return results
 
 
 def _result(
     item: fx.Node, placeholders: Sequence[fx.Node], importer: Importer, computed: list[GraphExpr]
 ) -> tuple[str, Any]:
+    if is_write(item):
+        return "argument", placeholders.index(item.args[0])  # type: ignore[arg-type]
     value = importer.values[item]
     if item in placeholders:
         return "argument", placeholders.index(item)
@@ -128,6 +182,8 @@ def _result(
         if not has_free_unbacked_symbols(example):
             return "size", example.node.expr
         kind = "item"
+    if isinstance(example, torch.SymFloat):
+        kind, value = "float", importer.float_of(value)
     found = importer.output(value, item.name)
     if found is None:
         return "none", None

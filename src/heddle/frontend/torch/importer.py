@@ -4,8 +4,9 @@ is in `ops/`, one file per family."""
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -13,14 +14,22 @@ from torch import fx
 
 from heddle import op
 from heddle.frontend.torch import ops  # declares the converters
-from heddle.frontend.torch.control import convert_cond, convert_while
+from heddle.frontend.torch.control import convert_cond, convert_map, convert_scan, convert_while
 from heddle.frontend.torch.labels import name_of, span_of
 from heddle.frontend.torch.node import Node
-from heddle.frontend.torch.registry import REFUSED, find_converter
+from heddle.frontend.torch.parts import (
+    Complex,
+    component,
+    gives_complex,
+    has_complex,
+    stacked,
+    unstacked,
+)
+from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
 from heddle.frontend.torch.report import Report, Unsupported
-from heddle.frontend.torch.sizes import size_tensor
+from heddle.frontend.torch.sizes import ARITHMETIC, size_tensor
 from heddle.frontend.torch.symbols import Symbols
-from heddle.frontend.torch.tensors import dtype_of, numpy_view
+from heddle.frontend.torch.tensors import dtype_of, numpy_view, real_view
 from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import BaseFunc, DType, TensorType
 from heddle.ir.expr import Expr
@@ -39,8 +48,12 @@ _ASSERTIONS: Final = frozenset(
         "aten.sym_constrain_range_for_size.default",
     )
 )
-_COND: Final = torch.ops.higher_order.cond
-_WHILE: Final = torch.ops.higher_order.while_loop
+_CONTROL: Final[dict[Any, Callable[..., Any]]] = {
+    torch.ops.higher_order.cond: convert_cond,
+    torch.ops.higher_order.while_loop: convert_while,
+    torch.ops.higher_order.scan: convert_scan,
+    torch.ops.higher_order.map_impl: convert_map,
+}
 _ITEM: Final = "aten._local_scalar_dense.default"
 _NUMBERS: Final = (int, torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -72,8 +85,9 @@ class Importer:
 
     # -- parameters and constants --------------------------------------------------------------
 
-    def parameter(self, name: str, example: torch.Tensor) -> GraphExpr:
-        """A new parameter of the type of `example` (a fake tensor).
+    def parameter(self, name: str, example: torch.Tensor) -> GraphExpr | Complex:
+        """A new parameter of the type of `example` (a fake tensor); complex numbers are pairs of
+        real ones along a last axis.
 
         A dimension that is computed from those of other parameters (s + 1, s * t) is a symbol of
         its own there; the value given back has as many elements of it as were computed.
@@ -82,6 +96,11 @@ class Importer:
             raise Unsupported(f"a tensor of layout {example.layout}")
         if example.device.type != "cpu":
             raise Unsupported(f"a tensor on the device `{example.device}`")
+        if example.is_complex():
+            component(example.dtype)
+            pairs = self.parameter(name, real_view(example))
+            assert isinstance(pairs, GraphExpr)
+            return unstacked(self._bare_node(name), pairs)
         kind = dtype_of(example.dtype)
         dims = [self.symbols.bind(dim) for dim in example.shape]
         free = [self.symbols.axis(dim, f"{name}_{at}") for at, dim in enumerate(example.shape)]
@@ -99,9 +118,23 @@ class Importer:
         dim = self.symbols.bind(size)
         return self.builder.param(name, TensorType.of((dim, 0), DType.of("bool")))
 
-    def constant(self, tensor: torch.Tensor) -> Constant:
+    def _bare_node(self, name: str) -> Node:
+        """To emit operators that belong to no node of the program."""
+        return Node(
+            self,
+            target="output",
+            label=name,
+            result=None,
+            operands=(),
+            span=span_of(None, self.name, self._count + 1, name),
+        )
+
+    def constant(self, tensor: torch.Tensor) -> Constant | Complex:
         """A tensor whose value is known; it shares the memory."""
         key = id(tensor)
+        if tensor.is_complex():
+            pair = real_view(tensor)
+            return Complex(*(Constant(numpy_view(pair[..., at])) for at in range(2)))
         if key not in self._constants:
             self._constants[key] = Constant(numpy_view(tensor))
         return self._constants[key]
@@ -115,7 +148,8 @@ class Importer:
             self.values[fx_node] = self._convert(fx_node, graph, label)
         except Unsupported as problem:
             self.report.add(target_name(fx_node), label, problem)
-            self.unsupported[fx_node] = problem
+            taken = fx_node.target is operator.getitem  # from a node that lacks this result
+            self.unsupported[fx_node.args[0] if taken else fx_node] = problem  # type: ignore[index]
             self.values[fx_node] = self._stand_in(fx_node) if self.survey else Poison()
 
     def _stand_in(self, fx_node: fx.Node) -> Any:
@@ -125,6 +159,9 @@ class Importer:
             try:
                 if isinstance(result, torch.Tensor):
                     dims = self.symbols.shape(result.shape)
+                    if result.is_complex():
+                        part = TensorType.of(dims, component(result.dtype))
+                        return Complex(Var(fx_node.name, part), Var(fx_node.name, part))
                     return Var(fx_node.name, TensorType.of(dims, dtype_of(result.dtype)))
                 return self.symbols.dim(result)
             except Unsupported:
@@ -140,9 +177,12 @@ class Importer:
             return self._attribute(fx_node, graph)
         result = fx_node.meta.get("val")
         target = target_name(fx_node)
+        numbers = [self.values[item] for item in fx_node.all_input_nodes]
+        counted = any(isinstance(value, GraphExpr) for value in numbers)  # of a loop
         sized = isinstance(result, (torch.SymInt, int)) and not isinstance(result, bool)
-        if sized and target != _ITEM:
-            return self.symbols.dim(result)
+        if sized and target != _ITEM and not (counted and fx_node.target in ARITHMETIC):
+            if fx_node.target is not operator.getitem:
+                return self.symbols.dim(result)
         if target in _ASSERTIONS:
             return None
         inputs = [self.values[item] for item in fx_node.all_input_nodes]
@@ -156,10 +196,22 @@ class Importer:
             if found is None and fx_node.users:
                 raise Unsupported(f"result {args[1]} of the operator is not computed by Heddle")
             return found
-        if isinstance(result, (torch.SymBool, torch.SymFloat)) and target != _ITEM:
-            return result  # of use to assertions only; a converter that reads it refuses
-        control = {_COND: self._cond, _WHILE: self._while}.get(fx_node.target)
-        converter = find_converter(target) if control is None else control
+        counting = ARITHMETIC.get(fx_node.target) if counted else None
+        if counting is None and target != _ITEM:
+            if isinstance(result, (torch.SymBool, torch.SymFloat)):
+                return result  # of use to assertions, and to conditions
+        converter: Any
+        control = _CONTROL.get(fx_node.target)
+        if control is not None:
+            converter = functools.partial(_with_graphs, control, self._run_graph)
+        elif counting is not None:
+            converter = counting
+        elif gives_complex(result) or has_complex((args, kwargs)):
+            converter = find_complex_converter(target)
+            if converter is None and find_converter(target) is not None:
+                raise Unsupported("Heddle has no rule for this operator on complex numbers")
+        else:
+            converter = find_converter(target)
         if converter is None:
             raise Unsupported(REFUSED.get(target, "Heddle has no rule for this operator"))
         self._count += 1
@@ -181,12 +233,6 @@ class Importer:
             if not isinstance(error, UserError):
                 raise
             raise UserError(f"{label} ({target}): {error.message}", span=node.span) from None
-
-    def _cond(self, node: Node, *args: Any) -> Any:
-        return convert_cond(node, self._run_graph, *args)
-
-    def _while(self, node: Node, *args: Any) -> Any:
-        return convert_while(node, self._run_graph, *args)
 
     def _run_graph(self, graph: fx.GraphModule, operands: Sequence[Any]) -> list[Any]:
         """The results of a graph inside a node, for its operands."""
@@ -232,20 +278,29 @@ class Importer:
 
     # -- the result --------------------------------------------------------------------------
 
+    def float_of(self, value: Any) -> Any:
+        """A number computed from sizes as a float64 scalar."""
+        if isinstance(value, Poison):
+            return value
+        return self._bare_node("number").tensor(value, "float64")
+
+    def converted(self, value: Any, like: torch.Tensor) -> Any:
+        """A value in the shape and the dtype of a (fake) tensor, as `copy_` makes it."""
+        if isinstance(value, Poison):
+            return value
+        node = self._bare_node("copy")
+        if like.is_complex() or isinstance(value, Complex):
+            return value
+        dims = self.symbols.shape(like.shape)
+        return node.expand(node.cast(node.tensor(value), dtype_of(like.dtype)), dims)
+
     def output(self, value: Any, name: str) -> GraphExpr | None:
         """A value as a result of its own: no parameter, no constant, none returned before."""
         if isinstance(value, Poison):
             return None
         try:
-            node = Node(
-                self,
-                target="output",
-                label=name,
-                result=None,
-                operands=(),
-                span=span_of(None, self.name, self._count + 1, name),
-            )
-            value = node.tensor(value)
+            node = self._bare_node(name)
+            value = stacked(node, value) if isinstance(value, Complex) else node.tensor(value)
             params = self.builder.params
             if isinstance(value, Constant) or value in params or value in self._returned:
                 value = node.op.identity(value)
@@ -266,6 +321,12 @@ class Importer:
         known = {"symbol_ranges": self.symbols.ranges, "symbol_values": self.symbols.computed}
         filled = {name: value for name, value in known.items() if value}
         return self.builder.finish(result, attrs={**filled, **attrs})
+
+
+def _with_graphs(
+    control: Callable[..., Any], run: Callable[..., Any], node: Node, *args: Any
+) -> Any:
+    return control(node, run, *args)
 
 
 def bind_bare_symbols(symbols: Symbols, placeholders: Iterable[fx.Node]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 
 from heddle import op
+from heddle.frontend.torch.parts import Complex, as_complex, component
 from heddle.frontend.torch.report import Unsupported
+from heddle.frontend.torch.sizes import number_tensor, truth_tensor
 from heddle.frontend.torch.symbols import Dim
 from heddle.frontend.torch.tensors import dtype_of
 from heddle.graph import BindDim, Call, Constant, GraphExpr, TupleGetItem
@@ -105,6 +108,10 @@ class Node:
             return value if to is None else self.cast(value, to)
         if isinstance(value, Expr):
             return self.cast(self._size(value), to or "int64")
+        if isinstance(value, torch.SymFloat):
+            return self.cast(number_tensor(self, value.node.expr), to or "float32")
+        if isinstance(value, torch.SymBool):
+            return self.cast(truth_tensor(self, value.node.expr), to or "bool")
         if isinstance(value, (bool, int, float)):
             kind = "bool" if isinstance(value, bool) else "int64"
             kind = "float32" if isinstance(value, float) else kind
@@ -157,6 +164,14 @@ class Node:
         self.importer.symbols.define(size, symbol)
         return symbol
 
+    def part(self) -> Node:
+        """The same node for one part of complex operands and results: real ones, says torch."""
+        twin = copy.copy(self)
+        twin.op = Operators(twin.call)
+        twin.result = _real_types(self.result)
+        twin.operands = _real_types(self.operands)
+        return twin
+
     # -- emitting ----------------------------------------------------------------------------
 
     def call(self, name: str, *args: Any, **attrs: Any) -> Any:
@@ -185,9 +200,19 @@ class Node:
             return tuple(None if a is None else self._finish_one(a, b) for a, b in pairs)
         return self._finish_one(results, self.result)
 
-    def _finish_one(self, value: GraphExpr, expected: Any) -> GraphExpr:
+    def _finish_complex(self, value: Any, expected: torch.Tensor) -> Any:
+        """Both parts of a complex value in the shape and the dtype of the result."""
+        kind, dims = component(expected.dtype), self.importer.symbols.shape(expected.shape)
+        found = as_complex(self, value, kind)
+        return Complex(*(None if p is None else self.expand(p, dims) for p in found.parts))
+
+    def _finish_one(self, value: Any, expected: Any) -> Any:
+        if isinstance(expected, (torch.SymInt, int)) and isinstance(value, GraphExpr):
+            return self.cast(value, "int64")  # a number that a loop carries
         if not isinstance(expected, torch.Tensor):
             raise Unsupported(f"the result is a {type(expected).__name__}")
+        if expected.is_complex():
+            return self._finish_complex(value, expected)
         value = self.cast(value, dtype_of(expected.dtype))
         dims = self.importer.symbols.shape(expected.shape)
         if not may_be_same(shape(value), dims):
@@ -223,6 +248,13 @@ def _number(value: float | int | bool, kind: DType) -> np.ndarray:
         return np.asarray(whole, kind.numpy)
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(kind.numpy)
+
+
+def _real_types(tree: Any) -> Any:
+    """What torch says of values, with the real parts of complex ones."""
+    if isinstance(tree, (tuple, list)):
+        return [_real_types(item) for item in tree]
+    return tree.real if isinstance(tree, torch.Tensor) and tree.is_complex() else tree
 
 
 def _sample_number(operand: Any) -> Any:

@@ -13,10 +13,6 @@ one per result (None for results that are not computed)."""
 
 REFUSED: Final[dict[str, str]] = {
     **dict.fromkeys(
-        ("aten._fft_r2c.default", "aten._fft_c2r.default", "aten._fft_c2c.default"),
-        "complex numbers: Heddle has no dtype for them",
-    ),
-    **dict.fromkeys(
         ("aten.rand.default", "aten.randn.default", "aten.randperm.default"),
         "it draws from the generator of PyTorch, whose numbers nothing else has",
     ),
@@ -24,6 +20,7 @@ REFUSED: Final[dict[str, str]] = {
 """Operators without a converter, and why. What is in no table at all nobody has met."""
 
 _CONVERTERS: Final[dict[str, Converter]] = {}
+_COMPLEX: Final[dict[str, Converter]] = {}
 
 
 def converts(*names: str) -> Callable[[Converter], Converter]:
@@ -39,6 +36,25 @@ def converts(*names: str) -> Callable[[Converter], Converter]:
     return declare
 
 
+def converts_complex(*names: str) -> Callable[[Converter], Converter]:
+    """Decorator: this function converts these operators where an operand or a result is complex;
+    such a tensor is a `Complex`."""
+
+    def declare(converter: Converter) -> Converter:
+        for name in names:
+            if name in _COMPLEX:
+                raise ValueError(f"two converters of {name} for complex numbers")
+            _COMPLEX[name] = converter
+        return converter
+
+    return declare
+
+
+def find_complex_converter(name: str) -> Converter | None:
+    """The converter of an operator on complex numbers."""
+    return _COMPLEX.get(name)
+
+
 def find_converter(name: str) -> Converter | None:
     """The converter of an operator, by its name with the overload."""
     return _CONVERTERS.get(name)
@@ -46,4 +62,4 @@ def find_converter(name: str) -> Converter | None:
 
 def supported_operators() -> tuple[str, ...]:
     """The names of all operators that can be imported, sorted."""
-    return tuple(sorted(_CONVERTERS))
+    return tuple(sorted({*_CONVERTERS, *_COMPLEX}))

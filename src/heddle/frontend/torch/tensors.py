@@ -20,6 +20,13 @@ _DTYPES: Final = {
     )
 }
 
+COMPONENTS: Final = {
+    torch.complex32: DType.of("float16"),
+    torch.complex64: DType.of("float32"),
+    torch.complex128: DType.of("float64"),
+}
+"""The dtypes of the two parts of complex numbers."""
+
 
 def dtype_of(dtype: torch.dtype) -> DType:
     """The dtype of Heddle for one of torch; `Unsupported` when there is none."""
@@ -43,6 +50,14 @@ def numpy_view(tensor: torch.Tensor) -> np.ndarray:
     if plain.dtype is torch.bfloat16:
         return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return plain.numpy()
+
+
+def real_view(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of complex numbers as one of real ones with a last axis of two; others as they
+    are."""
+    if not tensor.is_complex():
+        return tensor
+    return torch.view_as_real(tensor.detach().resolve_conj())
 
 
 def torch_view(array: np.ndarray) -> torch.Tensor:

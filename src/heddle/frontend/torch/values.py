@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from heddle.frontend.torch.exported import LIFTED, decomposed, import_program, lifted_tensor
 from heddle.frontend.torch.importer import Importer
 from heddle.frontend.torch.report import Unsupported
-from heddle.frontend.torch.tensors import numpy_view, torch_view
+from heddle.frontend.torch.tensors import numpy_view, real_view, torch_view
 from heddle.graph import Var
 from heddle.ir import IRModule
 from heddle.support import UserError
@@ -54,7 +54,7 @@ def example_inputs(program: ExportedProgram) -> dict[str, np.ndarray]:
     leaves = torch.utils._pytree.tree_leaves(program.example_inputs)
     names = program.graph_signature.user_inputs
     pairs = zip(names, leaves, strict=False)
-    return {str(name): numpy_view(x) for name, x in pairs if isinstance(x, torch.Tensor)}
+    return {str(name): numpy_view(real_view(x)) for name, x in pairs if isinstance(x, torch.Tensor)}
 
 
 class _Recorder(fx.Interpreter):

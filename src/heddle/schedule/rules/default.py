@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from heddle.ir.expr import Call, Expr
 from heddle.ir.walk import post_order
-from heddle.schedule.rules.analysis import BlockKind, block_kind, contraction_of
+from heddle.schedule.rules.analysis import (
+    BlockKind,
+    block_kind,
+    contraction_of,
+    extent_of,
+    reduction_loops,
+)
 from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
@@ -135,8 +141,16 @@ def _is_epilogue(sch: Schedule, group: list[BlockRef], block: BlockRef) -> bool:
     return elementwise and sch.consumers(group[0]) == [block]
 
 
+def _is_empty(sch: Schedule, block: BlockRef) -> bool:
+    """Whether a block writes no element at all (a reduction of none does write one)."""
+    summed = reduction_loops(sch, block)
+    return any(extent_of(sch, i) == 0 for i in sch.get_loops(block) if i not in summed)
+
+
 def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> None:
     kinds = [block_kind(sch.block(block)) for block in group]
+    if _is_empty(sch, group[0]):
+        return
     if kinds[0] is BlockKind.CONTRACTION:
         epilogue = group[1] if len(group) > 1 else sch.cache_write(group[0], 0, "local")
         dot = dot_product_of(sch.block(group[0]), target)

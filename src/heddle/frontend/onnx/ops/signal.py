@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from heddle.frontend.fourier import LIMIT, inverse_real, largest_factor, transform
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
@@ -14,8 +15,8 @@ from heddle.frontend.onnx.tensors import dtype_of
 from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
 
-# Transforms are products with a matrix; beyond this size that is no longer sensible.
-_DFT_LIMIT: Final = 4096
+_LIMIT: Final = 1 << 20
+"""Points of a transform."""
 
 
 @converts("GridSample")
@@ -79,8 +80,8 @@ def _dft(node: Node) -> Any:
 def _resized(node: Node, x: GraphExpr, axis: int, length: int) -> GraphExpr:
     """x cut or filled with zeros to `length` along an axis."""
     size = node.static_dim(x, axis, "input")
-    if not 1 <= length <= _DFT_LIMIT:
-        raise Unsupported(f"a transform of {length} points, expected 1 to {_DFT_LIMIT}")
+    if not 1 <= length <= _LIMIT or largest_factor(length) > LIMIT:
+        raise Unsupported(f"a transform of {length} points, expected prime factors up to {LIMIT}")
     if length < size:
         return node.op.slice(x, starts=(0,), ends=(length,), axes=(axis,))  # type: ignore[no-any-return]
     if length > size:
@@ -115,26 +116,18 @@ def _restored(node: Node, parts: list[GraphExpr], axis: int) -> GraphExpr:
     return wide[0] if len(wide) == 1 else node.op.concat(*wide, axis=rank(parts[0]))
 
 
-def _angles(rows: int, columns: int, length: int) -> np.ndarray:
-    # The product is taken modulo the length first, so that large angles lose no digits.
-    return 2 * np.pi * (np.outer(np.arange(rows), np.arange(columns)) % length) / length
-
-
 def _transform(node: Node, x: GraphExpr, axis: int, *, inverse: bool, onesided: bool) -> GraphExpr:
-    """The discrete Fourier transform as products with cosines and sines."""
+    """The discrete Fourier transform along an axis."""
     length = node.static_dim(x, axis, "input")
-    count = length // 2 + 1 if onesided else length
-    real, imaginary = _parts(node, x, axis)
-    angles = _angles(length, count, length)
-    scale = 1.0 / length if inverse else 1.0
-    kind = dtype(x).numpy
-    cosine = (np.cos(angles) * scale).astype(kind)
-    sine = (np.sin(angles) * (scale if inverse else -scale)).astype(kind)
-    first, second = node.op.matmul(real, cosine), node.op.matmul(real, sine)
-    if imaginary is not None:
-        first = node.op.sub(first, node.op.matmul(imaginary, sine))
-        second = node.op.add(second, node.op.matmul(imaginary, cosine))
-    return _restored(node, [first, second], axis)
+    found = transform(
+        node,
+        _parts(node, x, axis),
+        length,
+        count=length // 2 + 1 if onesided else length,
+        inverse=inverse,
+        scale=1.0 / length if inverse else 1.0,
+    )
+    return _restored(node, list(found), axis)
 
 
 def _inverse_real(node: Node, x: GraphExpr, axis: int, length: int | None) -> GraphExpr:
@@ -142,18 +135,7 @@ def _inverse_real(node: Node, x: GraphExpr, axis: int, length: int | None) -> Gr
     have = node.static_dim(x, axis, "input")
     total = length or 2 * (have - 1)
     x = _resized(node, x, axis, total // 2 + 1)
-    count = node.static_dim(x, axis, "input")
-    real, imaginary = _parts(node, x, axis)
-    weight = np.full((count, 1), 2.0)
-    weight[0] = 1.0
-    if total % 2 == 0:
-        weight[-1] = 1.0
-    angles = _angles(count, total, total)
-    kind = dtype(x).numpy
-    result = node.op.matmul(real, (np.cos(angles) * weight / total).astype(kind))
-    if imaginary is not None:
-        sine = (np.sin(angles) * weight / total).astype(kind)
-        result = node.op.sub(result, node.op.matmul(imaginary, sine))
+    result = inverse_real(node, _parts(node, x, axis), total, scale=1.0 / total)
     return _restored(node, [result], axis)
 
 
@@ -169,10 +151,10 @@ def _stft(node: Node) -> Any:
         length = node.static_dim(window, 0, "window")
     else:
         length = size
-    if step < 1 or not 1 <= length <= min(size, _DFT_LIMIT):
+    if step < 1 or not 1 <= length <= size:
         raise UserError(f"frames of {length} every {step} of a signal of {size}")
     frames = (size - length) // step + 1
-    if frames * length > 1 << 22:
+    if frames * length > 1 << 22 or largest_factor(length) > LIMIT:
         raise Unsupported(f"{frames} frames of {length}")
     index = np.arange(frames)[:, None] * step + np.arange(length)
     cut = node.op.gather(signal, index, axis=1)  # [batch, frames, length, parts]
@@ -195,7 +177,7 @@ def _mel_weight_matrix(node: Node) -> Any:
         float(node.constant(at, name).ravel()[0])
         for at, name in ((3, "lower_edge_hertz"), (4, "upper_edge_hertz"))
     )
-    if not 0 < bins <= _DFT_LIMIT or not 0 < length <= 2 * _DFT_LIMIT or rate <= 0:
+    if not 0 < bins <= LIMIT or not 0 < length <= 2 * LIMIT or rate <= 0:
         raise UserError(f"{bins} bins of a transform of {length} points at {rate} Hz")
     mel = [2595 * np.log10(1 + edge / 700) for edge in (low, high)]
     edges = mel[0] + np.arange(bins + 2) * (mel[1] - mel[0]) / (bins + 2)

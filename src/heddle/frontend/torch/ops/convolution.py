@@ -224,24 +224,6 @@ def _resize_backward(node: Node, grad: GraphExpr, scales: Any, attrs: dict[str, 
     return node.emit(call.callee.gradients(call.args, call.attrs, dout=grad, out=call)[0])  # type: ignore[arg-type]
 
 
-@converts("aten.grid_sampler_2d.default", "aten.grid_sampler_3d.default")
-def _grid_sampler(
-    node: Node,
-    x: GraphExpr,
-    grid: GraphExpr,
-    interpolation_mode: int,
-    padding_mode: int,
-    align_corners: bool,
-) -> Any:
-    return node.op.grid_sample(
-        x,
-        node.cast(grid, dtype(x)),
-        mode=("linear", "nearest", "cubic")[interpolation_mode],
-        padding=("zeros", "border", "reflection")[padding_mode],
-        align_corners=align_corners,
-    )
-
-
 @converts("aten.pixel_shuffle.default")
 def _pixel_shuffle(node: Node, x: GraphExpr, upscale_factor: int) -> Any:
     if rank(x) != 4:

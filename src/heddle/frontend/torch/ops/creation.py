@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from heddle.frontend.torch.node import Node
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
-from heddle.graph import GraphExpr
+from heddle.graph import Constant, GraphExpr
 from heddle.ir.expr import Expr
 
 
@@ -91,3 +93,9 @@ def _one_hot(node: Node, x: GraphExpr, num_classes: int = -1) -> Any:
     classes = node.op.range(count=node.shape[-1], dtype="int64")
     column = node.op.unsqueeze(x, axes=(len(node.shape) - 1,))
     return node.op.equal(column, classes)
+
+
+@converts("aten.tril_indices.default", "aten.triu_indices.default")
+def _triangle_indices(node: Node, row: int, col: int, offset: int = 0, **_kwargs: Any) -> Any:
+    places = np.tril_indices if "tril" in node.target else np.triu_indices
+    return Constant(np.stack(places(row, offset, col)).astype(node.dtype.numpy))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from heddle.frontend.torch.node import Node, dtype, normal_axis, rank, same_shape, shape
+from heddle.frontend.torch.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.torch.ops.views import cut, first_of, transposed
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
@@ -63,7 +63,7 @@ def _index_tensor(node: Node, x: GraphExpr, indices: list[GraphExpr | None]) -> 
     return transposed(node, picked, _home(axes, rank(index) - 1, rank(picked)))
 
 
-def _positions(node: Node, mask: GraphExpr, size: Any) -> tuple[GraphExpr, Any]:
+def positions(node: Node, mask: GraphExpr, size: Any) -> tuple[GraphExpr, Any]:
     """Where a mask holds, a column for each place, and how many there are."""
     room: Any = 1
     for dim in shape(mask):
@@ -83,7 +83,7 @@ def _picked_by_mask(
     at = next(axis for axis, index in enumerate(indices) if index is not None)
     if not rank(mask):
         raise Unsupported("indexing by a truth value")
-    places, _ = _positions(node, mask, node.result.shape[at])
+    places, _ = positions(node, mask, node.result.shape[at])
     taken = list(range(at, at + rank(mask)))
     moved = transposed(node, x, [*taken, *(axis for axis in range(rank(x)) if axis not in taken)])
     picked = node.op.gather_nd(moved, node.op.transpose(places, permutation=(1, 0)))
@@ -93,7 +93,7 @@ def _picked_by_mask(
 
 @converts("aten.nonzero.default")
 def _nonzero(node: Node, x: GraphExpr) -> Any:
-    places, _ = _positions(node, node.cast(x, "bool"), node.result.shape[0])
+    places, _ = positions(node, node.cast(x, "bool"), node.result.shape[0])
     return node.op.transpose(places, permutation=(1, 0))
 
 
@@ -101,7 +101,7 @@ def _nonzero(node: Node, x: GraphExpr) -> Any:
 def _masked_select(node: Node, x: GraphExpr, mask: GraphExpr) -> Any:
     room = node.importer.symbols.shape(torch.broadcast_shapes(*(o.shape for o in node.operands)))
     spread = node.expand(x, room)
-    places, _ = _positions(node, node.expand(mask, room), node.result.shape[0])
+    places, _ = positions(node, node.expand(mask, room), node.result.shape[0])
     return node.op.gather_nd(spread, node.op.transpose(places, permutation=(1, 0)))
 
 
@@ -184,14 +184,33 @@ def _index_put(
 def _put_where(
     node: Node, x: GraphExpr, indices: list[GraphExpr | None], values: GraphExpr, accumulate: bool
 ) -> Any:
-    """One value put where a mask holds: a choice, with no size that depends on data."""
-    if len(indices) != 1 or accumulate or any(size != 1 for size in shape(values)):
-        raise Unsupported("writing through a mask what is not one value")
-    mask = indices[0]
+    """Values put where a mask holds, one after the other: a choice, with no size that depends on
+    data."""
+    at = next(axis for axis, index in enumerate(indices) if index is not None)
+    if sum(index is not None for index in indices) != 1:
+        raise Unsupported("writing through a mask together with other indices")
+    mask = indices[at]
     assert mask is not None
-    lead = tuple(range(rank(mask), rank(x)))
-    wide = node.op.unsqueeze(mask, axes=lead) if lead else mask
-    return node.op.where(wide, node.reshape(node.cast(values, dtype(x)), ()), x)
+    taken = range(at, at + rank(mask))
+    order = [*taken, *(axis for axis in range(rank(x)) if axis not in taken)]
+    moved = transposed(node, x, order)
+    updates = node.cast(values, dtype(x))
+    rest = rank(x) - rank(mask)
+    if at:  # the axis of what the mask picks comes first
+        wide = rank(x) - rank(mask) + 1
+        updates = node.op.unsqueeze(updates, axes=tuple(range(wide - rank(updates))))
+        updates = transposed(node, updates, [at, *(a for a in range(wide) if a != at)])
+    if rank(updates) > rest and shape(updates)[0] != 1:
+        holds = node.op.reshape(mask, shape=(-1,))
+        number = node.op.sub(node.op.cumsum(node.cast(holds, "int64"), axis=0), 1)
+        rows = node.op.gather(updates, node.op.maximum(number, 0), axis=0)
+        updates = node.reshape(rows, (*shape(mask), *shape(rows)[1:]))
+    elif rank(updates) > rest:
+        updates = node.op.squeeze(updates, axes=(0,))
+    wide_mask = node.op.unsqueeze(mask, axes=tuple(range(rank(mask), rank(x)))) if rest else mask
+    added = node.op.add(moved, updates) if accumulate else updates
+    put = node.expand(node.op.where(wide_mask, added, moved), shape(moved))
+    return transposed(node, put, [order.index(axis) for axis in range(rank(x))])
 
 
 @converts("aten.masked_scatter.default")
@@ -203,62 +222,6 @@ def _masked_scatter(node: Node, x: GraphExpr, mask: GraphExpr, source: GraphExpr
     taken = node.op.gather(flat, node.op.sub(order, 1), axis=0)
     kept = node.op.reshape(x, shape=(-1,))
     return node.reshape(node.op.where(holds, taken, kept), shape(x))
-
-
-# -- scatter ---------------------------------------------------------------------------------
-
-
-@converts("aten.scatter.src", "aten.scatter_add.default")
-def _scatter(node: Node, x: GraphExpr, dim: int, index: GraphExpr, src: GraphExpr) -> Any:
-    how = "add" if "scatter_add" in node.target else "none"
-    return _scattered(node, x, dim, index, src, how)
-
-
-@converts("aten.scatter.value")
-def _scatter_value(node: Node, x: GraphExpr, dim: int, index: GraphExpr, value: Any) -> Any:
-    src = node.expand(node.tensor(value, dtype(x)), shape(index))
-    return _scattered(node, x, dim, index, src, "none")
-
-
-@converts("aten.scatter.reduce", "aten.scatter.value_reduce")
-def _scatter_reduce(
-    node: Node, x: GraphExpr, dim: int, index: GraphExpr, src: Any, *, reduce: str
-) -> Any:
-    src = node.expand(node.tensor(src, dtype(x)), shape(index)) if "value" in node.target else src
-    return _scattered(node, x, dim, index, src, {"multiply": "mul"}.get(reduce, reduce))
-
-
-@converts("aten.scatter_reduce.two")
-def _scatter_reduce_two(
-    node: Node,
-    x: GraphExpr,
-    dim: int,
-    index: GraphExpr,
-    src: GraphExpr,
-    reduce: str,
-    *,
-    include_self: bool = True,
-) -> Any:
-    names = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
-    if reduce not in names or not include_self:
-        raise Unsupported(f"scatter_reduce `{reduce}` with include_self={include_self}")
-    return _scattered(node, x, dim, index, src, names[reduce])
-
-
-def _scattered(
-    node: Node, x: GraphExpr, dim: int, index: GraphExpr, src: GraphExpr, how: str
-) -> GraphExpr:
-    if not rank(x):
-        x, index, src = (node.op.unsqueeze(value, axes=(0,)) for value in (x, index, src))
-        put = _scattered(node, x, 0, index, src, how)
-        return node.op.squeeze(put, axes=(0,))  # type: ignore[no-any-return]
-    if not same_shape(shape(index), shape(src)):
-        for axis, size in enumerate(shape(index)):  # only that much of src counts
-            src = cut(node, src, axis, 0, size)
-    axis = normal_axis(dim, rank(x))
-    return node.op.scatter_elements(  # type: ignore[no-any-return]
-        x, index_of(node, index), node.cast(src, dtype(x)), axis=axis, reduction=how
-    )
 
 
 # -- writing to a part -----------------------------------------------------------------------

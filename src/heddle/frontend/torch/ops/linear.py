@@ -47,6 +47,38 @@ def _scaled(node: Node, x: GraphExpr, factor: Any) -> GraphExpr:
     return node.op.mul(x, node.tensor(factor, dtype(x)))  # type: ignore[no-any-return]
 
 
+@converts("aten.addbmm.default")
+def _addbmm(
+    node: Node, c: GraphExpr, a: GraphExpr, b: GraphExpr, *, beta: Any = 1, alpha: Any = 1
+) -> Any:
+    product = _scaled(node, node.op.sum(node.op.matmul(a, b), axes=(0,)), alpha)
+    return product if beta == 0 else node.op.add(product, _scaled(node, c, beta))
+
+
+@converts("aten._int_mm.default")
+def _int_mm(node: Node, a: GraphExpr, b: GraphExpr) -> Any:
+    return node.op.matmul(a, b, out_dtype="int32")
+
+
+@converts("aten._trilinear.default")
+def _trilinear(
+    node: Node,
+    a: GraphExpr,
+    b: GraphExpr,
+    c: GraphExpr,
+    expand1: list[int],
+    expand2: list[int],
+    expand3: list[int],
+    sumdim: list[int],
+    unroll_dim: int = 1,
+) -> Any:
+    """The product of three tensors with axes put in, summed over `sumdim`: nn.Bilinear."""
+    pairs = ((a, expand1), (b, expand2), (c, expand3))
+    x, y, z = (node.op.unsqueeze(v, axes=tuple(axes)) if axes else v for v, axes in pairs)
+    product = node.op.mul(node.op.mul(x, y), z)
+    return node.op.sum(product, axes=tuple(sumdim)) if sumdim else product
+
+
 @converts("aten._grouped_mm.default")
 def _grouped_mm(
     node: Node,

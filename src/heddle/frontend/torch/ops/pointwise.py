@@ -256,8 +256,11 @@ def _softplus(node: Node, x: GraphExpr, beta: float = 1, threshold: float = 20) 
 
 @converts("aten.log_sigmoid_forward.default")
 def _log_sigmoid(node: Node, x: GraphExpr) -> Any:
-    # The second result is a buffer for the backward pass, which the one here does not read.
-    return node.op.negative(node.op.softplus(node.op.negative(x))), None
+    # The second result is what the backward pass of PyTorch reads on a CPU.
+    value = node.op.negative(node.op.softplus(node.op.negative(x)))
+    if not node.uses(1):
+        return value, None
+    return value, node.op.exp(node.op.negative(node.op.abs(x)))
 
 
 @converts("aten.softshrink.default")
@@ -427,7 +430,11 @@ def _power(node: Node, x: GraphExpr, exponent: float) -> Any:
 
 @converts("aten.atan2.default")
 def _atan2(node: Node, a: GraphExpr, b: GraphExpr) -> Any:
-    y, x = (_wide(node, value) for value in operands(node, a, b))
+    return angle_of(node, *(_wide(node, value) for value in operands(node, a, b)))
+
+
+def angle_of(node: Node, y: GraphExpr, x: GraphExpr) -> GraphExpr:
+    """The angle of the point (x, y), from -pi to pi."""
     zero = node.scalar(0.0, x)
     at_origin = node.op.logical_and(node.op.equal(x, zero), node.op.equal(y, zero))
     both_infinite = node.op.logical_and(node.op.isinf(x), node.op.isinf(y))
@@ -438,7 +445,7 @@ def _atan2(node: Node, a: GraphExpr, b: GraphExpr) -> Any:
     left = node.op.less(_signed(node, x), zero)
     below = node.op.less(_signed(node, y), zero)
     turn = node.op.where(below, node.scalar(-math.pi, x), node.scalar(math.pi, x))
-    return node.op.where(left, node.op.add(angle, turn), angle)
+    return node.op.where(left, node.op.add(angle, turn), angle)  # type: ignore[no-any-return]
 
 
 @converts("aten.signbit.default")

@@ -218,7 +218,7 @@ def _adaptive_avg_pool(node: Node, x: GraphExpr, output_size: Any) -> Any:
         pooled = node.op.avg_pool(_batched(node, x, count), kernel=steps, strides=steps)
         return node.reshape(pooled, node.shape)
     for axis, old, new in zip(axes, before, after, strict=True):
-        x = _along(node, x, axis, _averages(old, new))
+        x = mixed_along(node, x, axis, _averages(old, new))
     return x
 
 
@@ -238,7 +238,8 @@ def _averages(old: int, new: int) -> np.ndarray:
     return matrix
 
 
-def _along(node: Node, x: GraphExpr, axis: int, matrix: np.ndarray) -> GraphExpr:
+def mixed_along(node: Node, x: GraphExpr, axis: int, matrix: np.ndarray) -> GraphExpr:
+    """x times a matrix along an axis."""
     order = [*(a for a in range(rank(x)) if a != axis), axis]
     moved = node.op.transpose(x, permutation=tuple(order)) if axis != rank(x) - 1 else x
     mixed = node.op.matmul(moved, Constant(matrix.astype(dtype(x).numpy)))
@@ -256,5 +257,5 @@ def _adaptive_avg_pool_backward(node: Node, grad: GraphExpr, x: GraphExpr) -> An
     if after == [1, 1]:
         return node.expand(node.op.div(grad, float(before[0] * before[1])), node.shape)
     for axis, old, new in zip(axes, before, after, strict=True):
-        grad = _along(node, grad, axis, np.ascontiguousarray(_averages(old, new).T))
+        grad = mixed_along(node, grad, axis, np.ascontiguousarray(_averages(old, new).T))
     return grad

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
@@ -139,6 +138,9 @@ def cut(node: Node, x: GraphExpr, axis: int, start: Any, count: Any, step: int =
     end = start + (count - 1) * step + 1 if step != 1 else start + count
     if isinstance(count, int) and count == 0:
         end = start
+    if step != 1 and isinstance(count, Expr):
+        places = node.op.range(count=count, start=0, step=step, dtype="int64")
+        return node.op.gather(x, node.op.add(places, node.tensor(start)), axis=axis)  # type: ignore[no-any-return]
     found = node.op.slice(x, starts=(start,), ends=(end,), axes=(axis,), steps=(step,))
     if same_shape(shape(found), dims):
         return found  # type: ignore[no-any-return]
@@ -282,6 +284,30 @@ def _pad(node: Node, x: GraphExpr, pad: Any, *given: Any, **_kwargs: Any) -> Any
     return node.op.pad(x, pads=(*before, *after), mode=mode, value=float(value))
 
 
+@converts(
+    "aten.replication_pad1d_backward.default",
+    "aten.replication_pad2d_backward.default",
+    "aten.replication_pad3d_backward.default",
+)
+def _replication_backward(node: Node, grad: GraphExpr, x: GraphExpr, padding: Any) -> Any:
+    """What lies in the margins goes to the edges."""
+    for position in range(len(padding) // 2):
+        axis = rank(x) - 1 - position
+        before, after = padding[2 * position : 2 * position + 2]
+        size = shape(x)[axis]
+        if any(isinstance(item, Expr) for item in (before, after, size)) or min(before, after) < 0:
+            raise Unsupported("the gradient of a padding that cuts, or of symbolic size")
+        if size == 1:
+            grad = node.op.sum(grad, axes=(axis,), keepdims=True)
+            continue
+        first = cut(node, grad, axis, 0, before + 1)
+        last = cut(node, grad, axis, before + size - 1, after + 1)
+        edges = [node.op.sum(part, axes=(axis,), keepdims=True) for part in (first, last)]
+        middle = [cut(node, grad, axis, before + 1, size - 2)] if size > 2 else []
+        grad = node.op.concat(edges[0], *middle, edges[1], axis=axis)
+    return grad
+
+
 def _pad_symbolic(node: Node, x: GraphExpr, pad: list[Any], mode: str, value: Any) -> GraphExpr:
     if mode != "constant" or any(isinstance(item, int) and item < 0 for item in pad):
         raise Unsupported(f"padding by symbolic sizes in mode `{mode}`")
@@ -329,23 +355,3 @@ def _diagonal(node: Node, x: GraphExpr, offset: int = 0, dim1: int = 0, dim2: in
     )
     picked = node.op.gather_nd(moved, index)
     return transposed(node, picked, [*range(1, rank(picked)), 0])
-
-
-@converts("aten.as_strided.default", "aten.as_strided_copy.default")
-def _as_strided(
-    node: Node, x: GraphExpr, size: Any, stride: Any, storage_offset: Any = None
-) -> Any:
-    base = node.operands[0]
-    given = [*size, *stride, *shape(x)]
-    if any(isinstance(item, Expr) for item in given):
-        raise Unsupported("as_strided with a symbolic size")
-    # What counts is the order in memory.
-    order = sorted(range(rank(x)), key=lambda axis: -base.stride(axis))
-    if not base.permute(order).is_contiguous() or base.storage_offset() != 0:
-        raise Unsupported("as_strided of a tensor with gaps in its memory")
-    x = transposed(node, x, order)
-    index = np.asarray(storage_offset or 0, np.int64)
-    for dim, step in zip(size, stride, strict=True):
-        index = index[..., None] + np.arange(dim) * step
-    flat = node.reshape(x, (math.prod(shape(x)),))  # type: ignore[type-var]
-    return node.op.gather(flat, Constant(np.ascontiguousarray(index)), axis=0)
