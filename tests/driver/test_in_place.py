@@ -219,6 +219,21 @@ def test_a_carried_value_that_is_captured_too() -> None:
     np.testing.assert_allclose(found.numpy(), want, rtol=1e-5, atol=1e-6)
 
 
+def test_updates_that_are_the_data_are_not_written_over() -> None:
+    """data[p] = data: what is written is read again."""
+    main = GraphBuilder("main")
+    x = main.param("x", TensorType.of((9,), "float32"))
+    order = main.param("order", TensorType.of((9,), "int64"))
+    data = main.emit(x + 1.0)
+    moved = main.emit(op.index_copy(data, order, data, axis=0))
+    executable = heddle.compile(IRModule({"main": main.finish(moved)}), cache=False)
+    rng = np.random.default_rng(0)
+    values, places = rng.standard_normal(9).astype(np.float32), rng.permutation(9)
+    want = np.empty_like(values)
+    want[places] = values + 1
+    np.testing.assert_array_equal(executable(values, places).numpy(), want)
+
+
 def test_errors() -> None:
     module = stepping(6)
     with pytest.raises(UserError, match="donate: there is no input `keys`; the inputs are `cache`"):

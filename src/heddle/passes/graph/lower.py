@@ -251,7 +251,9 @@ def updated_parameter(function: Function) -> int | None:
     value = binding.value
     if not op_name(value) or not value.callee.has_rule("update"):  # type: ignore[attr-defined]
         return None
-    source = value.args[0]  # type: ignore[attr-defined]
+    source, *others = value.args  # type: ignore[attr-defined]
+    if any(item is source for item in others):
+        return None  # what is written would be read again
     return function.params.index(source) if source in function.params else None
 
 
