@@ -64,11 +64,36 @@ def _zero_times_infinity(node: onnx.NodeProto, arrays: list[np.ndarray]) -> bool
     return not np.isfinite(largest)
 
 
+def _steps_over_the_rest(node: onnx.NodeProto, arrays: list[np.ndarray]) -> bool:
+    """SAME_UPPER where windows leave two or more elements of an axis behind the last one, so that
+    the formula of the standard gives a negative padding. ONNX Runtime takes half of it as a
+    beginning within the tensor; it does not for SAME_LOWER (of an even padding, which the standard
+    splits alike) nor in Conv, and MaxPool stops with an error. Heddle pads by nothing in all."""
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if attributes.get("auto_pad") != b"SAME_UPPER":
+        return False
+    kernel = attributes["kernel_shape"]
+    strides = attributes.get("strides", [1] * len(kernel))
+    dilations = attributes.get("dilations", [1] * len(kernel))
+    for size, k, stride, dilation in zip(
+        arrays[0].shape[2:], kernel, strides, dilations, strict=True
+    ):
+        last = (-(-size // stride) - 1) * stride
+        if last + (k - 1) * dilation + 1 - size <= -2:
+            return True
+    return False
+
+
 EXPLAINED: tuple[tuple[tuple[str, ...], Test, str], ...] = (
     (
         ("Resize", "Upsample"),
         _on_a_tie,
         "a place on an element, or half-way between two, goes to one side or the other by rounding",
+    ),
+    (
+        ("AveragePool", "LpPool"),
+        _steps_over_the_rest,
+        "a negative padding by SAME_UPPER is none, as by SAME_LOWER and in Conv",
     ),
     (
         ("ReduceProd",),
