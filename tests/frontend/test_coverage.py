@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from heddle.cli import main
 from heddle.frontend import coverage
 from heddle.frontend.onnx import Unsupported, backend, converter, page
-from heddle.frontend.onnx.registry import _CONVERTERS
+from heddle.frontend.onnx.registry import _CONVERTERS, find_converter
 from heddle.support import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "onnx-operators.md"
@@ -176,6 +176,19 @@ def test_page() -> None:
     if f"onnx {onnx.__version__} " not in text:
         pytest.skip("the page was written with another version of onnx, which has other operators")
     assert text == page.page(), "python -m heddle.frontend.onnx.page > docs/onnx-operators.md"
+
+
+def test_every_live_operator() -> None:
+    """Of the default domain only the decoder of images has neither converter nor definition."""
+    missing = {
+        schema.name
+        for schema in onnx.defs.get_all_schemas()
+        if schema.domain == ""
+        and not schema.deprecated
+        and find_converter("", schema.name, schema.since_version) is None
+        and not (schema.has_function or schema.has_context_dependent_function)
+    }
+    assert missing == {"ImageDecoder"}
 
 
 # -- random operators ------------------------------------------------------------------------

@@ -22,7 +22,6 @@ _DOMAINS: Final = {
 # Why what is missing is missing.
 REASONS: Final[dict[str, str]] = {
     "ImageDecoder": "decoding of compressed images is no tensor computation",
-    "MaxRoiPool": "superseded by RoiAlign",
     "CastMap": "Heddle has no maps",
     "DictVectorizer": "Heddle has no maps",
     "ZipMap": "Heddle has no maps",

@@ -233,6 +233,65 @@ def _roi_align(node: Node) -> Any:
     return node.op.mean(moved, axes=(4, 5))
 
 
+@converts("MaxRoiPool")
+def _max_roi_pool(node: Node) -> Any:
+    """The maximum of each bin of whole elements, along columns and then along rows; 0 where a bin
+    lies outside of the image. A bin is elements floor(b * size / bins) to
+    ceil((b + 1) * size / bins) of its region, whose corners are rounded and belong to it."""
+    x, rois = node.tensor(0), node.tensor(1)
+    bins = node.attr.ints("pooled_shape")
+    if rank(x) != 4 or rank(rois) != 2 or len(bins) != 2 or min(bins) < 1:
+        raise UserError(
+            f"X, rois and attribute `pooled_shape` have {rank(x)}, {rank(rois)} dimensions and "
+            f"are {bins}; expected 4, 2 and two positive integers"
+        )
+    corners = _rounded(node, node.op.mul(rois, node.attr.float("spatial_scale", 1.0)))
+    images = node.cast(node.op.squeeze(_column(node, rois, 0), axes=(1,)), "int64")
+    best = node.op.gather(x, images, axis=0)  # [count, channels, rows, columns]
+    outside = []
+    for axis in (1, 0):
+        low, high = _column(node, corners, 2 - axis), _column(node, corners, 4 - axis)
+        size = node.static_dim(x, 2 + axis, "X")
+        begin, end = _bins(node, low, high, bins[axis])
+        outside.append(
+            node.op.less_equal(node.op.minimum(end, float(size)), node.op.maximum(begin, 0.0))
+        )
+        place = np.arange(size, dtype=dtype(rois).numpy)
+        inside = node.op.logical_and(  # [count, 1, 1, bins, size]
+            node.op.less_equal(node.op.unsqueeze(begin, axes=(1, 2, 4)), place),
+            node.op.greater(node.op.unsqueeze(end, axes=(1, 2, 4)), place),
+        )
+        wide = node.op.unsqueeze(best, axes=(3,))
+        best = node.op.max(node.op.where(inside, wide, node.scalar(-np.inf, x)), axes=(4,))
+        best = node.op.transpose(best, permutation=(0, 1, 3, 2))
+    columns, rows = outside
+    empty = node.op.logical_or(
+        node.op.unsqueeze(columns, axes=(1, 2)), node.op.unsqueeze(rows, axes=(1, 3))
+    )
+    return node.op.where(empty, node.scalar(0, x), best)
+
+
+def _bins(node: Node, low: GraphExpr, high: GraphExpr, count: int) -> tuple[GraphExpr, GraphExpr]:
+    """Where the bins of low .. high (both of them elements of the region) begin and end."""
+    extent = node.op.maximum(node.op.add(node.op.sub(high, low), 1.0), 1.0)
+    step = node.op.div(extent, float(count))
+    numbers = np.arange(count + 1, dtype=dtype(low).numpy)
+    begin = node.op.floor(node.op.mul(step, numbers[:-1]))
+    end = node.op.ceil(node.op.mul(step, numbers[1:]))
+    return node.op.add(begin, low), node.op.add(end, low)
+
+
+def _rounded(node: Node, x: GraphExpr) -> GraphExpr:
+    """To the nearest integer, from half-way away from 0."""
+    size = node.op.abs(x)
+    whole = node.op.floor(size)
+    up = node.op.greater_equal(node.op.sub(size, whole), 0.5)
+    one, zero = node.scalar(1, x), node.scalar(0, x)
+    return node.op.mul(  # type: ignore[no-any-return]
+        node.op.sign(x), node.op.add(whole, node.op.where(up, one, zero))
+    )
+
+
 def _column(node: Node, x: GraphExpr, at: int) -> GraphExpr:
     return node.op.slice(x, starts=(at,), ends=(at + 1,), axes=(1,))  # type: ignore[no-any-return]
 
