@@ -123,6 +123,79 @@ def test_tile() -> None:
     check(text, {"repeats": 3}, *({"x": X, "repeats": ints(*r)} for r in calls))
 
 
+def test_split() -> None:
+    text = """
+    g (float[n, 6] x, int64[3] sizes) => (float[a, 6] u, float[b, 6] v, float[c, 6] y) {
+      u, v, w = Split <axis = 0> (x, sizes)
+      y = Relu (w)
+    }"""
+    x = np.random.default_rng(1).standard_normal((7, 6)).astype(np.float32)
+    sizes = [(2, 3, 2), (0, 7, 0), (0, 0, 7), (6, 0, 1)]
+    executable = check(text, {}, *({"x": x, "sizes": ints(*s)} for s in sizes))
+    for wrong in ((2, 3, 1), (-1, 4, 4), (8, 0, -1), (2**63 - 1, 2**63 - 1, 9)):
+        with pytest.raises(UserError, match="expected 0 to"):
+            executable(x=x, sizes=ints(*wrong))
+
+
+def test_split_at_the_sizes_of_tensors() -> None:
+    """Parts of known dimensions have these dimensions."""
+    text = """
+    g (float[n, 4] x, float[m, 4] w) => (float[n, 4] y, float[m, 4] z) {
+      both = Concat <axis = 0> (x, w)
+      first = Shape <start = 0, end = 1> (x)
+      second = Shape <start = 0, end = 1> (w)
+      sizes = Concat <axis = 0> (first, second)
+      u, v = Split <axis = 0> (both, sizes)
+      y = Add (u, x)
+      z = Mul (v, w)
+    }"""
+    rng = np.random.default_rng(2)
+    pairs = [(1, 5), (4, 4), (3, 1)]
+    calls = [{"x": rng.random((n, 4), "f4"), "w": rng.random((m, 4), "f4")} for n, m in pairs]
+    check(text, {}, *calls)
+    assert "bind_dim" not in str(from_onnx(model(text)))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_even_split_of_a_symbolic_dimension(parts: int) -> None:
+    names = [f"y{at}" for at in range(parts)]
+    results = ", ".join(f"float[d{at}, 4] y{at}" for at in range(parts))
+    text = f"""
+    g (float[n, 4] x) => ({results}) {{
+      {", ".join(names)} = Split <axis = 0, num_outputs = {parts}> (x)
+    }}"""
+    rng = np.random.default_rng(3)
+    sizes = [n for n in range(1, 16) if -(-n // parts) * (parts - 1) <= n]
+    check(text, {}, *({"x": rng.random((n, 4), "f4")} for n in sizes))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_one_hot(axis: int) -> None:
+    text = f"""
+    g (int64[n, m] x, int64 depth, float[2] values) => (float[a, b, c] y) {{
+      y = OneHot <axis = {axis}> (x, depth, values)
+    }}"""
+    x = ints(-5, -3, -1, 0, 2, 4).reshape(2, 3)
+    values = np.asarray([0.5, 2.5], np.float32)
+    calls = [{"x": x, "depth": np.asarray(d), "values": values} for d in (1, 3, 5, 9)]
+    executable = check(text, {"depth": 9}, *calls)
+    for wrong in (-1, 10):
+        with pytest.raises(UserError, match=f"is {wrong}, expected 0 to 9"):
+            executable(x=x, depth=np.asarray(wrong), values=values)
+
+
+@pytest.mark.parametrize("upper", [0, 1])
+def test_triangles(upper: int) -> None:
+    text = f"""
+    g (float[b, n, m] x, int64 k) => (float[b, n, m] y) {{
+      y = Trilu <upper = {upper}> (x, k)
+    }}"""
+    rng = np.random.default_rng(4)
+    x = rng.random((2, 4, 6), "f4")
+    calls = [{"x": x, "k": np.asarray(k)} for k in (-9, -3, -1, 0, 1, 5, 6)]
+    check(text, {}, *calls, {"x": rng.random((1, 5, 2), "f4"), "k": np.asarray(-2)})
+
+
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
 def test_pad(mode: str) -> None:
     text = f"""

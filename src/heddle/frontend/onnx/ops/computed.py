@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from heddle.frontend.onnx.sizes import (
 )
 from heddle.frontend.onnx.values import Value, of_dims
 from heddle.graph import Constant, GraphExpr
-from heddle.ir.expr import Expr, as_expr, as_int, const, floordiv, maximum
+from heddle.graph.dims import same_dim, simplify_dim
+from heddle.ir.expr import Expr, as_expr, as_int, const, floordiv, maximum, minimum
 from heddle.support import UserError
 
 
@@ -245,6 +248,74 @@ def _filled_axis(
 def constant_of_shape(node: Node, value: np.ndarray) -> Any:
     """A tensor of one value, of a computed shape."""
     return node.op.broadcast_to(Constant(value), shape=sizes_of(node, 0, "input"))
+
+
+def split_of(node: Node, x: GraphExpr, axis: int) -> Any:
+    """Parts whose sizes are computed; together they must be the whole, else a size is -1. Sizes
+    that are dimensions already, and certainly the whole, stay these dimensions."""
+    held = node.value(1)
+    total = shape(x)[axis]
+    count = length_of(node, held, "split")
+    found = [item(node, held, at) for at in range(count)]
+    known = [as_expr(size) for size in found if not isinstance(size, tuple)]
+    if len(known) == count and same_dim(_sum(known), as_expr(total)):
+        return _parts(node, x, axis, known)
+    given = [scalar(node, held, at) for at in range(count)]
+    whole: GraphExpr = _whole(0)
+    for size in given:
+        whole = node.op.add(whole, size)
+    right = node.op.equal(whole, _as_scalar(node, total))
+    bound = (node.op.where(right, size, _whole(-1)) for size in given)
+    return _parts(node, x, axis, [node.bind_dim(size, as_expr(total)) for size in bound])
+
+
+def _sum(sizes: Sequence[Expr]) -> Expr:
+    total: Expr = const(0)
+    for size in sizes:
+        total = total + size
+    return total
+
+
+def _parts(node: Node, x: GraphExpr, axis: int, sizes: Sequence[Expr]) -> tuple[GraphExpr, ...]:
+    """Parts of these sizes, one after the other."""
+    parts = []
+    for at, size in enumerate(sizes):
+        places = node.op.range(count=_plain(size), dtype="int64")
+        start = _as_scalar(node, _plain(_sum(sizes[:at])))
+        parts.append(node.op.gather(x, node.op.add(places, start), axis=axis))
+    return tuple(parts)
+
+
+def even_split_of(node: Node, x: GraphExpr, axis: int, count: int) -> Any:
+    """A symbolic dimension in parts of one size; the last ones have what is left."""
+    total = as_expr(shape(x)[axis])
+    step = floordiv(total + const(count - 1), const(count))
+    ends = [const(0), step, *(minimum(step * const(at), total) for at in range(2, count)), total]
+    if count == 1:
+        ends = [const(0), total]
+    sizes = [simplify_dim(end - start) for start, end in itertools.pairwise(ends)]
+    return _parts(node, x, axis, sizes)
+
+
+def one_hot_of(node: Node, indices: GraphExpr, axis: int) -> tuple[GraphExpr, GraphExpr]:
+    """Where the elements are on an axis of a computed depth, and whether they are there."""
+    depth = size_of(node, node.value(1), 0, "depth")
+    places = node.op.range(count=depth, dtype="int64")
+    hot = node.op.unsqueeze(node.cast(indices, "int64"), axes=(axis,))
+    front = node.op.add(hot, _as_scalar(node, depth))
+    hot = node.op.where(node.op.less(hot, _whole(0)), front, hot)
+    return hot, node.reshape(places, [depth, *[1] * (rank(indices) - axis)])
+
+
+def trilu_of(node: Node, x: GraphExpr, *, upper: bool) -> Any:
+    """A triangle from a diagonal that is computed."""
+    rows, columns = shape(x)[-2:]
+    place = node.op.sub(
+        node.op.range(count=columns, dtype="int64"),
+        node.reshape(node.op.range(count=rows, dtype="int64"), [rows, 1]),
+    )
+    compare = node.op.greater_equal if upper else node.op.less_equal
+    return node.op.where(compare(place, scalar(node, node.value(1), 0)), x, node.scalar(0, x))
 
 
 # -- Unique ----------------------------------------------------------------------------------

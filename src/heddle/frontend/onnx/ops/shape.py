@@ -10,12 +10,16 @@ import numpy as np
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.ops.computed import (
     constant_of_shape,
+    even_split_of,
     expand_of,
     is_computed,
+    one_hot_of,
     pad_of,
     range_of,
     reshape_of,
+    split_of,
     tile_of,
+    trilu_of,
     unique_of,
 )
 from heddle.frontend.onnx.ops.selection import run_time_slice
@@ -214,12 +218,16 @@ def _concat(node: Node) -> Any:
 def _split(node: Node) -> Any:
     x = node.tensor(0)
     axis = normal_axis(node.attr.int("axis", 0), rank(x))
+    if node.version >= 13 and node.has(1) and not isinstance(node.value(1), Constant):
+        return split_of(node, x, axis)
     sizes = node.axes(1, 13, "split")
     if sizes is None:
-        total = node.static_dim(x, axis, "input")
         count = node.attr.int("num_outputs", len(node.outputs))
         if count < 1:
             raise UserError(f"attribute `num_outputs` is {count}")
+        if as_int(shape(x)[axis]) is None:
+            return even_split_of(node, x, axis, count)
+        total = node.static_dim(x, axis, "input")
         step = -(-total // count)
         sizes = tuple(max(0, min(step, total - at * step)) for at in range(count))
     if any(size < 0 for size in sizes):
@@ -299,6 +307,8 @@ def _center_crop_pad(node: Node) -> Any:
 
 @converts("Trilu")
 def _trilu(node: Node) -> Any:
+    if node.has(1) and is_computed(node.value(1)):
+        return trilu_of(node, node.tensor(0), upper=node.attr.flag("upper", True))
     offset = node.integer(1, "k") if node.has(1) else 0
     return node.op.trilu(
         node.tensor(0), upper=node.attr.flag("upper", True), offset=_clamped((offset,))[0]
@@ -354,11 +364,14 @@ def _scatter_nd(node: Node) -> Any:
 @converts("OneHot")
 def _one_hot(node: Node) -> Any:
     indices, values = node.tensor(0), node.tensor(2)
+    axis = normal_axis(node.attr.int("axis", -1), rank(indices) + 1)
+    if not isinstance(node.value(1), Constant):
+        there = node.op.equal(*one_hot_of(node, indices, axis))
+        return node.op.where(there, _item(node, values, 1), _item(node, values, 0))
     depth = int(node.constant(1, "depth").ravel()[0])
     if depth < 0:
         raise UserError(f"`depth` is {depth}")
     _check_count(depth)
-    axis = normal_axis(node.attr.int("axis", -1), rank(indices) + 1)
     hot = node.op.unsqueeze(node.cast(indices, "int64"), axes=(axis,))
     hot = node.op.where(node.op.less(hot, 0), node.op.add(hot, depth), hot)
     positions = np.arange(depth).reshape(-1, *(1,) * (rank(indices) - axis))
