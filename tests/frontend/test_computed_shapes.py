@@ -137,6 +137,17 @@ def test_split() -> None:
             executable(x=x, sizes=ints(*wrong))
 
 
+def test_split_of_nothing() -> None:
+    text = """
+    g (float[0, 3] x, int64[2] sizes) => (float[a, 3] u, float[b, 3] v) {
+      u, v = Split <axis = 0> (x, sizes)
+    }"""
+    x = np.zeros((0, 3), np.float32)
+    executable = check(text, {}, {"x": x, "sizes": ints(0, 0)})
+    with pytest.raises(UserError, match="is -1, expected 0 to 0"):
+        executable(x=x, sizes=ints(1, -1) + 1)
+
+
 def test_split_at_the_sizes_of_tensors() -> None:
     """Parts of known dimensions have these dimensions."""
     text = """

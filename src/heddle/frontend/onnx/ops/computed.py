@@ -278,6 +278,10 @@ def _sum(sizes: Sequence[Expr]) -> Expr:
 
 def _parts(node: Node, x: GraphExpr, axis: int, sizes: Sequence[Expr]) -> tuple[GraphExpr, ...]:
     """Parts of these sizes, one after the other."""
+    dims = [as_expr(dim) for dim in shape(x)]
+    if as_int(dims[axis]) == 0:  # there is nothing to gather from
+        shapes = ([*dims[:axis], size, *dims[axis + 1 :]] for size in sizes)
+        return tuple(node.op.prefix(x, shape=tuple(map(_plain, part))) for part in shapes)
     parts = []
     for at, size in enumerate(sizes):
         places = node.op.range(count=_plain(size), dtype="int64")
