@@ -35,7 +35,17 @@ from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import all_reads, point_reads
 from heddle.schedule.state import edit
 from heddle.support.names import fresh_name
-from heddle.tir.build import TRUE, for_nest, load, make_block, point, seq, shape_symbols, spatial, store
+from heddle.tir.build import (
+    TRUE,
+    for_nest,
+    load,
+    make_block,
+    point,
+    seq,
+    shape_symbols,
+    spatial,
+    store,
+)
 from heddle.tir.nodes import (
     Block,
     Buffer,

@@ -24,9 +24,6 @@ time, and two thirds of the wait are hidden behind arithmetic."""
 _MOST_VECTORS = 8
 """Widest tile, in vectors."""
 
-_MASKED = 1.5
-"""What a tile under masks costs, in full tiles."""
-
 
 @dataclass(frozen=True, slots=True)
 class RegisterTile:
@@ -51,12 +48,16 @@ def _stream_cycles(rows: int, vectors: int, target: Target) -> float:
 def tile_cycles(row_count: int, vector_count: int, tile: RegisterTile, target: Target) -> float:
     """Cycles per reduction step over the whole output.
 
-    Rows left over get a tile of their own; columns left over take a whole tile, under masks.
+    Rows and vectors left over get tiles of their own.
     """
-    columns = vector_count // tile.vectors + _MASKED * bool(vector_count % tile.vectors)
-    full = row_count // tile.rows * _cycles(tile.rows, tile.vectors, target)
-    rest = row_count % tile.rows
-    return columns * (full + (_cycles(rest, tile.vectors, target) if rest else 0.0))
+
+    def cycles(vectors: int) -> float:
+        full = row_count // tile.rows * _cycles(tile.rows, vectors, target)
+        rest = row_count % tile.rows
+        return full + (_cycles(rest, vectors, target) if rest else 0.0)
+
+    rest = vector_count % tile.vectors
+    return vector_count // tile.vectors * cycles(tile.vectors) + (cycles(rest) if rest else 0.0)
 
 
 def choose_tile(
