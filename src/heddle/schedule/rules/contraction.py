@@ -120,7 +120,9 @@ class ContractionPlan:
         row_loops = self.fuse_pointwise_rows(row_loops)
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
-        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
+        inside = self._walks_columns_inside(row_loops, tile)
+        shared = batch if inside else [*batch, *col_outer]
+        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in shared)
         chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
         self.column_tiles = math.prod(extent_of(sch, loop) or 1 for loop in col_outer)
         self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
@@ -129,13 +131,23 @@ class ContractionPlan:
         # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
         columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
+        walked = row_outer
+        if inside:
+            outer, walked = [*batch, *chunks], [*row_outer, *col_outer]
         inner = [self.loops[i] for i in self.steps]
-        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops, *inner)
+        sch.reorder(*outer, *walked, *reduce, *self.tile_loops, *inner)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
             self._pack(task)
-        return row_outer[-1] if row_outer else task
+        return walked[-1] if walked else task
+
+    def _walks_columns_inside(self, row_loops: list[LoopRef], tile: RegisterTile) -> bool:
+        """Whether a tile of rows should walk all columns before the next: where all of `w` stays in
+        the nearest cache, `x` then comes from memory, and the output goes there, in one go."""
+        rows = math.prod(extent_of(self.sch, loop) or 1 for loop in row_loops)
+        enough = rows >= tile.rows * _TASKS_PER_CORE * self.target.cores
+        return enough and 2 * self._bytes(self.facts.w) <= self._cache(0)
 
     def _rows_worth_sharing(self) -> bool:
         return shares_rows(self._bytes(self.facts.x), self._bytes(self.facts.w), self.target)
