@@ -32,7 +32,9 @@ from heddle.schedule.rules.machine import (
     choose_matrix_tile,
     choose_tile,
     shares_rows,
+    step_cycles,
     tile_cycles,
+    worth_threads,
 )
 from heddle.schedule.rules.rows import flatten_rows
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -137,10 +139,21 @@ class ContractionPlan:
         inner = [self.loops[i] for i in self.steps]
         sch.reorder(*outer, *walked, *reduce, *self.tile_loops, *inner)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
-        sch.parallel(task)
+        if worth_threads(self._cycles(tile)):
+            sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
             self._pack(task)
         return walked[-1] if walked else task
+
+    def _cycles(self, tile: RegisterTile) -> float | None:
+        """Cycles that the whole contraction takes on one core, None where a size is not known."""
+        facts, steps = self.facts, 1
+        for axis in (*facts.batch, *facts.rows, *facts.cols, facts.vector, *facts.reduce):
+            extent = facts.extent(axis)
+            if extent is None:
+                return None
+            steps *= -(-extent // self.lanes) if axis == facts.vector else extent
+        return steps / (tile.rows * tile.vectors) * step_cycles(tile, self.target)
 
     def _walks_columns_inside(self, row_loops: list[LoopRef], tile: RegisterTile) -> bool:
         """Whether a tile of rows should walk all columns before the next: where all of `w` stays in

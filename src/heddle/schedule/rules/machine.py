@@ -40,6 +40,11 @@ def _cycles(rows: int, vectors: int, target: Target) -> float:
     return max(issue, loads, float(target.fma_latency)) + 0.25
 
 
+def step_cycles(tile: RegisterTile, target: Target) -> float:
+    """Cycles of one reduction step of a tile."""
+    return _cycles(tile.rows, tile.vectors, target)
+
+
 def _stream_cycles(rows: int, vectors: int, target: Target) -> float:
     """Cycles that operands from the second-level cache add to one reduction step."""
     return (vectors * target.vector_bits // 8 + rows * 4) / _STREAM_BYTES
@@ -166,6 +171,16 @@ def panel_width(
         if shares_rows(rows * depth * element, depth * columns * element, target):
             rows = -(-rows // target.cores)
     return choose_matrix_tile(rows, vectors, depth, target).vectors * lanes
+
+
+_FORK_CYCLES = 4000
+"""Cycles of work on one core below which waking another, and waiting for it, costs more than its
+help is worth: about a microsecond."""
+
+
+def worth_threads(cycles: float | None) -> bool:
+    """Whether work of so many cycles, None where that is not known, should be shared by cores."""
+    return cycles is None or cycles >= _FORK_CYCLES
 
 
 MATRIX_ROWS = 12
