@@ -15,6 +15,7 @@ from heddle.schedule.rules.analysis import (
 from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
+from heddle.schedule.rules.dot_rows import schedule_dot_rows, takes_dot_rows
 from heddle.schedule.rules.elementwise import parallelize, schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
 from heddle.schedule.rules.single_query import find_single_query, schedule_single_query
@@ -178,6 +179,9 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
         group = [*group, copy]
     if group[-1] not in sch.get_blocks():
         raise InternalError(f"cache_write of `{final}` made no block")
+    if takes_dot_rows(sch, group, target):
+        schedule_dot_rows(sch, *group, target)
+        return
     schedule_reduction(sch, group[:-1], group[-1], target)
 
 
