@@ -180,7 +180,7 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
     if group[-1] not in sch.get_blocks():
         raise InternalError(f"cache_write of `{final}` made no block")
     if takes_dot_rows(sch, group, target):
-        schedule_dot_rows(sch, *group, target)
+        schedule_dot_rows(sch, group[0], group[1], target)
         return
     schedule_reduction(sch, group[:-1], group[-1], target)
 
