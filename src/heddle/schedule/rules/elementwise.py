@@ -20,8 +20,8 @@ from heddle.tir.nodes import Block, BufferLoad, BufferStore
 _UNROLLED_VECTORS = 4
 """Vectors in flight per step, enough to hide the latency of short expressions."""
 
-_TASK_ELEMENTS = 1 << 14
-"""Elements that are worth handing to another thread: about two microseconds of work."""
+_ENOUGH_TASKS = 128
+"""Parallel iterations that balance over any cores: further loops stay inside them."""
 
 
 def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None:
@@ -35,7 +35,17 @@ def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None
     *outer, last = loops
     size = vector_width(sch, block, target)
     outer += vectorize_loop(sch, last, size)
-    parallelize(sch, outer)
+    parallelize(sch, _tasks(sch, outer))
+
+
+def _tasks(sch: Schedule, loops: list[LoopRef]) -> list[LoopRef]:
+    """As many of the outer loops as give enough tasks: each iteration of a fused loop finds its
+    indices by divisions."""
+    tasks, count = 1, 0
+    while count < len(loops) and tasks < _ENOUGH_TASKS:
+        tasks *= extent_of(sch, loops[count]) or 1
+        count += 1
+    return loops[:count]
 
 
 def vector_width(sch: Schedule, block: BlockRef, target: Target) -> int:
