@@ -25,7 +25,7 @@ from heddle.tir.intrin import prefetch
 from heddle.tir.nodes import BufferLoad, Evaluate, For, ForKind, PrimFunc, Stmt
 
 _LINE_BYTES: Final = 64
-_MOST_LINES: Final = 8
+_MOST_LINES: Final = 32
 """Lines per iteration that may be fetched; more would be a stream of its own."""
 
 

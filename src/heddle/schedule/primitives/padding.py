@@ -241,9 +241,9 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
 
     `padding` holds a multiple for each iteration variable (1 leaves it alone). What is read is
     copied with zeros around it, what is written is cropped. The block must have a plain nest of its
-    own, and what is copied or cropped must be accessed with iteration variables alone. What is read
-    with no variable that grows is not copied, nor is what has elements enough for the spatial ones
-    (a matrix in whole panels): its values there reach only what is cropped.
+    own; what it writes is accessed with iteration variables alone, and what it reads with the
+    padded ones alone in the dimensions that they index. What has elements enough for the spatial
+    ones (a matrix in whole panels) is not copied: its values there reach only what is cropped.
     """
     name = "pad_einsum"
     node = sch.block(block)
@@ -255,15 +255,8 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
     _check_zeros(sch, node, what, sizes)
     loads = _outgrown(sch, node, what, sizes)
     for access in [*loads, load(what.buffer, what.indices)]:
-        plain = all(type(index) is Var for index in access.indices)
-        if not plain or len(set(access.indices)) != len(access.indices):
-            raise fail(
-                sch,
-                name,
-                f"block `{node.name}` accesses `{access}`; each index must be an iteration "
-                "variable of its own (reindex makes it so)",
-                node,
-            )
+        padded = set(sizes) if access.buffer is not what.buffer else {b.var for b in node.iters}
+        _check_plain(sch, node, access, padded)
     _check_told(sch, node, what, sizes)
     place = root_child(sch, name, node, _neighbours(sch, node), "shares buffers")
     extents = {bound.var: bound.extent for bound in node.iters}
@@ -279,6 +272,22 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
     edited = sch.state.edited({place: seq(*before, around, *after)})
     made = [*([output] if output is not what.buffer else []), *dict.fromkeys(copies.values())]
     sch.set_func(add_buffers(edited, *made))
+
+
+def _check_plain(sch: Schedule, node: Block, access: BufferLoad, padded: set[Var]) -> None:
+    """Raise unless each index that uses variables of `padded` is one of them."""
+    found = [index for index in access.indices if uses_var(index, padded)]
+    unit = zip(access.indices, access.buffer.shape, strict=True)
+    fixed = [index for index, dim in unit if index not in found and as_int(dim) != 1]
+    partial = access.buffer in {region.buffer for region in node.writes} and fixed
+    if partial or any(type(index) is not Var for index in found) or len(set(found)) != len(found):
+        raise fail(
+            sch,
+            "pad_einsum",
+            f"block `{node.name}` accesses `{access}`; each index must be an iteration "
+            "variable of its own (reindex makes it so)",
+            node,
+        )
 
 
 def _neighbours(sch: Schedule, node: Block) -> list[Block]:
@@ -442,7 +451,10 @@ def _cropped_output(
     output = Buffer(title, tuple(shape), what.buffer.dtype)
     extents = {bound.var: bound.extent for bound in node.iters}
     loops = [Var(f"ax{dim}") for dim in range(output.ndim)]
-    bounds = [extents[index] for index in what.indices]  # type: ignore[index]
+    bounds = [
+        extents.get(index, dim)  # type: ignore[call-overload]
+        for index, dim in zip(what.indices, what.buffer.shape, strict=True)
+    ]
     iters = [
         spatial(extent, var, f"v{dim}")
         for dim, (var, extent) in enumerate(zip(loops, bounds, strict=True))

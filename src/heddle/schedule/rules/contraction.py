@@ -356,12 +356,13 @@ class ContractionPlan:
         if self._bytes(facts.w) < self._cache(1) // 4 or facts.w.buffer not in sch.func.params:
             return
         loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
-        if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
-            loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
-        if len(loops) > 1 or self.vector is not None:
-            reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
-            if facts.w.buffer in reads:
-                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2:][0])
+        if self.vector is None:
+            if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
+                loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
+            loops = loops[:-1][-1:]
+        reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
+        if loops and facts.w.buffer in reads:
+            sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-1])
 
     def align_rows(self) -> None:
         """Let each row of accumulators begin with a whole vector: a tile under masks then stays in

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 
 from heddle.ir.expr import Var
+from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, dot_rows_of, step_loads
 from heddle.schedule.rules.machine import RegisterTile, step_cycles, worth_threads
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -39,7 +40,8 @@ def takes_dot_rows(sch: Schedule, blocks: list[BlockRef], target: Target) -> boo
     known = [facts.extent(axis) for axis in (*facts.rows, facts.vector)]
     if depth is None or None in known:
         return False
-    if depth % lanes and not (_is_plain(facts.x) and _is_plain(facts.w)):
+    along = facts.block.iters[facts.reduce[0]].var
+    if depth % lanes and not all(_is_plain(load, along) for load in (facts.x, facts.w)):
         return False
     made = facts.block.writes[0]
     axes = [facts.block.iters[axis].var for axis in _spatial(facts)]
@@ -121,7 +123,6 @@ def _inside(sch: Schedule, block: BlockRef, task: LoopRef) -> list[LoopRef]:
     return loops[loops.index(task) + 1 :]
 
 
-def _is_plain(load: BufferLoad) -> bool:
-    """Whether each index is a variable of its own."""
-    variables = {index for index in load.indices if isinstance(index, Var)}
-    return len(variables) == len(load.indices)
+def _is_plain(load: BufferLoad, var: Var) -> bool:
+    """Whether `load` is indexed with `var` as it is."""
+    return all(index is var for index in load.indices if uses_var(index, var))

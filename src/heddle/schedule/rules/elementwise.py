@@ -24,6 +24,9 @@ _UNROLLED_VECTORS = 4
 _CALL_ACCESSES = 16
 """What a call of a function costs, in loads of a vector."""
 
+_ENOUGH_TASKS = 128
+"""Parallel iterations that balance over any cores: further loops stay inside them."""
+
 
 def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None:
     """Make `block` vector code that runs on all cores."""
@@ -37,7 +40,7 @@ def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None
     *outer, last = loops
     size = vector_width(sch, block, target)
     outer += vectorize_loop(sch, last, size)
-    parallelize(sch, outer, shared=shared)
+    parallelize(sch, _tasks(sch, outer), shared=shared)
 
 
 def _cycles(sch: Schedule, block: BlockRef, loops: list[LoopRef], target: Target) -> float | None:
@@ -51,6 +54,16 @@ def _cycles(sch: Schedule, block: BlockRef, loops: list[LoopRef], target: Target
     calls = sum(isinstance(n, Call) and n.name != "if_then_else" for n in post_order(node.body))
     accesses = 1 + len(step_loads(node)) + _CALL_ACCESSES * calls
     return count / vector_width(sch, block, target) * accesses
+
+
+def _tasks(sch: Schedule, loops: list[LoopRef]) -> list[LoopRef]:
+    """As many of the outer loops as give enough tasks: each iteration of a fused loop finds its
+    indices by divisions."""
+    tasks, count = 1, 0
+    while count < len(loops) and tasks < _ENOUGH_TASKS:
+        tasks *= extent_of(sch, loops[count]) or 1
+        count += 1
+    return loops[:count]
 
 
 def vector_width(sch: Schedule, block: BlockRef, target: Target) -> int:

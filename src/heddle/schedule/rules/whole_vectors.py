@@ -13,7 +13,10 @@ mask, multiplied whole, and only the result is cut.
 
 from __future__ import annotations
 
-from heddle.ir.expr import Var
+import math
+
+from heddle.ir.expr import Var, as_int
+from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.target import Target
@@ -52,5 +55,17 @@ def _has_loose_lanes(facts: Contraction, target: Target) -> bool:
     extent = facts.extent(facts.vector)
     if extent is None or extent % _lanes(extent, target) == 0 or facts.x_has_vector:
         return False
-    packed = len(facts.w.indices) > len({i for i in facts.w.indices if isinstance(i, Var)})
-    return facts.w_contiguous and (packed or facts.x.buffer is not facts.w.buffer)
+    plain = all(isinstance(dim.min, Var) for dim in facts.block.writes[0].ranges)
+    return plain and facts.w_contiguous and _is_padded(facts, extent, target)
+
+
+def _is_padded(facts: Contraction, extent: int, target: Target) -> bool:
+    """Whether `w` can be read with zeros after its columns: it is indexed by them as they are, or
+    lies in panels that go on to whole vectors."""
+    var = facts.block.iters[facts.vector].var
+    used = [at for at, index in enumerate(facts.w.indices) if uses_var(index, var)]
+    if len(used) == 1:
+        return facts.w.indices[used[0]] is var
+    sizes = [as_int(facts.w.buffer.shape[at]) for at in used]
+    panels = math.prod(size or 0 for size in sizes)
+    return panels >= -(-extent // _lanes(extent, target)) * _lanes(extent, target)
