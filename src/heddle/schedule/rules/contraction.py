@@ -125,13 +125,14 @@ class ContractionPlan:
         inside = self._walks_columns_inside(row_loops, tile)
         shared = batch if inside else [*batch, *col_outer]
         tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in shared)
-        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
         self.column_tiles = math.prod(extent_of(sch, loop) or 1 for loop in col_outer)
+        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
         self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
         # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
-        columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
+        rows_first = self.shares_rows or self._row_blocks() > 1
+        columns_first = not rows_first and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
         walked = row_outer
         if inside:
@@ -323,6 +324,7 @@ class ContractionPlan:
         self.shares_rows = row_tiles >= cores and self._rows_worth_sharing()
         if self.shares_rows:
             wanted = max(wanted, cores)
+        wanted = max(wanted, min(self._row_blocks(), row_tiles))
         for loop in (*outer, tiles):
             extent = extent_of(sch, loop)
             if wanted <= 1:
@@ -338,6 +340,14 @@ class ContractionPlan:
                 walked.append(rest)
                 wanted = 1
         return chunks, walked, inside
+
+    def _row_blocks(self) -> int:
+        """Blocks of rows that each meet all columns before the next does. Rows that a core cannot
+        keep in its second-level cache come from afar for each panel of columns; in blocks that fit
+        they come once, and the panels, fewer bytes, once for each block."""
+        x, w = self._bytes(self.facts.x), self._bytes(self.facts.w)
+        blocks = -(-x // (self._cache(1) // 2))
+        return blocks if blocks * w < self.column_tiles * x else 1
 
     def _bytes(self, load: BufferLoad) -> int:
         """Bytes of an operand of one batch; unknown sizes count as large."""
