@@ -24,7 +24,7 @@ from heddle.ir.expr import (
     logical_and,
 )
 from heddle.ir.walk import post_order, substitute, uses_var
-from heddle.schedule.affine import affine
+from heddle.schedule.affine import Around, affine
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.block_iters import plain_nest
 from heddle.schedule.primitives.cache import buffer_names, root_child
@@ -35,7 +35,17 @@ from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import all_reads, point_reads
 from heddle.schedule.state import edit
 from heddle.support.names import fresh_name
-from heddle.tir.build import TRUE, for_nest, load, make_block, point, seq, spatial, store
+from heddle.tir.build import (
+    TRUE,
+    for_nest,
+    load,
+    make_block,
+    point,
+    seq,
+    shape_symbols,
+    spatial,
+    store,
+)
 from heddle.tir.nodes import (
     Block,
     Buffer,
@@ -232,7 +242,8 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
     `padding` holds a multiple for each iteration variable (1 leaves it alone). What is read is
     copied with zeros around it, what is written is cropped. The block must have a plain nest of its
     own; what it writes is accessed with iteration variables alone, and what it reads with the
-    padded ones alone in the dimensions that they index.
+    padded ones alone in the dimensions that they index. What has elements enough for the spatial
+    ones (a matrix in whole panels) is not copied: its values there reach only what is cropped.
     """
     name = "pad_einsum"
     node = sch.block(block)
@@ -242,7 +253,7 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
     if not sizes:
         return
     _check_zeros(sch, node, what, sizes)
-    loads = [n for n in post_order(what.value) if type(n) is BufferLoad]
+    loads = _outgrown(sch, node, what, sizes)
     for access in [*loads, load(what.buffer, what.indices)]:
         padded = set(sizes) if access.buffer is not what.buffer else {b.var for b in node.iters}
         _check_plain(sch, node, access, padded)
@@ -284,6 +295,30 @@ def _neighbours(sch: Schedule, node: Block) -> list[Block]:
     found = [b for r in all_reads(node) for b in sch.state.writers.get(r.buffer, ())]
     found += [b for r in node.writes for b in sch.state.readers.get(r.buffer, ())]
     return [b for b in found if b is not node]
+
+
+def _outgrown(
+    sch: Schedule, node: Block, what: Reduction, sizes: dict[Var, Expr]
+) -> list[BufferLoad]:
+    """The loads that must read zeros where variables grow."""
+    domain = {b.var: (const(0), sizes.get(b.var, b.extent)) for b in node.iters}
+    around = Around(domain, shape_symbols(sch.func))
+    summed = {b.var for b in node.iters if b.kind is not IterKind.SPATIAL and b.var in sizes}
+
+    def is_inside(access: BufferLoad) -> bool:
+        return all(
+            around.nonnegative(index) and around.nonnegative(size - 1 - index)
+            for index, size in zip(access.indices, access.buffer.shape, strict=True)
+        )
+
+    found = []
+    for access in post_order(what.value):
+        if type(access) is not BufferLoad:
+            continue
+        grown = {var for var in sizes if any(uses_var(i, var) for i in access.indices)}
+        if grown & summed or (grown and not is_inside(access)):
+            found.append(access)
+    return found
 
 
 def _padded_sizes(sch: Schedule, node: Block, padding: Sequence[int]) -> dict[Var, Expr]:

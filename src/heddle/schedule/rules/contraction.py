@@ -32,7 +32,9 @@ from heddle.schedule.rules.machine import (
     choose_matrix_tile,
     choose_tile,
     shares_rows,
+    step_cycles,
     tile_cycles,
+    worth_threads,
 )
 from heddle.schedule.rules.rows import flatten_rows
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -125,22 +127,46 @@ class ContractionPlan:
         row_loops = self.fuse_pointwise_rows(row_loops)
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
-        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
-        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
+        inside = self._walks_columns_inside(row_loops, tile)
+        shared = batch if inside else [*batch, *col_outer]
+        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in shared)
         self.column_tiles = math.prod(extent_of(sch, loop) or 1 for loop in col_outer)
+        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
         self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
         # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
-        columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
+        rows_first = self.shares_rows or self._row_blocks() > 1
+        columns_first = not rows_first and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
+        walked = row_outer
+        if inside:
+            outer, walked = [*batch, *chunks], [*row_outer, *col_outer]
         inner = [self.loops[i] for i in self.steps]
-        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops, *inner)
+        sch.reorder(*outer, *walked, *reduce, *self.tile_loops, *inner)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
-        sch.parallel(task)
+        if worth_threads(self._cycles(tile)):
+            sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
             self._pack(task)
-        return row_outer[-1] if row_outer else task
+        return walked[-1] if walked else task
+
+    def _cycles(self, tile: RegisterTile) -> float | None:
+        """Cycles that the whole contraction takes on one core, None where a size is not known."""
+        facts, steps = self.facts, 1
+        for axis in (*facts.batch, *facts.rows, *facts.cols, facts.vector, *facts.reduce):
+            extent = facts.extent(axis)
+            if extent is None:
+                return None
+            steps *= -(-extent // self.lanes) if axis == facts.vector else extent
+        return steps / (tile.rows * tile.vectors) * step_cycles(tile, self.target)
+
+    def _walks_columns_inside(self, row_loops: list[LoopRef], tile: RegisterTile) -> bool:
+        """Whether a tile of rows should walk all columns before the next: where all of `w` stays in
+        the nearest cache, `x` then comes from memory, and the output goes there, in one go."""
+        rows = math.prod(extent_of(self.sch, loop) or 1 for loop in row_loops)
+        enough = rows >= tile.rows * _TASKS_PER_CORE * self.target.cores
+        return enough and 2 * self._bytes(self.facts.w) <= self._cache(0)
 
     def _rows_worth_sharing(self) -> bool:
         return shares_rows(self._bytes(self.facts.x), self._bytes(self.facts.w), self.target)
@@ -303,6 +329,7 @@ class ContractionPlan:
         self.shares_rows = row_tiles >= cores and self._rows_worth_sharing()
         if self.shares_rows:
             wanted = max(wanted, cores)
+        wanted = max(wanted, min(self._row_blocks(), row_tiles))
         for loop in (*outer, tiles):
             extent = extent_of(sch, loop)
             if wanted <= 1:
@@ -318,6 +345,14 @@ class ContractionPlan:
                 walked.append(rest)
                 wanted = 1
         return chunks, walked, inside
+
+    def _row_blocks(self) -> int:
+        """Blocks of rows that each meet all columns before the next does. Rows that a core cannot
+        keep in its second-level cache come from afar for each panel of columns; in blocks that fit
+        they come once, and the panels, fewer bytes, once for each block."""
+        x, w = self._bytes(self.facts.x), self._bytes(self.facts.w)
+        blocks = -(-x // (self._cache(1) // 2))
+        return blocks if blocks * w < self.column_tiles * x else 1
 
     def _bytes(self, load: BufferLoad) -> int:
         """Bytes of an operand of one batch; unknown sizes count as large."""
