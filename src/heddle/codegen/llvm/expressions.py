@@ -23,7 +23,7 @@ from heddle.codegen.llvm.types import (
 )
 from heddle.ir import expr as ir
 from heddle.ir.dtype import FLOAT32, INT64, DType
-from heddle.ir.expr import Expr, Var
+from heddle.ir.expr import Expr, Var, as_int
 from heddle.ir.walk import pre_order
 from heddle.support import InternalError
 from heddle.tir.nodes import Buffer, BufferLoad
@@ -224,13 +224,14 @@ class ExpressionEmitter:
         return self.b.instr(f"call {result} @{symbol.value}({', '.join(operands)})")
 
     def prefetch(self, found: ir.Call) -> str:
-        place = found.args[0]
+        place, level = found.args[0], as_int(found.args[1])
         assert isinstance(place, BufferLoad)
+        locality = 3 if level == 1 else 2
         pointer, offset = self.buffers[place.buffer], self.emit(place.indices[0])
         element = memory_type(place.buffer.dtype)
         where = self.b.op(f"getelementptr {element}, ptr {pointer}, i64 {offset}")
         self.b.module.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.b.void(f"call void @llvm.prefetch.p0(ptr {where}, i32 0, i32 2, i32 1)")
+        self.b.void(f"call void @llvm.prefetch.p0(ptr {where}, i32 0, i32 {locality}, i32 1)")
         return "0"
 
     def call_llvm_intrin(self, found: ir.Call) -> str:

@@ -51,6 +51,10 @@ _PREFETCH_FROM_TILES = 2
 _PREFETCH_STEPS = 16
 """Reduction steps between prefetches."""
 
+_PREFETCH_AHEAD_BYTES = 1536
+"""How far ahead of its use a panel of `w` is fetched into the first-level cache: what arrives from
+the second-level one during its latency, several times."""
+
 _MOST_TAPS = 8
 """Longest row of the window of a depthwise convolution that is unrolled."""
 
@@ -80,6 +84,7 @@ def schedule_contraction(
     vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
+    plan.prefetch_ahead()
     plan.unroll_taps()
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
@@ -363,16 +368,37 @@ class ContractionPlan:
         enough_rows = self.row_tiles >= _PREFETCH_FROM_TILES
         if facts.batch or not enough_rows or 2 * panel > self._cache(1):
             return
-        if self._bytes(facts.w) < self._cache(1) // 4 or facts.w.buffer not in sch.func.params:
+        place = self._place_of_w()
+        if self._bytes(facts.w) < self._cache(1) // 4 or place is None:
             return
         loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
         if self.vector is None:
             if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
                 loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
             loops = loops[:-1][-1:]
-        reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
-        if loops and facts.w.buffer in reads:
-            sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-1])
+        if loops:
+            sch.prefetch(self.block, place, loops[-1])
+
+    def prefetch_ahead(self) -> None:
+        """Fetch the vectors of `w` some steps before they are used, where they come from the
+        second-level cache: the hardware follows few streams, and not across their ends."""
+        sch, facts = self.sch, self.facts
+        panel = self._bytes(facts.w) // max(1, self.column_tiles)
+        if facts.batch or facts.x_has_vector or 2 * panel <= self._cache(0):
+            return
+        loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
+        place = self._place_of_w()
+        if loops and place is not None:
+            vectors = extent_of(sch, self.tile_loops[-2]) or 1
+            step = vectors * self.lanes * facts.w.buffer.dtype.nbytes
+            sch.prefetch_ahead(self.block, place, loops[-1], max(1, _PREFETCH_AHEAD_BYTES // step))
+
+    def _place_of_w(self) -> int | None:
+        """Which of the buffers that the block reads is `w`; None unless it is a parameter of the
+        function, which comes from memory."""
+        reads = list(dict.fromkeys(region.buffer for region in self.sch.block(self.block).reads))
+        w = self.facts.w.buffer
+        return reads.index(w) if w in reads and w in self.sch.func.params else None
 
     def align_rows(self) -> None:
         """Let each row of accumulators begin with a whole vector: a tile under masks then stays in
