@@ -42,7 +42,9 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     ):
         return True
     if groups == 1:
-        inner = block if work.is_blocked(x) else _even_block(inputs, block)
+        few = inputs * 2 <= block
+        plain = few or not _is_like_winograd(kernel, attrs)
+        inner = _even_block(inputs, block) if plain and not work.is_blocked(x) else block
         packed = packing.pack_convolution(kernel, inner, block)
     elif groups == inputs == outputs:
         inner = block
@@ -55,6 +57,12 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     if bias is not None:
         args.append(Constant(packing.pack_bias(bias.data, block)))
     return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
+
+
+def _is_like_winograd(kernel: np.ndarray, attrs: dict[str, Any]) -> bool:
+    """Whether a convolution may be done by Winograd tiles, which take blocks of vectors."""
+    strides, dilations = (attrs.get(name) or (1, 1) for name in ("strides", "dilations"))
+    return kernel.shape[2:] == (3, 3) and {*strides, *dilations} == {1}
 
 
 def _even_block(channels: int, block: int) -> int:
