@@ -391,7 +391,10 @@ class ContractionPlan:
         loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
         place = self._place_of_w()
         if loops and place is not None:
-            vectors = extent_of(sch, self.tile_loops[-2]) or 1
+            *rows, vectors = (extent_of(sch, loop) or 1 for loop in self.tile_loops[:-1])
+            height = math.prod(rows)
+            if height * vectors < height + 2 * vectors:
+                return  # few rows: loads bound a step, and a fetch is one more
             step = vectors * self.lanes * facts.w.buffer.dtype.nbytes
             sch.prefetch_ahead(self.block, place, loops[-1], max(1, _PREFETCH_AHEAD_BYTES // step))
 
