@@ -38,11 +38,6 @@ def _view(node: Node, x: GraphExpr, *_args: Any, **_kwargs: Any) -> Any:
     return node.reshape(x, node.shape)
 
 
-@converts("aten.view.dtype")
-def _view_dtype(node: Node, x: GraphExpr, dtype: Any) -> Any:
-    raise Unsupported("the bits of a tensor seen as another dtype")
-
-
 @converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims")
 def _squeeze(node: Node, x: GraphExpr, dim: Any = None) -> Any:
     axes = normal_axes(dim, rank(x)) if dim != [] else ()
