@@ -3,10 +3,13 @@
 
 from heddle.frontend.torch.ops import (
     attention,
+    bags,
     complex_numbers,
     convolution,
+    counting,
     creation,
     embedding,
+    fractional_pooling,
     indexing,
     integers,
     linear,
@@ -24,10 +27,13 @@ from heddle.frontend.torch.ops import (
 
 __all__ = [
     "attention",
+    "bags",
     "complex_numbers",
     "convolution",
+    "counting",
     "creation",
     "embedding",
+    "fractional_pooling",
     "indexing",
     "integers",
     "linear",
