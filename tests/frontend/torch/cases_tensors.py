@@ -316,7 +316,7 @@ def _segments() -> list[Case]:
 
     def offsets(reduce: str) -> Callable[..., Any]:
         return lambda x: torch.segment_reduce(
-            x, reduce, offsets=torch.tensor([1, 3, 3, 6]), unsafe=True, initial=1.5
+            x, reduce, offsets=torch.tensor([0, 3, 3, 6]), unsafe=True, initial=1.5
         )
 
     names = ("sum", "mean", "max", "min", "prod")
