@@ -11,6 +11,7 @@ import sympy
 import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
 from heddle.frontend.torch.flat import Program
@@ -38,6 +39,11 @@ class CompiledPart:
             _reader(kind, what, sizes, _memory_order(item))
             for (kind, what), item in zip(program.results, returned, strict=True)
         ]
+        self._views = [
+            (position, what, [_view_step(fx_node, sizes) for fx_node in what.steps])
+            for position, (kind, what) in enumerate(program.results)
+            if kind == "view"
+        ]
         self._complex = {
             what
             for (kind, what), item in zip(program.results, returned, strict=True)
@@ -62,7 +68,13 @@ class CompiledPart:
             )
             for write in self.program.writes:
                 _overwrite(args[write.position], computed[write.result])
-        return tuple(read(args, computed) for read in self._results)
+        results = [read(args, computed) for read in self._results]
+        for position, view, steps in self._views:
+            value = args[view.root] if view.of_argument else results[view.root]
+            for step in steps:
+                value = step(value, args)
+            results[position] = value
+        return tuple(results)
 
 
 def _overwrite(target: torch.Tensor, value: torch.Tensor) -> None:
@@ -118,6 +130,27 @@ def _reader(
     if kind == "size":
         return sizes.reader(what)
     return lambda args, computed: None
+
+
+def _view_step(fx_node: fx.Node, sizes: _Sizes) -> Callable[[Any, Any], Any]:
+    """One operator of a view, as a function of its tensor and the arguments of the graph."""
+    call: Any = fx_node.target
+    if call in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+        call = torch.ops.aten.reshape.default  # what is here without gaps may have some there
+
+    def reader(item: Any) -> Any:
+        if isinstance(item, fx.Node):
+            return sizes.reader(item.meta["val"].node.expr)
+        return lambda args, computed: item
+
+    leaves, spec = tree_flatten((fx_node.args[1:], fx_node.kwargs))
+    readers = [reader(leaf) for leaf in leaves]
+
+    def step(value: Any, args: Any) -> Any:
+        rest, named = tree_unflatten([read(args, ()) for read in readers], spec)
+        return call(value, *rest, **named)
+
+    return step
 
 
 class _Sizes:

@@ -59,8 +59,8 @@ def _compiled(
     graph: fx.GraphModule, role: str, options: Mapping[str, Any], *, strict: bool
 ) -> Callable[..., Any]:
     """The graph as one executable; in PyTorch, with a warning, when it does not compile."""
-    program = from_graph(graph, name=role)
     try:
+        program = from_graph(graph, name=role)
         executable = None if program.module is None else _executable(program, options)
     except HeddleError as error:
         if strict:
