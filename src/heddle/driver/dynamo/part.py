@@ -17,6 +17,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from heddle.frontend.torch.flat import Program
 from heddle.frontend.torch.tensors import numpy_view, real_view, torch_view
 from heddle.runtime import Executable
+from heddle.support import UserError
 
 
 class CompiledPart:
@@ -157,7 +158,7 @@ class _Sizes:
     """Where the symbols of a graph are to be read from its arguments."""
 
     def __init__(self, placeholders: list[fx.Node]) -> None:
-        self._homes: dict[str, str] = {}
+        self._homes: dict[sympy.Basic, sympy.Symbol] = {}
         for position, fx_node in enumerate(placeholders):
             example = fx_node.meta.get("val")
             if isinstance(example, torch.SymInt):
@@ -167,13 +168,16 @@ class _Sizes:
                     self._note(dim, f"args[{position}].shape[{axis}]")
 
     def _note(self, size: Any, place: str) -> None:
-        if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
-            self._homes.setdefault(size.node.expr.name, place)
+        if isinstance(size, torch.SymInt):
+            self._homes.setdefault(size.node.expr, sympy.Symbol(place))
 
     def reader(self, size: Any) -> Callable[..., Any]:
         """A function that computes a size from the arguments."""
         if isinstance(size, (int, float, bool)):
             return lambda args, computed: size
-        places = {symbol: sympy.Symbol(self._homes[symbol.name]) for symbol in size.free_symbols}
-        text = PythonPrinter().doprint(size.xreplace(places))
+        found = size.xreplace(self._homes)
+        lost = found.free_symbols - set(self._homes.values())
+        if lost:
+            raise UserError(f"the size `{size}` does not follow from those of the arguments")
+        text = PythonPrinter().doprint(found)
         return eval(f"lambda args, computed: {text}", {"math": __import__("math")})  # type: ignore[no-any-return]

@@ -62,6 +62,7 @@ def _compiled(
     try:
         program = from_graph(graph, name=role)
         executable = None if program.module is None else _executable(program, options)
+        return CompiledPart(graph, program, executable)
     except HeddleError as error:
         if strict:
             raise
@@ -72,7 +73,6 @@ def _compiled(
             stacklevel=2,
         )
         return graph.forward
-    return CompiledPart(graph, program, executable)
 
 
 def _executable(program: Program, options: Mapping[str, Any]) -> Executable:

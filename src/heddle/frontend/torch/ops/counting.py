@@ -14,15 +14,23 @@ from heddle.graph import GraphExpr
 from heddle.passes.graph.host_plan import SYMBOL_MAX
 
 
+def largest_known(size: Any) -> int:
+    """The largest value that a size can have; of one without a bound the largest there is."""
+    if isinstance(size, int):
+        return size
+    bounds = size.node.shape_env.bound_sympy(size.node.expr)
+    return int(bounds.upper) if bounds.upper.is_Integer else SYMBOL_MAX
+
+
 def largest_size(size: Any) -> int:
     """The upper bound that a program gives for a size that depends on data."""
-    bounds = size.node.shape_env.bound_sympy(size.node.expr)
-    if not bounds.upper.is_Integer or bounds.upper > SYMBOL_MAX:
+    most = largest_known(size)
+    if most >= SYMBOL_MAX:
         raise Unsupported(
             "the size of the result depends on data and has no upper bound; "
             "`torch._check(y.shape[0] <= 1000)` says one"
         )
-    return int(bounds.upper)
+    return most
 
 
 def _size(node: Node, count: GraphExpr) -> Any:

@@ -259,7 +259,9 @@ def _replaced(
     size = shape(x)[axis]
     if step != 1:
         if any(isinstance(item, Expr) for item in (count, size, start)):
-            raise Unsupported("writing to every n-th element of an axis of symbolic size")
+            places = node.op.range(count=count, start=0, step=step, dtype="int64")
+            places = node.op.add(places, node.tensor(start, "int64"))
+            return node.op.index_copy(x, places, part, axis=axis)  # type: ignore[no-any-return]
         source = np.arange(size)  # type: ignore[arg-type]
         source[start : start + (count - 1) * step + 1 : step] = size + np.arange(count)  # type: ignore[arg-type, operator]
         both = node.op.concat(x, part, axis=axis)

@@ -10,7 +10,6 @@ import numpy as np
 
 from heddle.frontend.torch.node import Node, dtype, normal_axes, normal_axis, rank, shape
 from heddle.frontend.torch.registry import converts
-from heddle.frontend.torch.report import Unsupported
 from heddle.graph import Constant, GraphExpr
 
 
@@ -152,11 +151,24 @@ def _cdist(node: Node, a: GraphExpr, b: GraphExpr, p: float, compute_mode: int |
 def _pdist(node: Node, x: GraphExpr, p: float = 2.0) -> Any:
     """The distance of each pair of rows i < j, in row-major order."""
     count = shape(x)[0]
-    if not isinstance(count, int):
-        raise Unsupported("the distances of a symbolic number of rows")
-    first, second = np.triu_indices(count, 1)
-    left, right = (node.op.gather(x, Constant(rows), axis=0) for rows in (first, second))
+    if isinstance(count, int):
+        first, second = (Constant(rows) for rows in np.triu_indices(count, 1))
+    else:
+        first, second = _pairs(node, count)
+    left, right = (node.op.gather(x, rows, axis=0) for rows in (first, second))
     return _lengths(node, node.op.sub(left, right), p)
+
+
+def _pairs(node: Node, count: Any) -> tuple[GraphExpr, GraphExpr]:
+    """The rows i < j of each pair of a symbolic number of rows."""
+    column = node.op.range(count=count, dtype="int64")
+    row = node.op.unsqueeze(column, axes=(1,))
+    places, _ = node.op.nonzero(node.op.less(row, column))
+    found = node.op.prefix(places, shape=(2, node.shape[0]))
+    axis = (0,)
+    first = node.op.squeeze(node.op.slice(found, starts=(0,), ends=(1,), axes=axis), axes=axis)
+    second = node.op.squeeze(node.op.slice(found, starts=(1,), ends=(2,), axes=axis), axes=axis)
+    return first, second
 
 
 def _lengths(node: Node, distance: GraphExpr, p: float) -> Any:

@@ -236,7 +236,9 @@ def _roll(node: Node, x: GraphExpr, shifts: Any, dims: Any = ()) -> Any:
 def _rolled(node: Node, x: GraphExpr, axis: int, shift: Any) -> GraphExpr:
     size = shape(x)[axis]
     if isinstance(size, Expr) or isinstance(shift, Expr):
-        raise Unsupported("a roll along an axis of symbolic size")
+        place = node.op.sub(node.op.range(count=size, dtype="int64"), node.tensor(shift, "int64"))
+        source = node.op.floor_mod(place, node.tensor(size, "int64"))
+        return node.op.gather(x, source, axis=axis)  # type: ignore[no-any-return]
     back = shift % size if size else 0
     if back == 0:
         return x
