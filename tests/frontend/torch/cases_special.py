@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import Any
 
-from tests.frontend.torch.case import ALL_FLOATS, Case, Spec, f, i
+import torch
+from torch.nn import functional as F
+
+from tests.frontend.torch.case import ALL_FLOATS, Case, Spec, b, f, i
 
 
 def _functions() -> list[Case]:
@@ -32,6 +36,14 @@ def _functions() -> list[Case]:
     return cases
 
 
+def _frequencies(n: int) -> Callable[..., Any]:
+    return lambda x: (x * torch.fft.fftfreq(n, 0.5), x * torch.fft.rfftfreq(n))
+
+
+def _average(x: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, divisor_override=5)
+
+
 def _integers() -> list[Case]:
     cases = []
     for kind in (torch.int64, torch.int32, torch.int16, torch.uint8):
@@ -41,6 +53,15 @@ def _integers() -> list[Case]:
             for name, function in (("gcd", torch.gcd), ("lcm", torch.lcm))
         ]
     cases += [
+        Case("fmax", lambda x, y: torch.fmax(x.log(), y.log()), (f(4, 5), f(5))),
+        Case("fmin", lambda x, y: torch.fmin(x.log(), y.log()), (f(4, 5), f(5))),
+        Case("fmax of integers", torch.fmax, (i(4), i(4))),
+        Case("masked scatter broadcast", torch.masked_scatter, (f(5), b(4, 5), f(20))),
+        *(Case(f"fftfreq {n}", _frequencies(n), (f(1),)) for n in (1, 5, 8)),
+        Case("dist", torch.dist, (f(4, 5), f(5))),
+        Case("dist 1", lambda x, y: torch.dist(x, y, 1.0), (f(4, 5), f(4, 5))),
+        Case("copy of a permutation", lambda x: torch.permute_copy(x, (1, 0)), (f(4, 5),)),
+        Case("average with divisor", _average, (f(1, 2, 7, 8),)),
         Case("gcd of zeros", torch.gcd, (i(3, high=0), i(3, high=0))),
         Case("lcm of zeros", torch.lcm, (i(3, high=1), i(3, high=0))),
         Case("gcd of two dtypes", torch.gcd, (i(3, 1, high=60, dtype=torch.int32), i(4, high=60))),
@@ -68,8 +89,8 @@ def _bits() -> list[Case]:
         (torch.bool, torch.uint8),
     )
     cases = [
-        Case(f"bits of {a} as {b}", view(b), (Spec((3, 8), a, -90, 90),))  # type: ignore[arg-type]
-        for a, b in kinds
+        Case(f"bits of {a} as {c}", view(c), (Spec((3, 8), a, -90, 90),))  # type: ignore[arg-type]
+        for a, c in kinds
     ]
     cases += [
         Case("bits there and back", lambda x: (x.view(torch.int32) + 1).view(x.dtype), (f(3, 4),)),

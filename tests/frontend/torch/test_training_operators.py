@@ -119,6 +119,21 @@ def test_weight_norm() -> None:
         check(run, torch.randn(2, 4, 9), *(p.detach() for p in names.values()))
 
 
+def test_masked_scatter() -> None:
+    mask = torch.rand(4, 5) > 0.4
+    check(lambda x, m, y: x.masked_scatter(m, y), torch.randn(4, 5), mask, torch.randn(30))
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, float("inf")])
+def test_distances(p: float) -> None:
+    check(lambda a, b: torch.cdist(a, b, p), torch.randn(2, 4, 3), torch.randn(2, 5, 3))
+    check(lambda a: torch.pdist(a, p), torch.randn(5, 3))
+
+
+def test_leaks() -> None:
+    check(lambda x: F.rrelu(x, training=False), torch.randn(4, 5))
+
+
 def test_repetitions() -> None:
     def repeated(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
         return torch.repeat_interleave(x, n, dim=1, output_size=7)

@@ -56,8 +56,9 @@ def find_complex_converter(name: str) -> Converter | None:
 
 
 def find_converter(name: str) -> Converter | None:
-    """The converter of an operator, by its name with the overload."""
-    return _CONVERTERS.get(name)
+    """The converter of an operator, by its name with the overload. A view and its copy are one:
+    "aten.permute_copy.default" is found as "aten.permute.default"."""
+    return _CONVERTERS.get(name) or _CONVERTERS.get(name.replace("_copy.", ".", 1))
 
 
 def supported_operators() -> tuple[str, ...]:

@@ -216,12 +216,25 @@ def _put_where(
 @converts("aten.masked_scatter.default")
 def _masked_scatter(node: Node, x: GraphExpr, mask: GraphExpr, source: GraphExpr) -> Any:
     """The elements of `source`, one after the other, go where the mask holds."""
+    x = node.expand(x, node.shape)
     holds = node.op.reshape(node.expand(mask, shape(x)), shape=(-1,))
     order = node.op.cumsum(node.cast(holds, "int64"), axis=0)
     flat = node.op.reshape(node.cast(source, dtype(x)), shape=(-1,))
     taken = node.op.gather(flat, node.op.sub(order, 1), axis=0)
     kept = node.op.reshape(x, shape=(-1,))
     return node.reshape(node.op.where(holds, taken, kept), shape(x))
+
+
+@converts("aten.masked_scatter_backward.default")
+def _masked_scatter_backward(node: Node, grad: GraphExpr, mask: GraphExpr, _sizes: Any) -> Any:
+    """The elements where the mask holds, one after the other, then zeros."""
+    holds = node.op.reshape(node.expand(mask, shape(grad)), shape=(-1,))
+    place = node.op.sub(node.op.cumsum(node.cast(holds, "int64"), axis=0), 1)
+    nowhere = node.tensor(int(np.iinfo(np.int64).max))
+    at = node.op.unsqueeze(node.op.where(holds, place, nowhere), axes=(1,))
+    flat = node.op.reshape(grad, shape=(-1,))
+    start = node.op.reshape(node.full(node.shape, 0.0, dtype(grad)), shape=(-1,))
+    return node.reshape(node.op.scatter_nd(start, at, flat), node.shape)
 
 
 # -- writing to a part -----------------------------------------------------------------------

@@ -338,6 +338,16 @@ _declare_binary("__lshift__", "shift_left", "Tensor", "Scalar")
 _declare_binary("__rshift__", "shift_right", "Tensor", "Scalar")
 
 
+@converts("aten.fmax.default", "aten.fmin.default")
+def _extreme_number(node: Node, a: Any, b: Any) -> Any:
+    """What is not a number gives way to what is."""
+    x, y = operands(node, a, b)
+    found = node.call("maximum" if "fmax" in node.target else "minimum", x, y)
+    if not dtype(x).is_float:
+        return found
+    return node.op.where(node.op.isnan(x), y, node.op.where(node.op.isnan(y), x, found))
+
+
 @converts("aten.mul.Tensor", "aten.mul.Scalar")
 def _mul(node: Node, a: Any, b: Any) -> Any:
     x, y = operands(node, a, b)

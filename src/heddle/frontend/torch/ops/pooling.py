@@ -166,9 +166,11 @@ def _avg_pool(
 
 
 def _summed(node: Node, x: GraphExpr, window: dict[str, Any], divisor: int) -> GraphExpr:
-    if window["ceil_mode"]:
-        raise Unsupported("average pooling with a divisor and ceil_mode")
     count = len(window["kernel"])
+    if window["ceil_mode"]:  # the last windows may reach out
+        taken = node.op.unfold(_batched(node, x, count), value=0.0, **window)
+        total = node.op.sum(taken, axes=tuple(range(2 + count, 2 + 2 * count)))
+        return node.reshape(node.op.div(total, float(divisor)), node.shape)
     pooled = node.op.avg_pool(_batched(node, x, count), count_include_pad=True, **window)
     factor = math.prod(window["kernel"]) / divisor
     return node.reshape(node.op.mul(pooled, factor), node.shape)
