@@ -58,6 +58,7 @@ def _integers() -> list[Case]:
         Case("fmax of integers", torch.fmax, (i(4), i(4))),
         Case("masked scatter broadcast", torch.masked_scatter, (f(5), b(4, 5), f(20))),
         *(Case(f"fftfreq {n}", _frequencies(n), (f(1),)) for n in (1, 5, 8)),
+        Case("norm 0 0-d", lambda x: torch.linalg.vector_norm(x, 0), (f(),)),
         Case("dist", torch.dist, (f(4, 5), f(5))),
         Case("dist 1", lambda x, y: torch.dist(x, y, 1.0), (f(4, 5), f(4, 5))),
         Case("copy of a permutation", lambda x: torch.permute_copy(x, (1, 0)), (f(4, 5),)),

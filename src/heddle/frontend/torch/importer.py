@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -25,7 +26,7 @@ from heddle.frontend.torch.parts import (
     stacked,
     unstacked,
 )
-from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
+from heddle.frontend.torch.registry import find_complex_converter, find_converter
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.frontend.torch.sizes import ARITHMETIC, size_tensor
 from heddle.frontend.torch.symbols import Symbols
@@ -82,6 +83,8 @@ class Importer:
         self._returned: list[GraphExpr] = []
         self._constants: dict[int, Constant] = {}
         self._count = 0
+        self._random_key: GraphExpr | None = None
+        self._draws = 0
 
     # -- parameters and constants --------------------------------------------------------------
 
@@ -117,6 +120,23 @@ class Importer:
         """A parameter that carries a size and nothing else: a tensor of shape (size, 0)."""
         dim = self.symbols.bind(size)
         return self.builder.param(name, TensorType.of((dim, 0), DType.of("bool")))
+
+    def take_random_key(self) -> None:
+        """A parameter `random_key` for the key of all random numbers."""
+        self._random_key = self.builder.param("random_key", TensorType.of((2,), "uint32"))
+
+    def draw(self) -> tuple[GraphExpr, GraphExpr]:
+        """The key and the counter of a stream that no other operator draws from."""
+        if self._random_key is None:
+            raise Unsupported(
+                "it draws from the generator of PyTorch, whose numbers nothing else has; "
+                "`from_exported_program(..., random_key=True)` draws others"
+            )
+        if self.builder.name != self.name:
+            raise Unsupported("random numbers in a loop: each iteration would draw the same")
+        self._draws += 1
+        counter = np.asarray([0, 0, self._draws, 0], np.uint32)
+        return self._random_key, Constant(counter)
 
     def _bare_node(self, name: str) -> Node:
         """To emit operators that belong to no node of the program."""
@@ -213,7 +233,7 @@ class Importer:
         else:
             converter = find_converter(target)
         if converter is None:
-            raise Unsupported(REFUSED.get(target, "Heddle has no rule for this operator"))
+            raise Unsupported("Heddle has no rule for this operator")
         self._count += 1
         node = Node(
             self,

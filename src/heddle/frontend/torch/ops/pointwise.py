@@ -178,20 +178,6 @@ def _convert(node: Node, x: GraphExpr, *_args: Any, **_kwargs: Any) -> Any:
     return node.cast(x, node.dtype)
 
 
-@converts("aten.dropout.default")
-def _dropout(node: Node, x: GraphExpr, p: float, train: bool) -> Any:
-    if train and p != 0.0:
-        raise Unsupported("dropout in training mode is random")
-    return x
-
-
-@converts("aten.native_dropout.default")
-def _native_dropout(node: Node, x: GraphExpr, p: float, train: bool | None) -> Any:
-    if train is not False and p != 0.0:
-        raise Unsupported("dropout in training mode is random")
-    return x, node.full(node.shape, True, DType.of("bool"))
-
-
 # -- activations -----------------------------------------------------------------------------
 
 

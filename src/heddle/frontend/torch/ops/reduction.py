@@ -260,7 +260,7 @@ def _norm(
     axes = normal_axes(dim, rank(x))
     ord = 2 if ord is None else ord
     if not rank(x):
-        return node.op.abs(x)
+        return node.op.abs(x) if ord != 0 else node.cast(node.op.not_equal(x, 0.0), node.dtype)
     if ord in (1, 2):
         return node.call(f"l{int(ord)}_norm", x, axes=axes, keepdims=keepdim)
     size = node.op.abs(x)
