@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._higher_order_ops.associative_scan import associative_scan
 from torch.export import Dim
 from torch.nn import functional as F
 
@@ -60,6 +61,7 @@ COMPILED: dict[str, Callable[[torch.Tensor], Any]] = {
     "irfft": lambda x: torch.fft.irfft(torch.fft.rfft(x) * 2, n=x.shape[1]),
     "every second": holed,
     "pdist": lambda x: torch.pdist(x.T),
+    "adaptive average of two axes": lambda x: F.adaptive_avg_pool2d(x.expand(2, 3, -1), (2, 3)),
     "roll by a size": lambda x: torch.roll(x, x.shape[1] // 2, 1),
 }
 SIZES = (16, 7, 40)
@@ -91,3 +93,24 @@ def test_compiled(name: str) -> None:
     for size in SIZES:
         x = torch.randn(3, size)
         close(compiled(x), function(x))
+
+
+def test_associative_scan() -> None:
+    """PyTorch takes it apart into slices whose sizes are equal by conditions of the program."""
+
+    def products(x: torch.Tensor) -> torch.Tensor:
+        return associative_scan(torch.mul, x, 0, combine_mode="generic")
+
+    def recurrence(x: torch.Tensor) -> Any:
+        def merge(a: Any, b: Any) -> Any:
+            return a[0] * b[0], a[1] * b[0] + b[1]
+
+        return associative_scan(merge, (x, x + 1), 1, combine_mode="generic")
+
+    for function, dims in ((products, (1, 0)), (recurrence, (0, 1))):
+        torch._dynamo.reset()
+        how: dict[str, Any] = {"dynamic": True, "options": {"strict": True}}
+        compiled = torch.compile(function, backend="heddle", **how)
+        for size in (16, 17, 9):
+            x = torch.randn(3, size).permute(dims).contiguous()
+            close(compiled(x), function(x))

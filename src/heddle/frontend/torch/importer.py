@@ -35,7 +35,7 @@ from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import BaseFunc, DType, TensorType
 from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
-from heddle.support import HeddleError, UserError
+from heddle.support import HeddleError, InternalError, UserError
 
 _ = ops
 
@@ -253,6 +253,11 @@ class Importer:
             if not isinstance(error, UserError):
                 raise
             raise UserError(f"{label} ({target}): {error.message}", span=node.span) from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+            text = f"its converter failed with {type(error).__name__}: {error}"
+            if self.survey:  # the rest of the graph is compiled nevertheless
+                raise Unsupported(text) from None
+            raise InternalError(f"{label} ({target}): {text}") from error
 
     def _run_graph(self, graph: fx.GraphModule, operands: Sequence[Any]) -> list[Any]:
         """The results of a graph inside a node, for its operands."""

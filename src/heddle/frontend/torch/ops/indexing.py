@@ -37,6 +37,8 @@ def _gather(
 ) -> Any:
     if not rank(x):
         return node.expand(x, node.shape)
+    if any(isinstance(dim, int) and dim == 0 for dim in node.shape):  # of whatever rank
+        return node.full(node.shape, 0, dtype(x))
     if not rank(index):
         found = node.op.gather_elements(
             x, node.op.unsqueeze(index_of(node, index), axes=(0,)), axis=0

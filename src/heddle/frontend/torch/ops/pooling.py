@@ -14,6 +14,7 @@ from heddle.frontend.torch.ops.convolution import per_axis
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
 from heddle.graph import Constant, GraphExpr
+from heddle.ir.expr import Expr
 
 
 def _window(
@@ -90,7 +91,8 @@ def _positions(node: Node, x: GraphExpr, window: dict[str, Any]) -> GraphExpr:
     """Where in its plane each window's largest element is, counted in row-major order."""
     count = len(window["kernel"])
     taps = math.prod(window["kernel"])
-    windows = node.op.unfold(x, value=-math.inf, **window)
+    wide = node.cast(x, "float64") if dtype(x).is_int else x
+    windows = node.op.unfold(wide, value=-math.inf, **window)
     spots = shape(windows)[2 : 2 + count]
     flat = node.reshape(windows, (*shape(windows)[: 2 + count], taps))
     winner = node.op.argmax(flat, axis=2 + count)
@@ -263,7 +265,11 @@ def mixed_along(node: Node, x: GraphExpr, axis: int, matrix: GraphExpr) -> Graph
     """x times a matrix along an axis."""
     order = [*(a for a in range(rank(x)) if a != axis), axis]
     moved = node.op.transpose(x, permutation=tuple(order)) if axis != rank(x) - 1 else x
+    dims = shape(moved)
+    if any(isinstance(dim, Expr) for dim in dims):  # rows are rows, whatever their number
+        moved = node.reshape(moved, (math.prod(dims[:-1]), dims[-1]))
     mixed = node.op.matmul(moved, matrix)
+    mixed = node.reshape(mixed, (*dims[:-1], shape(matrix)[1]))
     if axis == rank(x) - 1:
         return mixed  # type: ignore[no-any-return]
     back = tuple(order.index(a) for a in range(rank(x)))

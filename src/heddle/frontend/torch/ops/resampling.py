@@ -111,6 +111,8 @@ def _antialiased(
     if len(scales) == 1:  # a list of both, or None
         scales = tuple(scales[0]) if scales[0] is not None else ()
     given = (*scales, None, None)[:2]
+    whole = dtype(x)
+    x = node.cast(x, "float32") if whole.is_int else x
     for at, factor in enumerate(given):
         axis = rank(x) - 2 + at
         old, new = shape(x)[axis], node.shape[axis]
@@ -121,7 +123,7 @@ def _antialiased(
             step = (old - 1) / (new - 1) if new > 1 else 0.0
         matrix = _weights(old, new, step, kernel, reach).astype(dtype(x).numpy)
         x = mixed_along(node, x, axis, Constant(matrix))
-    return x
+    return node.rounded(x, whole)
 
 
 def _weights(

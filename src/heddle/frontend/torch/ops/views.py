@@ -110,7 +110,9 @@ def _cat(node: Node, tensors: list[GraphExpr], dim: int = 0) -> Any:
     filled = [x for x in tensors if shape(x) != (0,)] or tensors[:1]
     filled = [node.cast(x, node.dtype) for x in filled]
     axis = normal_axis(dim, rank(filled[0]))
-    return filled[0] if len(filled) == 1 else node.op.concat(*filled, axis=axis)
+    if len(filled) == 1:
+        return filled[0]
+    return node.op.concat(*node.agreeing(filled, node.shape, apart=axis), axis=axis)
 
 
 @converts("aten.stack.default")
