@@ -18,7 +18,7 @@ from torch.export.graph_signature import (
 )
 
 from heddle.frontend.torch.decompose import export_decompositions
-from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
+from heddle.frontend.torch.importer import Importer, Poison, Token, bind_bare_symbols
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Symbols
 from heddle.graph import Function, GraphExpr
@@ -115,7 +115,7 @@ def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
                 importer.size_parameter(fx_node.name, example)
                 importer.values[fx_node] = importer.symbols.dim(example)
             elif spec.kind is InputKind.TOKEN:
-                importer.values[fx_node] = None
+                importer.values[fx_node] = Token()
             elif isinstance(spec.arg, ConstantArgument):
                 importer.values[fx_node] = spec.arg.value
             else:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 
-from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
+from heddle.frontend.torch.importer import Importer, Poison, Token, bind_bare_symbols
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.graph import GraphExpr, Var
 from heddle.ir import IRModule
@@ -131,7 +131,9 @@ def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int
     sizes = []
     for position, fx_node in enumerate(placeholders):
         example = fx_node.meta.get("val")
-        if isinstance(example, torch.Tensor):
+        if fx_node.users and all(_orders(fx_node, user) for user in fx_node.users):
+            importer.values[fx_node] = Token()
+        elif isinstance(example, torch.Tensor):
             if not fx_node.users and all(isinstance(dim, int) for dim in example.shape):
                 continue  # nothing depends on it
             try:
@@ -151,6 +153,11 @@ def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int
             inputs.append(position)
         importer.values[fx_node] = importer.symbols.dim(example)
     return inputs
+
+
+def _orders(fx_node: fx.Node, user: fx.Node) -> bool:
+    """Whether a node only says when another one has its effects."""
+    return user.target is torch.ops.higher_order.with_effects and user.args[0] is fx_node
 
 
 def _refuse(importer: Importer, fx_node: fx.Node, problem: Unsupported) -> None:
@@ -227,6 +234,8 @@ def _result(
     if is_write(item):
         return "argument", placeholders.index(item.args[0])  # type: ignore[arg-type]
     value = importer.values[item]
+    if isinstance(value, Token):
+        return "none", None
     if item in placeholders:
         return "argument", placeholders.index(item)
     example = item.meta.get("val")

@@ -43,6 +43,7 @@ _ = ops
 _ASSERTIONS: Final = frozenset(
     (
         "aten._assert_scalar.default",
+        "aten._linalg_check_errors.default",
         "aten._assert_async.msg",
         "aten._assert_tensor_metadata.default",
         "aten.sym_constrain_range.default",
@@ -61,6 +62,10 @@ _NUMBERS: Final = (int, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 class Poison:
     """The result of a node that could not be imported; what reads it is passed over."""
+
+
+class Token:
+    """What orders operators that have effects; there is nothing in it."""
 
 
 class Importer:
@@ -211,6 +216,8 @@ class Importer:
                 raise Unsupported("it reads a tensor that Heddle cannot hold")
             return Poison()
         args, kwargs = self.arguments(fx_node)
+        if fx_node.target is torch.ops.higher_order.with_effects and str(args[1]) in _ASSERTIONS:
+            return (args[0],)
         if fx_node.target is operator.getitem:
             found = args[0][args[1]]
             if found is None and fx_node.users:

@@ -22,6 +22,7 @@ from heddle.frontend.torch.ops import (
     reduction,
     resampling,
     scattering,
+    solving,
     spectral,
     views,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "resampling",
     "reduction",
     "scattering",
+    "solving",
     "spectral",
     "views",
 ]
