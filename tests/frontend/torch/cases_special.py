@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from tests.frontend.torch.case import ALL_FLOATS, Case, Spec, b, f, i
+from tests.frontend.torch.case import ALL_FLOATS, FLOATS, Case, Spec, b, f, i
 
 
 def _functions() -> list[Case]:
@@ -58,6 +58,11 @@ def _integers() -> list[Case]:
         Case("fmax of integers", torch.fmax, (i(4), i(4))),
         Case("masked scatter broadcast", torch.masked_scatter, (f(5), b(4, 5), f(20))),
         *(Case(f"fftfreq {n}", _frequencies(n), (f(1),)) for n in (1, 5, 8)),
+        Case("round decimals", lambda x: (x * 99).round(decimals=2), (f(4, 5),), FLOATS),
+        Case("round tens", lambda x: (x * 99).round(decimals=-1), (f(4, 5),)),
+        Case("angle of real", lambda x: torch.angle(x.log().nan_to_num(-1.0)), (f(4, 5),)),
+        Case("shifted one", lambda x: 1 << x, (i(4, 5),)),
+        Case("truth added", lambda x, m: x.index_put((m,), ~x[:1], True), (b(4), b(4))),
         Case("norm 0 0-d", lambda x: torch.linalg.vector_norm(x, 0), (f(),)),
         Case("dist", torch.dist, (f(4, 5), f(5))),
         Case("dist 1", lambda x, y: torch.dist(x, y, 1.0), (f(4, 5), f(4, 5))),

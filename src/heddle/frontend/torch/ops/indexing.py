@@ -210,7 +210,8 @@ def _put_where(
     elif rank(updates) > rest:
         updates = node.op.squeeze(updates, axes=(0,))
     wide_mask = node.op.unsqueeze(mask, axes=tuple(range(rank(mask), rank(x)))) if rest else mask
-    added = node.op.add(moved, updates) if accumulate else updates
+    both = "logical_or" if dtype(x).is_bool else "add"
+    added = node.call(both, moved, updates) if accumulate else updates
     put = node.expand(node.op.where(wide_mask, added, moved), shape(moved))
     return transposed(node, put, [order.index(axis) for axis in range(rank(x))])
 

@@ -129,6 +129,24 @@ def _frac(node: Node, x: GraphExpr) -> Any:
     return node.op.sub(x, node.op.trunc(x))
 
 
+@converts("aten.round.decimals")
+def _round_decimals(node: Node, x: GraphExpr, *, decimals: int = 0) -> Any:
+    if dtype(x).is_int or decimals == 0:
+        return x if dtype(x).is_int else node.op.round(x)
+    wide, power = _wide(node, x), 10.0 ** abs(decimals)
+    if decimals > 0:
+        return node.op.div(node.op.round(node.op.mul(wide, power)), power)
+    return node.op.mul(node.op.round(node.op.div(wide, power)), power)
+
+
+@converts("aten.angle.default")
+def _angle(node: Node, x: GraphExpr) -> Any:
+    """Half a turn of what is negative, and NaN of itself."""
+    x = node.cast(x, node.dtype)
+    turn = node.op.where(node.op.less(x, 0.0), node.scalar(math.pi, x), node.scalar(0.0, x))
+    return node.op.where(node.op.isnan(x), x, turn)
+
+
 @converts("aten.sgn.default")
 def _sgn(node: Node, x: GraphExpr) -> Any:
     return x if dtype(x).is_bool else node.op.sign(x)
@@ -319,8 +337,8 @@ for _name, _operator in (
     _declare_binary(_name, _operator, "Tensor", "Scalar")
 _declare_binary("fmod", "fmod", "Tensor", "Scalar")
 _declare_binary("remainder", "floor_mod", "Tensor", "Scalar", "Scalar_Tensor")
-_declare_binary("bitwise_left_shift", "shift_left", "Tensor", "Tensor_Scalar")
-_declare_binary("bitwise_right_shift", "shift_right", "Tensor", "Tensor_Scalar")
+_declare_binary("bitwise_left_shift", "shift_left", "Tensor", "Tensor_Scalar", "Scalar_Tensor")
+_declare_binary("bitwise_right_shift", "shift_right", "Tensor", "Tensor_Scalar", "Scalar_Tensor")
 _declare_binary("__lshift__", "shift_left", "Tensor", "Scalar")
 _declare_binary("__rshift__", "shift_right", "Tensor", "Scalar")
 
