@@ -224,6 +224,21 @@ def test_a_number_of_largest_elements() -> None:
     assert executable.infer_shapes(x=x, k=np.asarray([3])) == ((9,), (9,))
 
 
+@pytest.mark.parametrize("in_order", [0, 1])
+@pytest.mark.parametrize(("dims", "axis"), [("n, 3", 0), ("4, n", 1), ("2, n, 3", -2)])
+def test_unique_slices(dims: str, axis: int, in_order: int) -> None:
+    rank = dims.count(",") + 1
+    out = ", ".join(f"d{at}" for at in range(rank))
+    proto = model(f"""
+    g (float[{dims}] x) => (float[{out}] y, int64[k] at, int64[m] of, int64[k] many) {{
+      y, at, of, many = Unique <axis = {axis}, sorted = {in_order}> (x)
+    }}""")
+    rng = np.random.default_rng(12)
+    sizes = ([int(dim) if dim.isdigit() else n for dim in dims.split(", ")] for n in (17, 1, 4))
+    xs = [rng.integers(0, 2, shape).astype(np.float32) for shape in sizes]
+    check(proto, *({"x": x} for x in xs), {"x": xs[0] * 0})
+
+
 def test_non_max_suppression() -> None:
     proto = model("""
     g (float[1, n, 4] boxes, float[1, 2, n] scores, int64[1] most) => (int64[m, 3] chosen) {

@@ -46,7 +46,6 @@ LIMITS: Final[dict[str, str]] = {
     "STFT": "frames with prime factors up to 4096, as products with matrices",
     "StringNormalizer": "with stop words: of what is known when compiling",
     "StringSplit": "of what is known when compiling",
-    "Unique": "at run time: of elements, not of slices",
 }
 _INTRODUCTION: Final = """\
 # ONNX operators

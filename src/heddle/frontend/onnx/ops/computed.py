@@ -326,21 +326,15 @@ def trilu_of(node: Node, x: GraphExpr, *, upper: bool) -> Any:
 
 
 def unique_of(node: Node, x: GraphExpr) -> Any:
-    """Elements in order, of which the first of each run of equals stay: values, the position of
-    the first of each, for each element which it is, and how many are equal."""
-    if node.attr.int("axis", None) is not None and rank(x) != 1:
-        normal_axis(node.attr.int("axis"), rank(x))
-        raise Unsupported(
-            "unique slices, rather than elements, of what is known at run time only",
-            inputs=node.importer.sources_of(x),
-        )
-    flat = node.reshape(x, (-1,))
-    count = shape(flat)[0]
-    narrow = node.cast(flat, "uint8") if dtype(flat).is_bool else flat
-    values, order = node.op.topk(narrow, k=count, axis=0, largest=False)
-    place = node.op.range(count=count, dtype="int64")
-    left = node.op.gather(values, node.op.maximum(node.op.sub(place, _whole(1)), _whole(0)), axis=0)
-    starts = node.op.logical_or(node.op.not_equal(values, left), node.op.equal(place, _whole(0)))
+    """Elements, or slices along an axis, in order, of which the first of each run of equals stay:
+    values, the position of the first of each, for each which it is, and how many are equal."""
+    axis = node.attr.int("axis", None)
+    if axis is None:
+        x, axis = node.reshape(x, (-1,)), 0
+    axis = normal_axis(axis, rank(x))
+    narrow = node.cast(x, "uint8") if dtype(x).is_bool else x
+    starts, order = _runs(node, narrow) if rank(x) == 1 else _runs_of_slices(node, narrow, axis)
+    count = shape(x)[axis]
     found, number = node.op.nonzero(starts)
     size = node.bind_dim(number, as_expr(count))
     first = node.reshape(node.op.prefix(found, shape=(1, size)), (size,))
@@ -356,5 +350,33 @@ def unique_of(node: Node, x: GraphExpr) -> Any:
         _, rank_of = node.op.topk(rows, k=size, axis=0, largest=False)
         where, counts = (node.op.gather(item_, rows, axis=0) for item_ in (where, counts))
         inverse = node.op.gather(rank_of, inverse, axis=0)
-    unique = node.op.gather(flat, where, axis=0)
+    unique = node.op.gather(x, where, axis=axis)
     return (unique, where, inverse, counts)[: max(1, len(node.outputs))]
+
+
+def _runs(node: Node, x: GraphExpr) -> tuple[GraphExpr, GraphExpr]:
+    """Of the elements of a vector in order: whether each differs from the one before, and which
+    it is."""
+    values, order = node.op.topk(x, k=shape(x)[0], axis=0, largest=False)
+    differs, place = _differs_from_previous(node, values)
+    return node.op.logical_or(differs, node.op.equal(place, _whole(0))), order
+
+
+def _runs_of_slices(node: Node, x: GraphExpr, axis: int) -> tuple[GraphExpr, GraphExpr]:
+    """The same of slices along an axis, in lexicographic order of their elements."""
+    others = [at for at in range(rank(x)) if at != axis]
+    moved = node.op.transpose(x, permutation=(axis, *others))
+    width = product([shape(x)[at] for at in others])
+    rows = node.reshape(moved, (shape(x)[axis], _plain(width)))
+    order = node.op.sort_rows(rows)
+    differs, place = _differs_from_previous(node, node.op.gather(rows, order, axis=0))
+    differs = node.op.any(differs, axes=(1,))
+    return node.op.logical_or(differs, node.op.equal(place, _whole(0))), order
+
+
+def _differs_from_previous(node: Node, values: GraphExpr) -> tuple[GraphExpr, GraphExpr]:
+    """Of each element whether it differs from that before along axis 0 (the first: from itself),
+    and the positions on that axis."""
+    place = node.op.range(count=shape(values)[0], dtype="int64")
+    before = node.op.maximum(node.op.sub(place, _whole(1)), _whole(0))
+    return node.op.not_equal(values, node.op.gather(values, before, axis=0)), place
