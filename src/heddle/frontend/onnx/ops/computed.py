@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.axes import axes_of
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.sizes import (
     bound_of,
+    dimension_as_scalar,
     item,
     length_of,
     product,
@@ -20,9 +22,10 @@ from heddle.frontend.onnx.sizes import (
     size_of,
     sizes_of,
 )
-from heddle.frontend.onnx.values import Value, of_dims
+from heddle.frontend.onnx.values import Value
 from heddle.graph import Constant, GraphExpr
 from heddle.graph.dims import same_dim, simplify_dim
+from heddle.ir import DType
 from heddle.ir.expr import Expr, as_expr, as_int, const, floordiv, maximum, minimum
 from heddle.support import UserError
 
@@ -34,11 +37,6 @@ def is_computed(value: Value) -> bool:
 
 def _whole(value: int) -> Constant:
     return Constant(np.asarray(value, np.int64))
-
-
-def _as_scalar(node: Node, size: Any) -> GraphExpr:
-    """A dimension as an int64 scalar."""
-    return node.reshape(node.as_tensor(of_dims([size])), ())
 
 
 def range_of(node: Node) -> Any:
@@ -99,7 +97,7 @@ def reshape_of(node: Node, x: GraphExpr) -> Any:
     for at, found in enumerate(items):
         size = scalar(node, wanted, at)
         if not node.attr.flag("allowzero") and at < rank(x):
-            own = _as_scalar(node, shape(x)[at])
+            own = dimension_as_scalar(node, shape(x)[at])
             size = node.op.where(node.op.equal(size, _whole(0)), own, size)
         sizes.append(size)
         static = found if isinstance(found, Expr) else None
@@ -112,7 +110,7 @@ def reshape_of(node: Node, x: GraphExpr) -> Any:
         raise Unsupported(
             "a computed `shape` of no elements", inputs=node.importer.sources_of(node.tensor(1))
         )
-    elements = _as_scalar(node, total)
+    elements = dimension_as_scalar(node, total)
     sizes = _filled(node, sizes, elements)
     least = floordiv(total, known)
     dims: list[Any] = []
@@ -164,7 +162,7 @@ def expand_of(node: Node, x: GraphExpr) -> Any:
         elif own == 1:
             dims[axis] = size_of(node, wanted, at, "shape")
         else:
-            size, same = scalar(node, wanted, at), _as_scalar(node, own)
+            size, same = scalar(node, wanted, at), dimension_as_scalar(node, own)
             fits = node.op.logical_or(node.op.equal(size, _whole(1)), node.op.equal(size, same))
             dims[axis] = node.bind_dim(node.op.where(fits, same, _whole(-1)), as_expr(own))
             front = [d if a != axis else dims[axis] for a, d in enumerate(have)]
@@ -184,29 +182,56 @@ def tile_of(node: Node, x: GraphExpr) -> Any:
     return node.reshape(spread, [_plain(as_expr(count) * dim) for count, dim in dims])
 
 
-def pad_of(node: Node, x: GraphExpr, axes: list[int], mode: str) -> Any:
+def pad_of(node: Node, x: GraphExpr, mode: str) -> Any:
     """Axis by axis: the place in x of each element of the result, and what is outside of x."""
-    pads = node.value(1)
     if mode not in ("constant", "edge", "reflect", "wrap"):
         raise UserError(f"attribute `mode` is `{mode}`, expected constant, edge, reflect or wrap")
     value: GraphExpr = node.scalar(0, x)
     if node.has(2):
         value = node.reshape(node.cast(node.tensor(2), dtype(x)), ())
-    for at, axis in enumerate(axes):
-        before, after = (scalar(node, pads, place) for place in (at, at + len(axes)))
-        ends = [item(node, pads, place) for place in (at, at + len(axes))]
+    for axis, before, after, more in _paddings(node, x):
+        dim = shape(x)[axis]
+        own = dimension_as_scalar(node, dim)
+        total = node.op.add(node.op.add(own, before), after)
+        size = node.bind_dim(node.op.maximum(total, _whole(0)), as_expr(dim) + more)
+        cut, behind = (
+            node.op.maximum(node.op.negative(side), _whole(0)) for side in (before, after)
+        )
+        own = node.op.sub(own, node.op.add(cut, behind))  # what is cut off goes first
+        front = node.op.maximum(before, _whole(0))
+        places = node.op.sub(node.op.range(count=size, dtype="int64"), front)
+        x = _filled_axis(node, x, axis, places, own, mode, value, cut)
+    return node.op.identity(x)
+
+
+def _paddings(node: Node, x: GraphExpr) -> list[tuple[int, GraphExpr, GraphExpr, Expr]]:
+    """Each axis that is padded, by how much before and behind, and the most that this can be."""
+    pads, ndim = node.value(1), rank(x)
+    if node.has(3) and not isinstance(node.value(3), Constant):
+        axes = axes_of(node, node.value(3), ndim)
+        count = length_of(node, pads, "pads") // 2
+        whole = node.as_tensor(pads)
+        halves = (
+            node.op.slice(whole, starts=(start,), ends=(start + count,), axes=(0,))
+            for start in (0, count)
+        )
+        before, after = (axes.spread(node, half, 0) for half in halves)
+        rooms = [bound_of(node, pads, place, "pads") for place in range(2 * count)]
+        most = const(0)
+        for at in range(count):
+            most = maximum(most, rooms[at] + rooms[at + count])
+        return [(axis, before[axis], after[axis], most) for axis in range(ndim)]
+    given = node.ints(3, "axes") if node.has(3) else range(ndim)
+    count = len(given)
+    found = []
+    for at, axis in enumerate(given):
+        ends = [item(node, pads, place) for place in (at, at + count)]
         if ends == [0, 0]:
             continue
-        dim = shape(x)[axis]
-        own = _as_scalar(node, dim)
-        room = as_expr(dim)
-        for place in (at, at + len(axes)):
-            room = room + bound_of(node, pads, place, "pads")
-        total = node.op.add(node.op.add(own, before), after)
-        size = node.bind_dim(node.op.maximum(total, _whole(0)), room)
-        places = node.op.sub(node.op.range(count=size, dtype="int64"), before)
-        x = _filled_axis(node, x, axis, places, own, mode, value)
-    return node.op.identity(x)
+        before, after = (scalar(node, pads, place) for place in (at, at + count))
+        room = bound_of(node, pads, at, "pads") + bound_of(node, pads, at + count, "pads")
+        found.append((normal_axis(axis, ndim), before, after, room))
+    return found
 
 
 def _filled_axis(
@@ -217,7 +242,9 @@ def _filled_axis(
     own: GraphExpr,
     mode: str,
     value: GraphExpr,
+    cut: GraphExpr,
 ) -> GraphExpr:
+    """What is at `places` of an axis without its first `cut` elements, of which `own` are there."""
     last = node.op.sub(own, _whole(1))
     if mode == "wrap":
         kept = node.op.floor_mod(places, node.op.maximum(own, _whole(1)))
@@ -230,12 +257,12 @@ def _filled_axis(
     else:
         kept = node.op.minimum(node.op.maximum(places, _whole(0)), last)
     if mode != "constant":
-        return node.op.gather(x, kept, axis=axis)  # type: ignore[no-any-return]
+        return node.op.gather(x, node.op.add(kept, cut), axis=axis)  # type: ignore[no-any-return]
     # One more row, of what is outside: there may be no other.
     pads = [0] * (2 * rank(x))
     pads[axis + rank(x)] = 1
     longer = node.op.pad(x, pads=tuple(pads))
-    kept = node.op.maximum(kept, _whole(0))
+    kept = node.op.add(node.op.maximum(kept, _whole(0)), cut)
     found = node.op.gather(longer, kept, axis=axis)
     inside = node.op.logical_and(
         node.op.greater_equal(places, _whole(0)), node.op.less(places, own)
@@ -243,6 +270,32 @@ def _filled_axis(
     wide = [1] * rank(x)
     wide[axis] = shape(places)[0]
     return node.op.where(node.reshape(inside, wide), found, value)  # type: ignore[no-any-return]
+
+
+def center_of(node: Node, x: GraphExpr, axes: list[int]) -> Any:
+    """The middle of x, or x in the middle of zeros, in sizes that are computed."""
+    count = length_of(node, node.value(1), "shape")
+    if len(axes) != count:
+        raise UserError(f"`shape` has {count} elements for {len(axes)} axes")
+    nothing = _whole(0)
+    for at, axis in enumerate(axes):
+        own = dimension_as_scalar(node, shape(x)[axis])
+        size = size_of(node, node.value(1), at, "shape")
+        more = node.op.sub(dimension_as_scalar(node, size), own)
+        # Half of what is cut off or put around, rounded down, is at the front.
+        half = node.op.div(more, _whole(2))  # towards zero
+        places = node.op.sub(node.op.range(count=size, dtype="int64"), half)
+        x = _filled_axis(node, x, axis, places, own, "constant", node.scalar(0, x), nothing)
+    return node.op.identity(x)
+
+
+def eye_of(node: Node, x: GraphExpr, offset: int, kind: DType) -> Any:
+    """Ones on a diagonal of a matrix of symbolic size."""
+    if rank(x) != 2:
+        raise UserError(f"the input has {rank(x)} dimensions, expected 2")
+    rows, columns = shape(x)
+    row = node.reshape(node.op.range(count=rows, start=offset, dtype="int64"), [rows, 1])
+    return node.cast(node.op.equal(node.op.range(count=columns, dtype="int64"), row), kind)
 
 
 def constant_of_shape(node: Node, value: np.ndarray) -> Any:
@@ -264,7 +317,7 @@ def split_of(node: Node, x: GraphExpr, axis: int) -> Any:
     whole: GraphExpr = _whole(0)
     for size in given:
         whole = node.op.add(whole, size)
-    right = node.op.equal(whole, _as_scalar(node, total))
+    right = node.op.equal(whole, dimension_as_scalar(node, total))
     bound = (node.op.where(right, size, _whole(-1)) for size in given)
     return _parts(node, x, axis, [node.bind_dim(size, as_expr(total)) for size in bound])
 
@@ -285,7 +338,7 @@ def _parts(node: Node, x: GraphExpr, axis: int, sizes: Sequence[Expr]) -> tuple[
     parts = []
     for at, size in enumerate(sizes):
         places = node.op.range(count=_plain(size), dtype="int64")
-        start = _as_scalar(node, _plain(_sum(sizes[:at])))
+        start = dimension_as_scalar(node, _plain(_sum(sizes[:at])))
         parts.append(node.op.gather(x, node.op.add(places, start), axis=axis))
     return tuple(parts)
 
@@ -306,7 +359,7 @@ def one_hot_of(node: Node, indices: GraphExpr, axis: int) -> tuple[GraphExpr, Gr
     depth = size_of(node, node.value(1), 0, "depth")
     places = node.op.range(count=depth, dtype="int64")
     hot = node.op.unsqueeze(node.cast(indices, "int64"), axes=(axis,))
-    front = node.op.add(hot, _as_scalar(node, depth))
+    front = node.op.add(hot, dimension_as_scalar(node, depth))
     hot = node.op.where(node.op.less(hot, _whole(0)), front, hot)
     return hot, node.reshape(places, [depth, *[1] * (rank(indices) - axis)])
 
@@ -341,7 +394,7 @@ def unique_of(node: Node, x: GraphExpr) -> Any:
     group = node.op.sub(node.op.cumsum(node.cast(starts, "int64"), axis=0), _whole(1))
     _, back = node.op.topk(order, k=count, axis=0, largest=False)
     inverse = node.op.gather(group, back, axis=0)
-    ends = node.op.concat(first, node.reshape(_as_scalar(node, count), (1,)), axis=0)
+    ends = node.op.concat(first, node.reshape(dimension_as_scalar(node, count), (1,)), axis=0)
     after = node.op.add(node.op.range(count=size, dtype="int64"), _whole(1))
     counts = node.op.sub(node.op.gather(ends, after, axis=0), first)
     where = node.op.gather(order, first, axis=0)

@@ -108,3 +108,23 @@ def dropped(node: Node, x: GraphExpr, ratio: float) -> tuple[GraphExpr, GraphExp
     kept = node.op.greater_equal(drawn, ratio)
     scaled = node.op.mul(x, node.scalar(1.0 / (1.0 - ratio), x))
     return node.op.where(kept, scaled, node.scalar(0, x)), kept
+
+
+def perhaps_dropped(node: Node, x: GraphExpr) -> tuple[GraphExpr, GraphExpr]:
+    """Dropout whose ratio is input 1 and whose mode, whether in training, input 2. Of a ratio that
+    is not in [0, 1) everything is NaN."""
+    ratio: GraphExpr = Constant(np.asarray(0.5, np.float32))
+    if node.has(1):
+        ratio = node.reshape(node.cast(node.tensor(1), "float32"), ())
+    training: GraphExpr = Constant(np.asarray(False))
+    if node.has(2):
+        training = node.reshape(node.cast(node.tensor(2), "bool"), ())
+    inside = node.op.logical_and(node.op.greater_equal(ratio, 0.0), node.op.less(ratio, 1.0))
+    ratio = node.op.where(inside, ratio, Constant(np.asarray(np.nan, np.float32)))
+    drawn = _uniform(node, shape(x), "float32", 0.0, 1.0)
+    there = node.op.logical_not(node.op.less(drawn, ratio))
+    kept = node.op.logical_or(there, node.op.logical_not(training))
+    rest = node.op.sub(Constant(np.asarray(1.0, np.float32)), ratio)
+    scale = node.op.where(training, rest, Constant(np.asarray(1.0, np.float32)))
+    scaled = node.op.div(x, node.cast(scale, dtype(x)))
+    return node.op.where(kept, scaled, node.scalar(0, x)), kept
