@@ -24,9 +24,6 @@ REASONS: Final[dict[str, str]] = {
     "ImageDecoder": "decoding of compressed images is no tensor computation",
     "CastMap": "Heddle has no maps",
     "DictVectorizer": "Heddle has no maps",
-    "ZipMap": "Heddle has no maps",
-    "SVMClassifier": "not done yet",
-    "SVMRegressor": "not done yet",
     "Gradient": "gradients are made by heddle.grad, not inside of a model",
 }
 # They have a converter that tells why they are not there.
@@ -44,8 +41,10 @@ LIMITS: Final[dict[str, str]] = {
     "RoiAlign": "with a sampling ratio that is not 0",
     "Scan": "of operator set 8: without lengths, of batches of up to 16",
     "STFT": "frames with prime factors up to 4096, as products with matrices",
+    "SVMClassifier": "no post_transform PROBIT",
     "StringNormalizer": "with stop words: of what is known when compiling",
     "StringSplit": "of what is known when compiling",
+    "ZipMap": "gives a tensor: a row for each map, a column for each key",
 }
 _INTRODUCTION: Final = """\
 # ONNX operators
