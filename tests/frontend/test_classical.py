@@ -159,6 +159,18 @@ LINEAR_MACHINE = {
                 "post_transform": "SOFTMAX",
             },
         ),
+        *(
+            (
+                "LinearClassifier",
+                {
+                    "coefficients": [0.1, 0.2, -0.3],
+                    "intercepts": [0.1],
+                    "classlabels_strings": ["no", "yes"],
+                    "post_transform": transform,
+                },
+            )
+            for transform in ("NONE", "LOGISTIC", "SOFTMAX")
+        ),
         ("SVMClassifier", machine(2, "LINEAR", "NONE", likely=False)),
         ("SVMClassifier", machine(2, "RBF", "LOGISTIC", likely=False)),
         ("SVMClassifier", machine(2, "SIGMOID", "SOFTMAX", likely=False)),

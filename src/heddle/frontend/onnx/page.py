@@ -30,7 +30,7 @@ REASONS: Final[dict[str, str]] = {
 _REFUSED: Final = frozenset(("Gradient",))
 # What operators that have a converter do not do.
 LIMITS: Final[dict[str, str]] = {
-    "LinearClassifier": "a row of coefficients for each class",
+    "LinearClassifier": "no post_transform PROBIT",
     "Cast": "to strings: of what is known when compiling",
     "ConcatFromSequence": "sequences of known length",
     "Det": "matrices up to 4 x 4",

@@ -254,7 +254,24 @@ def _linear_classifier(node: Node) -> Any:
     scores = node.op.matmul(x, np.ascontiguousarray(weights.T))
     if bias.size:
         scores = node.op.add(scores, bias)
+    if (len(weights), len(names)) == (1, 2):
+        return _one_of_two(node, names, scores)
     if len(weights) != len(names):
-        raise Unsupported(f"{len(weights)} rows of coefficients for {len(names)} classes")
+        raise UserError(f"{len(weights)} rows of coefficients for {len(names)} classes")
     found = transformed(node, scores, node.attr.string("post_transform", "NONE"))
     return label_of(node, names, node.op.argmax(scores, axis=1)), found
+
+
+def _one_of_two(node: Node, names: np.ndarray, scores: GraphExpr) -> Any:
+    """One score for two classes: the second one where it is positive. As ONNX Runtime does, the
+    first has what is left to 1, whatever `post_transform` but LOGISTIC."""
+    zero = node.scalar(0, scores)
+    second = node.cast(node.op.greater(scores, zero), "int64")
+    label = label_of(node, names, node.reshape(second, (shape(scores)[0],)))
+    transform = node.attr.string("post_transform", "NONE")
+    if transform == "PROBIT":
+        raise Unsupported("post_transform PROBIT")
+    if transform == "LOGISTIC":
+        scores = node.op.sigmoid(scores)
+    rest = node.op.sub(node.scalar(1, scores), scores)
+    return label, node.op.concat(rest, scores, axis=1)
