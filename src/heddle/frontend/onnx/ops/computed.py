@@ -200,7 +200,7 @@ def pad_of(node: Node, x: GraphExpr, mode: str) -> Any:
         own = node.op.sub(own, node.op.add(cut, behind))  # what is cut off goes first
         front = node.op.maximum(before, _whole(0))
         places = node.op.sub(node.op.range(count=size, dtype="int64"), front)
-        x = _filled_axis(node, x, axis, places, own, mode, value, cut)
+        x = filled_axis(node, x, axis, places, own, mode, value, cut)
     return node.op.identity(x)
 
 
@@ -234,7 +234,7 @@ def _paddings(node: Node, x: GraphExpr) -> list[tuple[int, GraphExpr, GraphExpr,
     return found
 
 
-def _filled_axis(
+def filled_axis(
     node: Node,
     x: GraphExpr,
     axis: int,
@@ -285,7 +285,7 @@ def center_of(node: Node, x: GraphExpr, axes: list[int]) -> Any:
         # Half of what is cut off or put around, rounded down, is at the front.
         half = node.op.div(more, _whole(2))  # towards zero
         places = node.op.sub(node.op.range(count=size, dtype="int64"), half)
-        x = _filled_axis(node, x, axis, places, own, "constant", node.scalar(0, x), nothing)
+        x = filled_axis(node, x, axis, places, own, "constant", node.scalar(0, x), nothing)
     return node.op.identity(x)
 
 
