@@ -426,6 +426,26 @@ def test_axis_of_running_sums() -> None:
     check(proto, *({"x": MATRIX, "axis": np.asarray(axis)} for axis in (0, 1, -1)))
 
 
+@pytest.mark.parametrize("side", ["UPPER", "LOWER"])
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_padding_of_a_symbolic_size_with_strides(side: str, kernel: int) -> None:
+    same = f'auto_pad = "SAME_{side}", strides = [2, 2]'
+    pool = f"{same}, kernel_shape = [{kernel}, {kernel}]"
+    proto = model(f"""
+    g (float[1, 2, h, w] x, float[3, 2, {kernel}, {kernel}] weights) =>
+        (float[1, 3, a, b] y, float[1, 2, a, b] z, float[1, 2, a, b] u, float[1, 2, a, b] v) {{
+      y = Conv <{same}> (x, weights)
+      z = MaxPool <{pool}> (x)
+      u = AveragePool <{pool}> (x)
+      v = AveragePool <{pool}, count_include_pad = 1> (x)
+    }}""")
+    rng = np.random.default_rng(17)
+    weights = rng.standard_normal((3, 2, kernel, kernel)).astype(np.float32)
+    shapes = ((1, 2, 6, 7), (1, 2, 9, 8))
+    xs = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    check(proto, *({"x": x, "weights": weights} for x in xs))
+
+
 def test_lengths_that_are_reversed() -> None:
     proto = model("""
     g (float[t, n] x, int64[n] lengths) => (float[t, n] y) { y = ReverseSequence (x, lengths) }""")
