@@ -446,6 +446,12 @@ def test_padding_of_a_symbolic_size_with_strides(side: str, kernel: int) -> None
     check(proto, *({"x": x, "weights": weights} for x in xs))
 
 
+def test_bits_of_what_is_computed() -> None:
+    text = '<ir_version: 11, opset_import: ["" : 26]> g (float[n, 5] x) => (int32[n, 5] y) {'
+    proto = onnx.parser.parse_model(text + " y = BitCast <to = 6> (x) }")
+    check(proto, {"x": MATRIX})
+
+
 def test_lengths_that_are_reversed() -> None:
     proto = model("""
     g (float[t, n] x, int64[n] lengths) => (float[t, n] y) { y = ReverseSequence (x, lengths) }""")

@@ -85,14 +85,18 @@ def _multinomial(node: Node) -> Any:
     x = node.tensor(0)
     if rank(x) != 2:
         raise UserError(f"the input has {rank(x)} dimensions, expected 2")
-    rows, classes = shape(x)[0], node.static_dim(x, 1, "input")
+    rows, classes = shape(x)
     count = node.attr.int("sample_size", 1)
-    if count < 0 or classes * max(1, count) > _CLASSES_LIMIT:
+    known = isinstance(classes, int)
+    if count < 0 or (known and classes * max(1, count) > _CLASSES_LIMIT):
         raise Unsupported(f"{count} samples of {classes} classes")
     wide = node.cast(x, "float32") if dtype(x).bits < 32 else x
     reached = node.op.cumsum(node.op.softmax(wide, axis=1), axis=1)
     # What rounding leaves of the last sum must not let a number pass beyond the last class.
-    below = node.op.slice(reached, starts=(0,), ends=(classes - 1,), axes=(1,))
+    if known:
+        below = node.op.slice(reached, starts=(0,), ends=(classes - 1,), axes=(1,))
+    else:
+        below = node.op.prefix(reached, shape=(rows, classes - 1))
     drawn = _uniform(node, (rows, count, 1), dtype(wide), 0.0, 1.0)
     passed = node.op.greater_equal(drawn, node.op.unsqueeze(below, axes=(1,)))
     number = node.attr.int("dtype", 6)

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
-from heddle.frontend.onnx.node import Node, dtype, rank
+from heddle.frontend.onnx.node import Node, dtype, rank, shape
 from heddle.frontend.onnx.ops.axes import axes_of, reduce_of
 from heddle.frontend.onnx.ops.selection import topk_of
 from heddle.frontend.onnx.registry import converts
@@ -154,14 +152,15 @@ def _nll(node: Node) -> Any:
 def _negative_log_likelihood(node: Node, logs: GraphExpr) -> Any:
     """-sum of weight[t] * logs[n, t, ...] over the targets t, mean over the weights."""
     target = node.tensor(1)
-    classes = node.static_dim(logs, 1, "input")
+    classes = shape(logs)[1]
     ignored = node.attr.int("ignore_index", None)
     kind = dtype(logs)
     weight = node.optional(2)
     if ignored is not None:
         valid = node.op.not_equal(target, node.scalar(ignored, target))
         target = node.op.where(valid, target, node.scalar(0, target))
-    positions = np.arange(classes).reshape(1, -1, *(1,) * (rank(logs) - 2))
+    places = node.op.range(count=classes, dtype="int64")
+    positions = node.reshape(places, (1, classes, *(1,) * (rank(logs) - 2)))
     picked = node.op.equal(node.op.unsqueeze(node.cast(target, "int64"), axes=(1,)), positions)
     loss = node.op.sum(
         node.op.where(picked, node.op.negative(logs), node.scalar(0, logs)), axes=(1,)

@@ -468,11 +468,8 @@ def _tensor_scatter(node: Node) -> Any:
 
 @converts("BitCast")
 def _bit_cast(node: Node) -> Any:
-    value = node.constant(0, "input")
     to: DType = dtype_of(node.attr.int("to"), "the result of BitCast")
-    if to.nbytes != value.dtype.itemsize:
-        raise UserError(f"{value.dtype} and {to} have different widths")
-    return Constant(np.ascontiguousarray(value).view(to.numpy))
+    return node.op.reinterpret(node.tensor(0), dtype=to)
 
 
 @converts("Col2Im")
