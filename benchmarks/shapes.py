@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random matrix products and convolutions: Heddle against the best of its peers on each.
 
-    python -m benchmarks.shapes [--count 300] [--seed 0] [--threads 2]
+    python -m benchmarks.shapes [--count 300] [--first 0] [--seed 0] [--threads 2]
 
 Peers are ONNX Runtime, oneDNN (through torch, weights packed ahead where they are constant) and,
 for products, OpenBLAS (through numpy). All engines take their turns within one process, images in
@@ -243,6 +243,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--count", type=int, default=300)
+    add("--first", type=int, default=0, help="the first of them to run, for a run in parts")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=3, help="turns of each engine; default 3")
@@ -277,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = []
     kind = {"products": Product, "convolutions": Convolution}.get(options.only, object)
     for index, case in enumerate(random_cases(options.count, options.seed)):
-        if isinstance(case, kind):
+        if index >= options.first and isinstance(case, kind):
             results.append(measure(case, options.seed + index, options, limits))
     print(report(results, options.worst))
     if options.json:

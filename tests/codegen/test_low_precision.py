@@ -8,7 +8,8 @@ import pytest
 
 from heddle import op, te
 from heddle.codegen.build import build_kernel
-from heddle.ir.expr import cast
+from heddle.ir.dtype import DType
+from heddle.ir.expr import all_of, cast, if_then_else
 from heddle.passes.tir.lower import lower
 from heddle.schedule.rules import default_schedule
 from heddle.script import to_text
@@ -33,6 +34,23 @@ def test_floats_saturate_and_nan_is_zero(dtype: str, count: int) -> None:
         room[:count], np.clip(np.trunc(wide), info.min, info.max).astype(dtype)
     )
     assert (room[count:] == 77).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("count", [16, 21, 1])
+def test_what_is_only_moved_keeps_its_bits(dtype: str, count: int) -> None:
+    """A choice between elements of memory rounds nothing, and no NaN becomes another."""
+    x = te.placeholder((count,), dtype=dtype, name="x")
+    y = te.compute(
+        (count + 2,), lambda i: if_then_else(all_of(i >= 1, i < count + 1), x[i - 1], 0), name="y"
+    )
+    func = default_schedule(te.create_prim_func([x, y], name="k"), native()).func
+    bits = np.random.default_rng(count).integers(0, 1 << 16, count).astype(np.uint16)
+    bits[0] = 0x7F81  # bfloat16: a signalling NaN
+    out = np.zeros(count + 2, np.uint16)
+    kind = DType.of(dtype).numpy
+    build_kernel(func)(bits.view(kind), out.view(kind))
+    np.testing.assert_array_equal(out, [0, *bits, 0])
 
 
 @pytest.mark.parametrize("columns", [17, 18, 33, 47])
@@ -101,6 +119,12 @@ def test_accumulators_stay_in_tile_registers() -> None:
     assert inside.count("tile_load(") == 4  # two operands of each side, shared
     assert text.count("tile_store(") == 4
     assert text.count("tile_release(") == 1
+
+
+def test_the_next_panel_comes_while_tiles_work_on_this_one() -> None:
+    func, _ = _product(64, 1024, 1024, 32)
+    text = to_text(lower(default_schedule(func, _tiles()).func, _tiles()))  # type: ignore[arg-type]
+    assert text.index("prefetch(") < text.index("tile_dot(")
 
 
 def test_without_tiles_vectors_do_it() -> None:

@@ -28,7 +28,7 @@ STEP = 1e-6
 # sums of a few dozen terms.
 TOLERANCE = 1e-6
 DIRECTIONS = 3
-MISSING = {"pack_dot", "matmul_dot", "conv2d_dot", "winograd_conv2d_nchwc"}
+MISSING = {"pack_dot", "matmul_dot", "conv2d_dot", "row_taps", "winograd_conv2d_nchwc"}
 """Differentiable, but without a rule: products in a form for one processor, which passes choose
 after a graph was differentiated. Asking for their gradient is a `UserError`."""
 LINEAR_IN_FLOAT32 = {"dequantize": 0.5}

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from heddle import target
+from heddle.ir.expr import Call
 from heddle.ir.walk import pre_order
 from heddle.passes.tir.lower import lower
 from heddle.schedule import Schedule, ScheduleError, Trace, replay
 from heddle.schedule.compact import compact_buffers
+from heddle.schedule.rules import default_schedule
 from heddle.script import to_text
 from heddle.tir.interp import run
 from heddle.tir.nodes import For
@@ -43,6 +45,45 @@ def test_prefetch_reaches_the_lowered_function() -> None:
     np.testing.assert_allclose(out, expected.ravel(), rtol=1e-5, atol=1e-5)
 
 
+def test_prefetch_ahead_fetches_each_line_once() -> None:
+    sch = panels()
+    loop = sch.get_loops("C")[2]
+    sch.prefetch_ahead("C", 1, loop, 4)
+    lowered = lower(compact_buffers(sch.func), target.native())
+    fetched = {str(n.args[0]) for n in pre_order(lowered.body) if is_prefetch(n)}
+    # A step reads 16 floats of a row of B: one line, four rows on.
+    assert len(fetched) == 1
+    assert "k + 4" in fetched.pop()
+    func = matmul(6, 32, 24)
+    inputs = inputs_of(func)
+    expected = output_of(func, inputs)
+    out = np.full(expected.size, np.nan, np.float32)
+    run(lowered, *[array.ravel() for array in inputs], out)
+    # float32 sums of 24 terms of size 1, in the same order.
+    np.testing.assert_allclose(out, expected.ravel(), rtol=1e-5, atol=1e-5)
+
+
+def test_both_prefetches_of_one_loop() -> None:
+    sch = panels()
+    loop = sch.get_loops("C")[2]
+    sch.prefetch("C", 1, loop)
+    sch.prefetch_ahead("C", 1, loop, 4)
+    lowered = lower(compact_buffers(sch.func), target.native())
+    levels = {n.args[1].value for n in pre_order(lowered.body) if is_prefetch(n)}
+    assert levels == {1, 2}
+
+
+def test_default_products_fetch_ahead() -> None:
+    text = to_text(default_schedule(matmul(64, 256, 512), target.native()).func)
+    assert "prefetch_ahead" in text
+    text = to_text(default_schedule(matmul(64, 64, 16), target.native()).func)
+    assert "prefetch_ahead" not in text  # its panels stay in the nearest cache
+
+
+def is_prefetch(node: object) -> bool:
+    return isinstance(node, Call) and node.name == "prefetch"
+
+
 def test_prefetch_replays() -> None:
     sch = panels()
     sch.prefetch("C", 1, sch.get_loops("C")[2])
@@ -56,6 +97,11 @@ def test_prefetch_replays() -> None:
     [
         (lambda s: s.prefetch("C", 2, s.get_loops("C")[2]), "index 2 does not exist"),
         (lambda s: s.prefetch("C", 1, s.get_loops("C")[0]), "loop `j_0` is parallel; choose a"),
+        (lambda s: s.prefetch_ahead("C", 1, s.get_loops("C")[2], 0), "must be positive, got 0"),
+        (
+            lambda s: s.prefetch_ahead("C", 1, s.get_loops("C")[0], 4),
+            "is parallel; choose a serial",
+        ),
         (lambda s: [s.prefetch("C", n, s.get_loops("C")[2]) for n in (1, 0)], "fetches `B` alre"),
     ],
 )

@@ -151,28 +151,35 @@ int32_t hd_set_num_threads(int32_t count) {
 
 /* ---- running a job --------------------------------------------------------------------------- */
 
-/* Runs at most `limit` chunks of a share. */
-static void drain_share(share *from, int64_t limit) {
-  const int64_t chunk = THE_POOL.chunk, end = from->end;
-  /* The plain load keeps thieves from pushing `next` ever further. */
-  while (limit-- > 0 && atomic_load_explicit(&from->next, memory_order_relaxed) < end) {
-    int64_t begin = atomic_fetch_add_explicit(&from->next, chunk, memory_order_relaxed);
-    if (begin >= end) return;
+/* Runs at most `limit` chunks of a share, of at most `most` iterations. Towards the end of a share
+ * they become shorter, so that all threads finish together. */
+static void drain_share(share *from, int64_t limit, int64_t most) {
+  const int64_t end = from->end, least = (most + CHUNKS_PER_THREAD - 1) / CHUNKS_PER_THREAD;
+  int64_t begin = atomic_load_explicit(&from->next, memory_order_relaxed);
+  while (limit > 0 && begin < end) {
+    int64_t size = (end - begin) / 4;
+    size = size < least ? least : size > most ? most : size;
+    int64_t stop = end - begin < size ? end : begin + size;
+    if (!atomic_compare_exchange_weak_explicit(&from->next, &begin, stop, memory_order_relaxed,
+                                               memory_order_relaxed)) {
+      continue;
+    }
     if (atomic_load_explicit(&THE_POOL.status, memory_order_relaxed) != 0) return;
-    int64_t stop = end - begin < chunk ? end : begin + chunk;
     int32_t status = THE_POOL.body(begin, stop, THE_POOL.env);
     if (status != 0) {
       int32_t expected = 0;
       atomic_compare_exchange_strong(&THE_POOL.status, &expected, status);
       return;
     }
+    begin = atomic_load_explicit(&from->next, memory_order_relaxed);
+    --limit;
   }
 }
 
 static void take_part(int32_t index) {
   const int32_t count = atomic_load_explicit(&THE_POOL.num_shares, memory_order_relaxed);
   for (int32_t i = 0; i < count; ++i) {
-    drain_share(&THE_POOL.shares[(index + i) % count], INT64_MAX);
+    drain_share(&THE_POOL.shares[(index + i) % count], INT64_MAX, THE_POOL.chunk);
   }
 }
 
@@ -343,15 +350,20 @@ static void publish_job(int32_t (*body)(int64_t, int64_t, void *), void *env, in
 }
 
 /* Spinning workers have seen the job already. Parked ones are woken when it is worth the system
- * call: after the caller has timed one chunk of many, so that a small loop costs what it costs
- * serially. */
+ * call: after the caller has timed a part of the first chunk of many, so that a small loop costs
+ * what it costs serially. */
 static void wake_workers(int64_t extent) {
   if (atomic_load(&THE_POOL.parked) == 0) return;
-  const int64_t chunks = (extent + THE_POOL.chunk - 1) / THE_POOL.chunk;
-  if (chunks >= PROBE_FROM_CHUNKS) {
+  const int64_t chunk = THE_POOL.chunk, part = (chunk + CHUNKS_PER_THREAD - 1) / CHUNKS_PER_THREAD;
+  if ((extent + chunk - 1) / chunk >= PROBE_FROM_CHUNKS) {
     const int64_t start = hd_now_ns();
-    drain_share(&THE_POOL.shares[0], 1);
-    if ((hd_now_ns() - start) * (chunks - 1) < WAKE_WORTH_NS) return;
+    int64_t done = 0, took = 0;
+    while (done < chunk && took < WAKE_WORTH_NS / CHUNKS_PER_THREAD) {
+      drain_share(&THE_POOL.shares[0], 1, part);
+      done += part;
+      took = hd_now_ns() - start;
+    }
+    if (took * (extent - done) < WAKE_WORTH_NS * done) return;
   }
   hd_unpark(&THE_POOL.epoch, MAX_THREADS);
 }

@@ -24,7 +24,8 @@ from heddle.driver.report import CompileReport, KernelCost
 from heddle.ir.expr import as_int
 from heddle.ir.module import IRModule
 from heddle.ir.passes import Pass, Pipeline
-from heddle.passes.graph.assign_layouts import AssignLayouts, DotLayouts
+from heddle.passes.graph.assign_layouts import AssignLayouts
+from heddle.passes.graph.blocked import DotLayouts
 from heddle.passes.graph.canonicalise import canonicalise
 from heddle.passes.graph.closures import specialise_closures
 from heddle.passes.graph.data import lower_data
@@ -42,7 +43,7 @@ from heddle.passes.graph.recursion import separate_main
 from heddle.passes.graph.tail_calls import loop_tail_calls
 from heddle.passes.graph.winograd import DEFAULT_ERROR, Winograd
 from heddle.runtime.toolchain import link_shared
-from heddle.schedule.rules import default_schedule, dot_block, dot_panel, panel_width
+from heddle.schedule.rules import default_schedule, dot_block, dot_panel, dot_row, panel_width
 from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
@@ -77,7 +78,7 @@ def graph_pipeline(
     def panel(rows: int | None, columns: int, depth: int) -> int:
         return panel_width(rows, columns, depth, target)
 
-    dots = DotLayouts(partial(dot_panel, target), partial(dot_block, target))
+    dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
     layouts = AssignLayouts.of(target, panel_width=panel, dots=dots)
     winograd = Winograd.of(target, error=winograd_error)
     common = "Compute every value once."

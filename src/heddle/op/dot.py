@@ -181,6 +181,97 @@ matmul_dot.samples(
 # -- images ----------------------------------------------------------------------------------
 
 
+@operator("row_taps", kind="injective", dtypes="number")
+def row_taps(
+    x: TensorType,
+    *,
+    kernel: int,
+    block: int,
+    stride: int = 1,
+    pads: Ints = (0, 0),
+    dilation: int = 1,
+    pad_value: int = 0,
+) -> TensorType:
+    """The taps of one row of a window over x[N, 1, H, W, c] side by side, as channels
+    [N, 1, H, W', block]: channel k * c + j at column v is channel j of column
+    v * stride + k * dilation - pads[0], and zero for k from `kernel` on. Around each line lie
+    `pads` columns of `pad_value`. A convolution of few channels becomes one of many, whose window
+    is one column wide."""
+    require_ndim(x, "x", 5, 5)
+    channels = as_int(x.shape[4])
+    if as_int(x.shape[1]) != 1 or channels is None:
+        raise UserError(f"`x` of shape {show_shape(x.shape)} is not one block of known size")
+    if min(kernel, stride, dilation) < 1 or len(pads) != 2 or block < kernel * channels:
+        raise UserError(
+            f"a kernel of {kernel} taps, stride {stride}, dilation {dilation} and pads {pads} over "
+            f"{channels} channels do not make blocks of {block}"
+        )
+    (width,) = _line(kernel, stride, pads, dilation).output(x.shape[3:4])
+    return TensorType((*x.shape[:3], width, const(block)), x.dtype)
+
+
+def _line(kernel: int, stride: int, pads: Ints, dilation: int) -> Window:
+    return Window.of((const(kernel),), (stride,), pads, (dilation,))
+
+
+@row_taps.rule("compute")
+def _(
+    x: te.Tensor,
+    *,
+    kernel: int,
+    block: int,
+    stride: int,
+    pads: Ints,
+    dilation: int,
+    pad_value: int,
+) -> te.Tensor:
+    channels, (before, after) = as_int(x.shape[4]), pads
+    assert channels is not None
+
+    def body(n: Expr, one: Expr, h: Expr, v: Expr, lane: Expr) -> Expr:
+        column = v * stride + lane // channels * dilation - before
+        inside = [column >= 0] if before else []
+        inside += [column < x.shape[3]] if after else []
+        value = x[n, one, h, column, lane % channels]
+        if inside:
+            value = if_then_else(all_of(*inside), value, const(pad_value, x.dtype))
+        is_tap = lane < kernel * channels
+        return (
+            value if block == kernel * channels else if_then_else(is_tap, value, const(0, x.dtype))
+        )
+
+    (width,) = _line(kernel, stride, pads, dilation).output(x.shape[3:4])
+    return te.compute((*x.shape[:3], width, const(block)), body, name="row_taps")
+
+
+@row_taps.rule("numpy")
+def _(
+    x: np.ndarray,
+    *,
+    kernel: int,
+    block: int,
+    stride: int,
+    pads: Ints,
+    dilation: int,
+    pad_value: int,
+) -> np.ndarray:
+    filled = np.pad(x, [*[(0, 0)] * 3, tuple(pads), (0, 0)], constant_values=pad_value)
+    width = (filled.shape[3] - (kernel - 1) * dilation - 1) // stride + 1
+    result = np.zeros((*x.shape[:3], width, block), x.dtype)
+    for tap in range(kernel):
+        first, last = tap * dilation, tap * dilation + (width - 1) * stride + 1
+        at = slice(tap * x.shape[4], (tap + 1) * x.shape[4])
+        result[..., at] = filled[:, :, :, first:last:stride]
+    return result
+
+
+row_taps.samples(
+    case(floats(1, 1, 3, 9, 4, dtype="bfloat16"), kernel=3, block=16, stride=2, pads=(1, 1)),
+    case(ints(2, 1, 2, 8, 3, dtype="uint8"), kernel=2, block=6, dilation=2),
+    case(ints(1, 1, 2, 6, 4, dtype="uint8"), kernel=3, block=16, pads=(2, 0), pad_value=7),
+)
+
+
 @operator("conv2d_dot", kind="contraction", dtypes="number")
 def conv2d_dot(
     x: TensorType,

@@ -33,6 +33,8 @@ from heddle.tir.nodes import (
 KEY = "software_pipeline"
 PREFETCH = "prefetch_next"
 """The annotation of a loop that fetches what the next task reads of the buffer named there."""
+PREFETCH_AHEAD = "prefetch_ahead"
+"""The annotation of a loop that fetches what it will read of a buffer: [name, iterations]."""
 
 
 def pipeline_parts(loop: For) -> tuple[list[Buffer], tuple[Stmt, ...]]:

@@ -222,6 +222,7 @@ class Schedule:
     software_pipeline = primitives.software_pipeline
     double_buffer = primitives.double_buffer
     prefetch = primitives.prefetch
+    prefetch_ahead = primitives.prefetch_ahead
     rolling_buffer = primitives.rolling_buffer
     sample_categorical = primitives.sample_categorical
     sample_perfect_tile = primitives.sample_perfect_tile

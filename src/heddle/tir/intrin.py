@@ -113,7 +113,7 @@ shift_right = _binary("shift_right", "int", "floor(a / 2**b); b in [0, bits)")
 _declare("fma", 3, "float", "a * b + c with one rounding")
 _declare("if_then_else", 3, "any", "the second argument if the first holds, else the third; lazy")
 _declare("call_extern", -1, "any", "a C function: symbol, then its arguments", "given")
-_declare("prefetch", 1, "any", "a hint to bring the place of a load near; reads nothing", "given")
+_declare("prefetch", 2, "any", "a hint to bring the place of a load into a cache", "given")
 _declare("reinterpret", 1, "any", "the same bits as another dtype", "given")
 _declare("address_of", 1, "any", "the address of an element, for C functions", "given")
 _declare("call_llvm_intrin", -1, "any", "an LLVM intrinsic: name, then its arguments", "given")
@@ -145,10 +145,10 @@ def call_extern(symbol: str, *args: ExprLike, dtype: str | DType = INT32) -> Exp
     return Call("call_extern", values, DType.of(dtype))
 
 
-def prefetch(place: Expr) -> Expr:
-    """A hint to bring the cache line of the load `place` into the second-level cache. Nothing is
-    read: the place may lie outside of its buffer."""
-    return Call("prefetch", (place,), INT32)
+def prefetch(place: Expr, level: int) -> Expr:
+    """A hint to bring the cache line of the load `place` into the cache of `level` (1 or 2).
+    Nothing is read: the place may lie outside of its buffer."""
+    return Call("prefetch", (place, as_expr(level)), INT32)
 
 
 def reinterpret(x: ExprLike, dtype: str | DType) -> Expr:

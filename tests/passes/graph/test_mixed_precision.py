@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ import heddle
 from heddle import op
 from heddle.graph import GraphBuilder, GraphExpr
 from heddle.op.interp import interpret
+from heddle.passes.graph.assign_layouts import AssignLayouts
+from heddle.passes.graph.blocked import DotLayouts
 from heddle.passes.graph.mixed_precision import mixed_precision
+from heddle.schedule.rules import dot_block, dot_panel, dot_row
 from heddle.support import UserError
-from heddle.target import native
-from tests.passes.graph.support import build, draw, main_of, ops_of, weights
+from heddle.target import native, parse
+from tests.passes.graph.support import build, check_values, draw, main_of, ops_of, weights
 
 ROUNDING = 2.0**-8
 """Of one operand: bfloat16 keeps 8 bits."""
@@ -44,12 +48,32 @@ def test_products_alone_are_rounded() -> None:
     assert 0 < error < 30 * ROUNDING
 
 
-def test_few_channels_and_depthwise_stay_float32() -> None:
+def test_depthwise_convolutions_stay_float32() -> None:
     def body(x: GraphExpr) -> GraphExpr:
         return op.conv(x, weights(8, 1, 3, 3), groups=8)
 
     module = build(body, (1, 8, 6, 6))
     assert mixed_precision(module) is module
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "attrs"),
+    [
+        (3, (7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3)}),
+        (1, (3, 5), {"dilations": (1, 2), "pads": (0, 4, 1, 0)}),
+        (5, (3, 3), {}),
+    ],
+)
+def test_taps_of_few_channels_fill_tiles(
+    channels: int, kernel: tuple[int, int], attrs: dict[str, object]
+) -> None:
+    w = weights(32, channels, *kernel)
+    module = mixed_precision(build(lambda x: op.conv(x, w, **attrs), (2, channels, 12, 13)))
+    target = parse("llvm -mcpu=sapphirerapids -mattr=+amx-tile,+amx-int8,+amx-bf16")
+    dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
+    after = AssignLayouts.of(target, dots=dots)(module)
+    assert "row_taps" in ops_of(after)
+    check_values(module, after)
 
 
 def needs_bfloat16() -> None:
@@ -69,6 +93,22 @@ def test_values(rows: int) -> None:
     exact = x.astype(np.float64) @ w
     limit = ROUNDING * (np.abs(x).astype(np.float64) @ np.abs(w))
     assert (np.abs(got - exact) <= limit).all()
+    assert np.abs(got - exact).max() > 1e-5  # rounded indeed
+
+
+def test_values_of_images() -> None:
+    """The same for a convolution of the three channels of an image."""
+    needs_bfloat16()
+    w = weights(16, 3, 7, 7)
+    attrs = {"strides": (2, 2), "pads": (3, 3, 3, 3)}
+    module = build(lambda x: op.conv(x, w, **attrs), (1, 3, 29, 32))
+    (x,) = draw(module)
+    got = heddle.compile(module, precision="bf16", cache=False)(x).numpy()
+    exact = interpret(module, [x])
+    sizes = build(lambda x: op.conv(x, np.abs(w), **attrs), (1, 3, 29, 32))
+    limit = ROUNDING * interpret(sizes, [np.abs(x)])
+    # float32 sums of 147 products, in another order
+    assert (np.abs(got - exact) <= limit + 1e-5).all()
     assert np.abs(got - exact).max() > 1e-5  # rounded indeed
 
 

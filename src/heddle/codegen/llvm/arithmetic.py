@@ -290,11 +290,10 @@ def from_memory(b: FunctionBuilder, value: str, dtype: DType) -> str:
     return value
 
 
-def select(b: FunctionBuilder, condition: str, dtype: DType, x: str, y: str, lanes: int) -> str:
-    """`x` where `condition`, else `y`; the condition has `lanes` lanes."""
+def select(b: FunctionBuilder, condition: str, kind: str, x: str, y: str, lanes: int) -> str:
+    """`x` where `condition`, else `y`, of LLVM's type `kind`; the condition has `lanes` lanes."""
     if condition in ("true", "false"):
         return x if condition == "true" else y
-    kind = register_type(dtype)
     return b.op(f"select {vector('i1', lanes)} {condition}, {kind} {x}, {kind} {y}")
 
 

@@ -23,7 +23,7 @@ from heddle.codegen.llvm.types import (
 )
 from heddle.ir import expr as ir
 from heddle.ir.dtype import FLOAT32, INT64, DType
-from heddle.ir.expr import Expr, Var
+from heddle.ir.expr import Expr, Var, as_int
 from heddle.ir.walk import pre_order
 from heddle.support import InternalError
 from heddle.tir.nodes import Buffer, BufferLoad
@@ -138,7 +138,7 @@ class ExpressionEmitter:
             # lanes that are off hold zeros, and dividing by zero would trap
             kind = f"i{dtype.bits}"
             one = self.b.splat(kind, "1", dtype.lanes)
-            y = arithmetic.select(self.b, self.mask, dtype, y, one, dtype.lanes)
+            y = arithmetic.select(self.b, self.mask, register_type(dtype), y, one, dtype.lanes)
         return arithmetic.integer_division(self.b, name, dtype, x, y)
 
     def extremum(self, found: ir.BinaryExpr) -> str:
@@ -165,11 +165,11 @@ class ExpressionEmitter:
     def negate(self, found: ir.Not) -> str:
         return arithmetic.invert(self.b, self.emit(found.a), found.dtype.lanes)
 
-    def select(self, found: ir.Select) -> str:
+    def select(self, found: ir.Select, *, raw: bool = False) -> str:
+        operand, kind = self._form(found.dtype, raw=raw)
         condition = self.emit(found.condition)
-        x, y = self.emit(found.a), self.emit(found.b)
-        lanes = found.condition.dtype.lanes
-        return arithmetic.select(self.b, condition, found.dtype, x, y, lanes)
+        x, y = operand(found.a), operand(found.b)
+        return arithmetic.select(self.b, condition, kind, x, y, found.condition.dtype.lanes)
 
     def cast(self, found: ir.Cast) -> str:
         source = found.value.dtype
@@ -224,13 +224,14 @@ class ExpressionEmitter:
         return self.b.instr(f"call {result} @{symbol.value}({', '.join(operands)})")
 
     def prefetch(self, found: ir.Call) -> str:
-        place = found.args[0]
+        place, level = found.args[0], as_int(found.args[1])
         assert isinstance(place, BufferLoad)
+        locality = 3 if level == 1 else 2
         pointer, offset = self.buffers[place.buffer], self.emit(place.indices[0])
         element = memory_type(place.buffer.dtype)
         where = self.b.op(f"getelementptr {element}, ptr {pointer}, i64 {offset}")
         self.b.module.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.b.void(f"call void @llvm.prefetch.p0(ptr {where}, i32 0, i32 2, i32 1)")
+        self.b.void(f"call void @llvm.prefetch.p0(ptr {where}, i32 0, i32 {locality}, i32 1)")
         return "0"
 
     def call_llvm_intrin(self, found: ir.Call) -> str:
@@ -264,6 +265,10 @@ class ExpressionEmitter:
         """A value in its memory type; bits from memory, and reinterpreted ones, are kept."""
         if isinstance(value, BufferLoad):
             return self.load_raw(value)
+        if isinstance(value, ir.Select):
+            return self.select(value, raw=True)
+        if isinstance(value, ir.Call) and value.name == "if_then_else":
+            return self.if_then_else(value, raw=True)
         if isinstance(value, ir.Call) and value.name == "reinterpret":
             old, new = memory_type(value.args[0].dtype), memory_type(value.dtype)
             raw = self.bits(value.args[0])
@@ -273,23 +278,32 @@ class ExpressionEmitter:
             value = value.value if dtype.is_float else value  # rounded once, on the way to memory
         return arithmetic.to_memory(self.b, self.emit(value), dtype)
 
-    def if_then_else(self, found: ir.Call) -> str:
+    def _form(self, dtype: DType, *, raw: bool) -> tuple[Callable[[Expr], str], str]:
+        """How to write values of `dtype`, and their type: as in memory where they are `raw`."""
+        return (self.bits, memory_type(dtype)) if raw else (self.emit, register_type(dtype))
+
+    def if_then_else(self, found: ir.Call, *, raw: bool = False) -> str:
         condition, a, b = found.args
-        operand = self.emit(condition)
-        if operand in ("true", "false"):
-            return self.emit(a if operand == "true" else b)
+        form = self._form(found.dtype, raw=raw)
+        operand, kind = form
+        truth = self.emit(condition)
+        if truth in ("true", "false"):
+            return operand(a if truth == "true" else b)
         lanes = condition.dtype.lanes
         if lanes > 1:
-            with self.only_where(operand, lanes):
-                x = self.emit(a)
-            with self.only_where(arithmetic.invert(self.b, operand, lanes), lanes):
-                y = self.emit(b)
-            return arithmetic.select(self.b, operand, found.dtype, x, y, lanes)
+            with self.only_where(truth, lanes):
+                x = operand(a)
+            with self.only_where(arithmetic.invert(self.b, truth, lanes), lanes):
+                y = operand(b)
+            return arithmetic.select(self.b, truth, kind, x, y, lanes)
         if _speculatable(a) and _speculatable(b):
-            return arithmetic.select(self.b, operand, found.dtype, self.emit(a), self.emit(b), 1)
-        return self._branch(operand, found.dtype, a, b)
+            return arithmetic.select(self.b, truth, kind, operand(a), operand(b), 1)
+        return self._branch(truth, form, a, b)
 
-    def _branch(self, condition: str, dtype: DType, a: Expr, b: Expr) -> str:
+    def _branch(
+        self, condition: str, form: tuple[Callable[[Expr], str], str], a: Expr, b: Expr
+    ) -> str:
+        operand, kind = form
         writer = self.b
         then, otherwise, end = (writer.label(stem) for stem in ("if", "else", "endif"))
         writer.branch_if(condition, then, otherwise)
@@ -297,11 +311,11 @@ class ExpressionEmitter:
         for label, part in ((then, a), (otherwise, b)):
             writer.start(label)
             with self.branch_scope():
-                operand = self.emit(part)
-            arms.append(f"[ {operand}, %{writer.block} ]")
+                value = operand(part)
+            arms.append(f"[ {value}, %{writer.block} ]")
             writer.branch(end)
         writer.start(end)
-        return writer.instr(f"phi {register_type(dtype)} {', '.join(arms)}")
+        return writer.instr(f"phi {kind} {', '.join(arms)}")
 
     # -- memory ----------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ WINDOWED_OPS: Final = frozenset(
 """Reductions that read an element several times: work on their input is done once, before."""
 
 REPEATING_OPS: Final = frozenset(
-    {"gather", "gather_elements", "gather_nd", "tile", "resize", "broadcast_to"}
+    {"gather", "gather_elements", "gather_nd", "tile", "resize", "broadcast_to", "row_taps"}
 )
 """Data movement that may read an element several times."""
 

@@ -8,8 +8,8 @@
 The operands of matrix products and of two-dimensional convolutions are rounded to bfloat16 and
 their products added up in float32. A value that a product reads is rounded where it is made, and
 whatever else reads it reads the rounded one: between kernels there is one form of it, of half the
-size. Convolutions of a few channels (of an image), depthwise and transposed convolutions, norms,
-softmax, reductions, activations and sums are computed in float32.
+size. Depthwise and transposed convolutions, those of small groups, norms, softmax, reductions,
+activations and sums are computed in float32.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from heddle.passes.graph.anf import tensor_type as type_of
 
 _HALF: Final = DType.of("bfloat16")
 _GROUP: Final = 16
-"""Input channels from which on a convolution is a product. Those of a group, and the outputs of a
-group, must be a multiple."""
+"""The inputs and the outputs of a group of a convolution must be a multiple of this."""
 
 
 def mixed_precision(module: IRModule) -> IRModule:
@@ -77,8 +76,7 @@ def _is_product(value: GraphExpr) -> bool:
     if len(shape_of(value)) != 4 or outputs is None or inputs is None:
         return False
     whole = inputs % _GROUP == 0 and outputs // groups % _GROUP == 0
-    enough = inputs >= _GROUP and (groups == 1 or whole)
-    return isinstance(value.args[1], Constant) and enough
+    return isinstance(value.args[1], Constant) and (groups == 1 or whole)
 
 
 class _Rounding:

@@ -37,6 +37,14 @@ def pack_dot_convolution(weight: np.ndarray, inner: int, outer: int, depth: int)
     return np.ascontiguousarray(split.swapaxes(-1, -2))
 
 
+def taps_as_channels(weight: np.ndarray, channels: int, block: int) -> np.ndarray:
+    """[O, I, KH, KW] -> [O, block, KH, 1]: element k * channels + i is tap k of channel i, as
+    `op.row_taps` orders them."""
+    full = _padded(weight, 1, channels).transpose(0, 3, 1, 2)
+    taps = full.reshape(full.shape[0], -1, full.shape[3], 1)
+    return _padded(taps, 1, block)
+
+
 def merge_groups(weight: np.ndarray, groups: int, merged: int) -> np.ndarray:
     """The weights [O, I, KH, KW] of a convolution of `groups` groups as those of one with every
     `merged` neighbouring groups in one: [O, merged * I, KH, KW], zero from one to another."""

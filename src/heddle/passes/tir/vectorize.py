@@ -195,8 +195,7 @@ class _LoopVectorizer:
 
     def is_shared(self, condition: Expr) -> bool:
         """Whether a condition is the same in all lanes, and may be asked at any time."""
-        loads = any(isinstance(found, BufferLoad) for found in pre_order(condition))
-        return not loads and not uses_var(condition, self.var)
+        return not _loads(condition) and not uses_var(condition, self.var)
 
     def under(self, condition: Expr, body: Stmt) -> Stmt:
         self.conditions.append(condition)
@@ -303,7 +302,8 @@ def chunk_lanes(extent: int, native: int) -> list[tuple[int, int]]:
 
 
 def native_lanes(stmt: BufferStore, vector_bits: int) -> int:
-    """Lanes of one vector register for the widest element that a statement computes with."""
+    """Lanes of one vector register for the widest element that a statement computes with. Indices
+    that only a condition compares do not count: that is one mask, often the same all along."""
     bits = stmt.buffer.dtype.bits
     stack: list[Expr] = [stmt.value]
     seen: set[Expr] = set()
@@ -315,8 +315,12 @@ def native_lanes(stmt: BufferStore, vector_bits: int) -> int:
         bits = max(bits, 8 if value.dtype.is_bool else value.dtype.bits)
         if isinstance(value, Cast) and narrows_index(value):
             continue  # lanes count in the narrow type from the start
-        if not isinstance(value, BufferLoad):
-            stack.extend(child for child in value.children() if isinstance(child, Expr))
+        if isinstance(value, BufferLoad):
+            continue
+        parts = [child for child in value.children() if isinstance(child, Expr)]
+        if isinstance(value, Call) and value.name == "if_then_else" and not _loads(parts[0]):
+            parts = parts[1:]
+        stack.extend(parts)
     return max(1, vector_bits // bits)
 
 
@@ -353,6 +357,10 @@ def _identity(kind: type[BinaryExpr], dtype: DType) -> Expr:
     if dtype.is_float:
         return const(float("-inf") if kind is Max else float("inf"), dtype)
     return const(dtype.min_value if kind is Max else dtype.max_value, dtype)
+
+
+def _loads(root: Expr) -> bool:
+    return any(isinstance(n, BufferLoad) for n in pre_order(root))
 
 
 def _reads(root: Expr, buffer: Buffer) -> bool:

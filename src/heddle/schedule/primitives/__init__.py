@@ -25,7 +25,12 @@ from heddle.schedule.primitives.loops import (
 from heddle.schedule.primitives.move import compute_at, reverse_compute_at
 from heddle.schedule.primitives.padding import decompose_padding, pad_einsum
 from heddle.schedule.primitives.partition import loop_partition, merge
-from heddle.schedule.primitives.pipeline import double_buffer, prefetch, software_pipeline
+from heddle.schedule.primitives.pipeline import (
+    double_buffer,
+    prefetch,
+    prefetch_ahead,
+    software_pipeline,
+)
 from heddle.schedule.primitives.prepare import shift_to_unsigned
 from heddle.schedule.primitives.reduce import decompose_reduction
 from heddle.schedule.primitives.reindex import (
@@ -66,6 +71,7 @@ __all__ = [
     "pad_einsum",
     "parallel",
     "prefetch",
+    "prefetch_ahead",
     "read_at",
     "reindex",
     "reindex_cache_read",

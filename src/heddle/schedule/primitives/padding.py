@@ -24,7 +24,7 @@ from heddle.ir.expr import (
     logical_and,
 )
 from heddle.ir.walk import post_order, substitute, uses_var
-from heddle.schedule.affine import affine
+from heddle.schedule.affine import Around, affine
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.block_iters import plain_nest
 from heddle.schedule.primitives.cache import buffer_names, root_child
@@ -35,7 +35,17 @@ from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
 from heddle.schedule.region import all_reads, point_reads
 from heddle.schedule.state import edit
 from heddle.support.names import fresh_name
-from heddle.tir.build import TRUE, for_nest, load, make_block, point, seq, spatial, store
+from heddle.tir.build import (
+    TRUE,
+    for_nest,
+    load,
+    make_block,
+    point,
+    seq,
+    shape_symbols,
+    spatial,
+    store,
+)
 from heddle.tir.nodes import (
     Block,
     Buffer,
@@ -231,7 +241,9 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
 
     `padding` holds a multiple for each iteration variable (1 leaves it alone). What is read is
     copied with zeros around it, what is written is cropped. The block must have a plain nest of its
-    own and access each buffer with iteration variables alone.
+    own; what it writes is accessed with iteration variables alone, and what it reads with the
+    padded ones alone in the dimensions that they index. What has elements enough for the spatial
+    ones (a matrix in whole panels) is not copied: its values there reach only what is cropped.
     """
     name = "pad_einsum"
     node = sch.block(block)
@@ -241,17 +253,10 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
     if not sizes:
         return
     _check_zeros(sch, node, what, sizes)
-    loads = [n for n in post_order(what.value) if type(n) is BufferLoad]
+    loads = _outgrown(sch, node, what, sizes)
     for access in [*loads, load(what.buffer, what.indices)]:
-        plain = all(type(index) is Var for index in access.indices)
-        if not plain or len(set(access.indices)) != len(access.indices):
-            raise fail(
-                sch,
-                name,
-                f"block `{node.name}` accesses `{access}`; each index must be an iteration "
-                "variable of its own (reindex makes it so)",
-                node,
-            )
+        padded = set(sizes) if access.buffer is not what.buffer else {b.var for b in node.iters}
+        _check_plain(sch, node, access, padded)
     _check_told(sch, node, what, sizes)
     place = root_child(sch, name, node, _neighbours(sch, node), "shares buffers")
     extents = {bound.var: bound.extent for bound in node.iters}
@@ -269,11 +274,51 @@ def pad_einsum(sch: Schedule, block: BlockLike, padding: Sequence[int]) -> None:
     sch.set_func(add_buffers(edited, *made))
 
 
+def _check_plain(sch: Schedule, node: Block, access: BufferLoad, padded: set[Var]) -> None:
+    """Raise unless each index that uses variables of `padded` is one of them."""
+    found = [index for index in access.indices if uses_var(index, padded)]
+    unit = zip(access.indices, access.buffer.shape, strict=True)
+    fixed = [index for index, dim in unit if index not in found and as_int(dim) != 1]
+    partial = access.buffer in {region.buffer for region in node.writes} and fixed
+    if partial or any(type(index) is not Var for index in found) or len(set(found)) != len(found):
+        raise fail(
+            sch,
+            "pad_einsum",
+            f"block `{node.name}` accesses `{access}`; each index must be an iteration "
+            "variable of its own (reindex makes it so)",
+            node,
+        )
+
+
 def _neighbours(sch: Schedule, node: Block) -> list[Block]:
     """The blocks that write what `node` reads, or read what it writes."""
     found = [b for r in all_reads(node) for b in sch.state.writers.get(r.buffer, ())]
     found += [b for r in node.writes for b in sch.state.readers.get(r.buffer, ())]
     return [b for b in found if b is not node]
+
+
+def _outgrown(
+    sch: Schedule, node: Block, what: Reduction, sizes: dict[Var, Expr]
+) -> list[BufferLoad]:
+    """The loads that must read zeros where variables grow."""
+    domain = {b.var: (const(0), sizes.get(b.var, b.extent)) for b in node.iters}
+    around = Around(domain, shape_symbols(sch.func))
+    summed = {b.var for b in node.iters if b.kind is not IterKind.SPATIAL and b.var in sizes}
+
+    def is_inside(access: BufferLoad) -> bool:
+        return all(
+            around.nonnegative(index) and around.nonnegative(size - 1 - index)
+            for index, size in zip(access.indices, access.buffer.shape, strict=True)
+        )
+
+    found = []
+    for access in post_order(what.value):
+        if type(access) is not BufferLoad:
+            continue
+        grown = {var for var in sizes if any(uses_var(i, var) for i in access.indices)}
+        if grown & summed or (grown and not is_inside(access)):
+            found.append(access)
+    return found
 
 
 def _padded_sizes(sch: Schedule, node: Block, padding: Sequence[int]) -> dict[Var, Expr]:
@@ -406,7 +451,10 @@ def _cropped_output(
     output = Buffer(title, tuple(shape), what.buffer.dtype)
     extents = {bound.var: bound.extent for bound in node.iters}
     loops = [Var(f"ax{dim}") for dim in range(output.ndim)]
-    bounds = [extents[index] for index in what.indices]  # type: ignore[index]
+    bounds = [
+        extents.get(index, dim)  # type: ignore[call-overload]
+        for index, dim in zip(what.indices, what.buffer.shape, strict=True)
+    ]
     iters = [
         spatial(extent, var, f"v{dim}")
         for dim, (var, extent) in enumerate(zip(loops, bounds, strict=True))

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from heddle.schedule.compact import compact_buffers
-from heddle.schedule.pipeline import KEY, PREFETCH, pipeline_conflict
+from heddle.schedule.pipeline import KEY, PREFETCH, PREFETCH_AHEAD, pipeline_conflict
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.primitives.cache import buffer_of
 from heddle.schedule.refs import BlockLike, LoopRef
@@ -100,10 +100,47 @@ def prefetch(sch: Schedule, block: BlockLike, read_index: int, loop: LoopRef) ->
 
     When the function is lowered, the iterations of `loop`, and of the loops between it and the
     parallel one, fetch the cache lines of the next panel of B, a few each. It is a hint, and is
-    dropped where it would not pay: more than 8 lines per iteration, or no parallel loop around.
+    dropped where it would not pay: more than 32 lines per iteration, or no parallel loop around.
     `read_index` counts the distinct buffers that the block reads; no block may write that one.
     """
-    name = "prefetch"
+    _fetch(sch, "prefetch", block, read_index, loop, PREFETCH, lambda name: name)
+
+
+@primitive
+def prefetch_ahead(
+    sch: Schedule, block: BlockLike, read_index: int, loop: LoopRef, distance: int
+) -> None:
+    """Bring what later iterations of a loop read of a buffer into the first-level cache.
+
+    >>> sch = Schedule(product())
+    >>> sch.prefetch_ahead("C", 1, sch.get_loops("C")[2], 8)
+    >>> print(sketch(sch.func))
+    for i, j in grid(16, 32):
+        for k in range(24, prefetch_ahead=['B', 8]):
+            with init: C[i, j] = 0.0
+            C[i, j] = C[i, j] + A[i, k] * B[k, j]
+
+    When the function is lowered, each iteration of `loop` fetches the cache lines that it would
+    read `distance` iterations on: streams that hardware does not follow, or not far enough, arrive
+    in time. It is a hint, and is dropped where an iteration reads more than 32 lines. `read_index`
+    counts the distinct buffers that the block reads; no block may write that one.
+    """
+    name = "prefetch_ahead"
+    if distance < 1:
+        raise fail(sch, name, f"`distance` must be positive, got {distance}")
+    _fetch(sch, name, block, read_index, loop, PREFETCH_AHEAD, lambda buffer: [buffer, distance])
+
+
+def _fetch(
+    sch: Schedule,
+    name: str,
+    block: BlockLike,
+    read_index: int,
+    loop: LoopRef,
+    key: str,
+    note: Callable[[str], Any],
+) -> None:
+    """Annotate `loop` with `note` of a buffer that the block reads."""
     node, around = sch.block(block), sch.state.loop(loop.var)
     buffer = buffer_of(sch, name, node, node.reads, read_index, "reads")
     if around not in sch.state.loops(node):
@@ -112,7 +149,8 @@ def prefetch(sch: Schedule, block: BlockLike, read_index: int, loop: LoopRef) ->
         raise fail(
             sch,
             name,
-            f"{loop} is {around.kind.value}; choose a serial loop inside the parallel one",
+            f"{loop} is {around.kind.value}; choose a serial loop"
+            + (" inside the parallel one" if key == PREFETCH else ""),
             loop,
         )
     writers = sch.state.writers.get(buffer, ())
@@ -123,10 +161,10 @@ def prefetch(sch: Schedule, block: BlockLike, read_index: int, loop: LoopRef) ->
             f"block `{writers[0].name}` writes `{buffer.name}`: it is near already, or not ready",
             writers[0],
         )
-    other = around.annotations.get(PREFETCH)
+    other = around.annotations.get(key)
     if other is not None:
         raise fail(sch, name, f"{loop} fetches `{other}` already; choose another loop", loop)
-    annotations = {**around.annotations, PREFETCH: buffer.name}
+    annotations = {**around.annotations, key: note(buffer.name)}
     sch.change({around: around.replace(annotations=annotations)})
 
 

@@ -7,7 +7,7 @@ and kept.
 """
 
 from heddle.schedule.rules.default import default_schedule
-from heddle.schedule.rules.dot_product import dot_block, dot_panel
+from heddle.schedule.rules.dot_product import dot_block, dot_panel, dot_row
 from heddle.schedule.rules.machine import panel_width
 
-__all__ = ["default_schedule", "dot_block", "dot_panel", "panel_width"]
+__all__ = ["default_schedule", "dot_block", "dot_panel", "dot_row", "panel_width"]

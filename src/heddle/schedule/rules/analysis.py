@@ -93,7 +93,18 @@ def _step(block: Block) -> Expr | None:
 
 
 def contraction_of(block: Block) -> Contraction | None:
-    """The contraction that a block computes, or None."""
+    """The contraction that a block computes with vectors along its output, or None."""
+    facts = _product_of(block)
+    return None if facts is None or _is_row_by_row(facts) else facts
+
+
+def dot_rows_of(block: Block) -> Contraction | None:
+    """The few rows of dot products that a block computes, or None: `w` lies along the reduction."""
+    facts = _product_of(block)
+    return facts if facts is not None and _is_row_by_row(facts) else None
+
+
+def _product_of(block: Block) -> Contraction | None:
     step = _step(block)
     store = block.body
     if step is None or type(store) is not BufferStore or type(store.value) is not Add:
@@ -114,11 +125,6 @@ def contraction_of(block: Block) -> Contraction | None:
     in_x = {i for i in spatial if _has(x, block.iters[i])}
     in_w = {i for i in spatial if _has(w, block.iters[i])}
     others = [i for i in spatial if i != vector]
-    reduce = tuple(i for i, axis in enumerate(block.iters) if axis.kind is IterKind.REDUCTION)
-    if not contiguous and _is_row_by_row(
-        block, (x, w), [i for i in others if i not in in_w], reduce
-    ):
-        return None
     return Contraction(
         block,
         x,
@@ -127,21 +133,22 @@ def contraction_of(block: Block) -> Contraction | None:
         rows=tuple(i for i in others if i not in in_w),
         cols=tuple(i for i in others if i in in_w and i not in in_x),
         batch=tuple(i for i in others if i in in_w and i in in_x),
-        reduce=reduce,
+        reduce=tuple(i for i, n in enumerate(block.iters) if n.kind is IterKind.REDUCTION),
         x_has_vector=vector in in_x,
         w_contiguous=contiguous,
     )
 
 
-def _is_row_by_row(
-    block: Block, operands: tuple[BufferLoad, ...], rows: list[int], reduce: tuple[int, ...]
-) -> bool:
+def _is_row_by_row(facts: Contraction) -> bool:
     """Whether few rows meet an operand that lies along the reduction, as they do themselves: dot
     products of what lies together then beat gathering vectors."""
-    count = math.prod(as_int(block.iters[i].extent) or _FEW_ROWS + 1 for i in rows)
-    along = block.iters[reduce[-1]]
+    if facts.w_contiguous:
+        return False
+    count = math.prod(facts.extent(i) or _FEW_ROWS + 1 for i in facts.rows)
+    along = facts.block.iters[facts.reduce[-1]]
     if (as_int(along.extent) or _MOST_STEPS + 1) <= _MOST_STEPS:
         return False  # packed for an instruction
+    operands = (facts.x, facts.w)
     return count <= _FEW_ROWS and all(is_contiguous(load, along.var) for load in operands)
 
 

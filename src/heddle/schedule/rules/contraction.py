@@ -32,7 +32,9 @@ from heddle.schedule.rules.machine import (
     choose_matrix_tile,
     choose_tile,
     shares_rows,
+    step_cycles,
     tile_cycles,
+    worth_threads,
 )
 from heddle.schedule.rules.rows import flatten_rows
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -48,6 +50,10 @@ _PREFETCH_FROM_TILES = 2
 
 _PREFETCH_STEPS = 16
 """Reduction steps between prefetches."""
+
+_PREFETCH_AHEAD_BYTES = 1536
+"""How far ahead of its use a panel of `w` is fetched into the first-level cache: what arrives from
+the second-level one during its latency, several times."""
 
 _MOST_TAPS = 8
 """Longest row of the window of a depthwise convolution that is unrolled."""
@@ -78,6 +84,7 @@ def schedule_contraction(
     vectorize_epilogue(sch, epilogue, tile_loop, target)
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
+    plan.prefetch_ahead()
     plan.unroll_taps()
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
@@ -120,22 +127,46 @@ class ContractionPlan:
         row_loops = self.fuse_pointwise_rows(row_loops)
         tile, vector_in_axis = self._choose(row_loops, col_loops)
         col_outer, col_vectors, lane = self._split_columns(col_loops, tile, vector_in_axis)
-        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in (*batch, *col_outer))
-        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
+        inside = self._walks_columns_inside(row_loops, tile)
+        shared = batch if inside else [*batch, *col_outer]
+        tasks = math.prod(extent_of(sch, loop) or _TASKS_PER_CORE for loop in shared)
         self.column_tiles = math.prod(extent_of(sch, loop) or 1 for loop in col_outer)
+        chunks, row_outer, row_inner = self._split_rows(row_loops, tile, tasks)
         self.row_tiles = math.prod(extent_of(sch, loop) or 1 for loop in row_outer)
         self.first_reduction = reduce[0]
         self.tile_loops = [*row_inner, col_vectors, lane]
         # Shared rows are the outer loop. Otherwise the larger operand goes by once, in it.
-        columns_first = not self.shares_rows and self._bytes(facts.w) > self._bytes(facts.x)
+        rows_first = self.shares_rows or self._row_blocks() > 1
+        columns_first = not rows_first and self._bytes(facts.w) > self._bytes(facts.x)
         outer = [*batch, *col_outer, *chunks] if columns_first else [*batch, *chunks, *col_outer]
+        walked = row_outer
+        if inside:
+            outer, walked = [*batch, *chunks], [*row_outer, *col_outer]
         inner = [self.loops[i] for i in self.steps]
-        sch.reorder(*outer, *row_outer, *reduce, *self.tile_loops, *inner)
+        sch.reorder(*outer, *walked, *reduce, *self.tile_loops, *inner)
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
-        sch.parallel(task)
+        if worth_threads(self._cycles(tile)):
+            sch.parallel(task)
         if row_outer and self._should_pack(row_outer):
             self._pack(task)
-        return row_outer[-1] if row_outer else task
+        return walked[-1] if walked else task
+
+    def _cycles(self, tile: RegisterTile) -> float | None:
+        """Cycles that the whole contraction takes on one core, None where a size is not known."""
+        facts, steps = self.facts, 1
+        for axis in (*facts.batch, *facts.rows, *facts.cols, facts.vector, *facts.reduce):
+            extent = facts.extent(axis)
+            if extent is None:
+                return None
+            steps *= -(-extent // self.lanes) if axis == facts.vector else extent
+        return steps / (tile.rows * tile.vectors) * step_cycles(tile, self.target)
+
+    def _walks_columns_inside(self, row_loops: list[LoopRef], tile: RegisterTile) -> bool:
+        """Whether a tile of rows should walk all columns before the next: where all of `w` stays in
+        the nearest cache, `x` then comes from memory, and the output goes there, in one go."""
+        rows = math.prod(extent_of(self.sch, loop) or 1 for loop in row_loops)
+        enough = rows >= tile.rows * _TASKS_PER_CORE * self.target.cores
+        return enough and 2 * self._bytes(self.facts.w) <= self._cache(0)
 
     def _rows_worth_sharing(self) -> bool:
         return shares_rows(self._bytes(self.facts.x), self._bytes(self.facts.w), self.target)
@@ -298,6 +329,7 @@ class ContractionPlan:
         self.shares_rows = row_tiles >= cores and self._rows_worth_sharing()
         if self.shares_rows:
             wanted = max(wanted, cores)
+        wanted = max(wanted, min(self._row_blocks(), row_tiles))
         for loop in (*outer, tiles):
             extent = extent_of(sch, loop)
             if wanted <= 1:
@@ -314,6 +346,14 @@ class ContractionPlan:
                 wanted = 1
         return chunks, walked, inside
 
+    def _row_blocks(self) -> int:
+        """Blocks of rows that each meet all columns before the next does. Rows that a core cannot
+        keep in its second-level cache come from afar for each panel of columns; in blocks that fit
+        they come once, and the panels, fewer bytes, once for each block."""
+        x, w = self._bytes(self.facts.x), self._bytes(self.facts.w)
+        blocks = -(-x // (self._cache(1) // 2))
+        return blocks if blocks * w < self.column_tiles * x else 1
+
     def _bytes(self, load: BufferLoad) -> int:
         """Bytes of an operand of one batch; unknown sizes count as large."""
         count = element_count(load.buffer.shape)
@@ -328,15 +368,37 @@ class ContractionPlan:
         enough_rows = self.row_tiles >= _PREFETCH_FROM_TILES
         if facts.batch or not enough_rows or 2 * panel > self._cache(1):
             return
-        if self._bytes(facts.w) < self._cache(1) // 4 or facts.w.buffer not in sch.func.params:
+        place = self._place_of_w()
+        if self._bytes(facts.w) < self._cache(1) // 4 or place is None:
             return
         loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
-        if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
-            loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
-        if len(loops) > 1 or self.vector is not None:
-            reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
-            if facts.w.buffer in reads:
-                sch.prefetch(self.block, reads.index(facts.w.buffer), loops[-2:][0])
+        if self.vector is None:
+            if len(loops) == 1 and (extent_of(sch, loops[0]) or 1) % _PREFETCH_STEPS == 0:
+                loops = list(sch.split(loops[0], [None, _PREFETCH_STEPS]))
+            loops = loops[:-1][-1:]
+        if loops:
+            sch.prefetch(self.block, place, loops[-1])
+
+    def prefetch_ahead(self) -> None:
+        """Fetch the vectors of `w` some steps before they are used, where they come from the
+        second-level cache: the hardware follows few streams, and not across their ends."""
+        sch, facts = self.sch, self.facts
+        panel = self._bytes(facts.w) // max(1, self.column_tiles)
+        if facts.batch or facts.x_has_vector or 2 * panel <= self._cache(0):
+            return
+        loops = [n for n in reduction_loops(sch, self.block) if extent_of(sch, n) != 1]
+        place = self._place_of_w()
+        if loops and place is not None:
+            vectors = extent_of(sch, self.tile_loops[-2]) or 1
+            step = vectors * self.lanes * facts.w.buffer.dtype.nbytes
+            sch.prefetch_ahead(self.block, place, loops[-1], max(1, _PREFETCH_AHEAD_BYTES // step))
+
+    def _place_of_w(self) -> int | None:
+        """Which of the buffers that the block reads is `w`; None unless it is a parameter of the
+        function, which comes from memory."""
+        reads = list(dict.fromkeys(region.buffer for region in self.sch.block(self.block).reads))
+        w = self.facts.w.buffer
+        return reads.index(w) if w in reads and w in self.sch.func.params else None
 
     def align_rows(self) -> None:
         """Let each row of accumulators begin with a whole vector: a tile under masks then stays in

@@ -15,9 +15,11 @@ from heddle.schedule.rules.analysis import (
 from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
 from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
+from heddle.schedule.rules.dot_rows import schedule_dot_rows, takes_dot_rows
 from heddle.schedule.rules.elementwise import parallelize, schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
 from heddle.schedule.rules.single_query import find_single_query, schedule_single_query
+from heddle.schedule.rules.whole_vectors import fill_vectors
 from heddle.schedule.rules.winograd import schedule_winograd, winograd_stages
 from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.support import InternalError
@@ -152,8 +154,12 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
     if _is_empty(sch, group[0]):
         return
     if kinds[0] is BlockKind.CONTRACTION:
-        epilogue = group[1] if len(group) > 1 else sch.cache_write(group[0], 0, "local")
         dot = dot_product_of(sch.block(group[0]), target)
+        epilogue = group[1] if len(group) > 1 else None
+        if dot is None:
+            epilogue = fill_vectors(sch, group[0], epilogue, target)
+        if epilogue is None:
+            epilogue = sch.cache_write(group[0], 0, "local")
         if dot is not None:
             schedule_dot_product(sch, group[0], epilogue, target, dot)
         else:
@@ -173,6 +179,9 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
         group = [*group, copy]
     if group[-1] not in sch.get_blocks():
         raise InternalError(f"cache_write of `{final}` made no block")
+    if takes_dot_rows(sch, group, target):
+        schedule_dot_rows(sch, group[0], group[1], target)
+        return
     schedule_reduction(sch, group[:-1], group[-1], target)
 
 

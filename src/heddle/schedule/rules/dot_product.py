@@ -23,10 +23,12 @@ from heddle.ir.expr import as_int
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of
 from heddle.schedule.rules.contraction import ContractionPlan
 from heddle.schedule.rules.epilogue import vectorize_epilogue
+from heddle.schedule.rules.gathered_rows import gather_rows
 from heddle.schedule.rules.machine import panel_width
 from heddle.schedule.rules.tile_product import (
     has_tiles,
     panel_columns,
+    rows_to_gather,
     schedule_tile_product,
     tile_product_of,
 )
@@ -71,12 +73,17 @@ def dot_intrinsic(target: Target, x: str, w: str) -> TensorIntrin | None:
     return None
 
 
+def dot_row(target: Target, x: str, w: str) -> int | None:
+    """Channels that fill a row of a tile of products of dtypes `x` and `w`; None when `target` has
+    no tiles for them."""
+    return TILE_BYTES // DType.of(x).nbytes if has_tiles(target, x, w) else None
+
+
 def dot_block(target: Target, x: str, w: str, channels: int) -> int:
     """Channels in a block of an image of `channels`, which is an operand of a product of dtypes
     `x` and `w`: a row of a tile where `target` has tiles and the channels fill it."""
-    lanes = target.vector_lanes(32)
-    row = TILE_BYTES // DType.of(x).nbytes
-    return row if has_tiles(target, x, w) and channels % row == 0 else lanes
+    row = dot_row(target, x, w)
+    return row if row is not None and channels % row == 0 else target.vector_lanes(32)
 
 
 def dot_panel(
@@ -136,6 +143,12 @@ def schedule_dot_product(
     """Tile `block`, let instructions do its lanes, keep its accumulators in registers, and compute
     `epilogue` from them."""
     rows = _row_steps(sch, block, dot.facts, target)
+    size = rows_to_gather(dot.facts, rows, target)
+    if size is not None:
+        gather_rows(sch, block, epilogue, dot.facts, size, target)
+        found = dot_product_of(sch.block(block), target)
+        assert found is not None, "the operands are as they were"
+        dot, rows = found, _row_steps(sch, block, found.facts, target)
     tiles = tile_product_of(dot.facts, dot.step, rows, target)
     if tiles is not None:
         schedule_tile_product(sch, block, epilogue, target, tiles)

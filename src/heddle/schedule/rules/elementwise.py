@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 
-from heddle.ir.expr import Expr, Var
-from heddle.ir.walk import uses_var
+from heddle.ir.expr import Call, Expr, Var
+from heddle.ir.walk import post_order, uses_var
 from heddle.schedule.rules.analysis import extent_of, is_contiguous, step_loads
+from heddle.schedule.rules.machine import worth_threads
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.nodes import Block, BufferLoad, BufferStore
@@ -20,8 +21,11 @@ from heddle.tir.nodes import Block, BufferLoad, BufferStore
 _UNROLLED_VECTORS = 4
 """Vectors in flight per step, enough to hide the latency of short expressions."""
 
-_TASK_ELEMENTS = 1 << 14
-"""Elements that are worth handing to another thread: about two microseconds of work."""
+_CALL_ACCESSES = 16
+"""What a call of a function costs, in loads of a vector."""
+
+_ENOUGH_TASKS = 128
+"""Parallel iterations that balance over any cores: further loops stay inside them."""
 
 
 def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None:
@@ -29,13 +33,37 @@ def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None
     loops = sch.get_loops(block)
     if not loops:
         return
-    if _schedule_transposed(sch, block, loops, target):
+    shared = worth_threads(_cycles(sch, block, loops, target))
+    if _schedule_transposed(sch, block, loops, target, shared=shared):
         return
     loops = _fuse_alike(sch, block, loops)
     *outer, last = loops
     size = vector_width(sch, block, target)
     outer += vectorize_loop(sch, last, size)
-    parallelize(sch, outer)
+    parallelize(sch, _tasks(sch, outer), shared=shared)
+
+
+def _cycles(sch: Schedule, block: BlockRef, loops: list[LoopRef], target: Target) -> float | None:
+    """Cycles that `block` takes on one core, None where a size is not known."""
+    node, count = sch.block(block), 1
+    for loop in loops:
+        extent = extent_of(sch, loop)
+        if extent is None:
+            return None
+        count *= extent
+    calls = sum(isinstance(n, Call) and n.name != "if_then_else" for n in post_order(node.body))
+    accesses = 1 + len(step_loads(node)) + _CALL_ACCESSES * calls
+    return count / vector_width(sch, block, target) * accesses
+
+
+def _tasks(sch: Schedule, loops: list[LoopRef]) -> list[LoopRef]:
+    """As many of the outer loops as give enough tasks: each iteration of a fused loop finds its
+    indices by divisions."""
+    tasks, count = 1, 0
+    while count < len(loops) and tasks < _ENOUGH_TASKS:
+        tasks *= extent_of(sch, loops[count]) or 1
+        count += 1
+    return loops[:count]
 
 
 def vector_width(sch: Schedule, block: BlockRef, target: Target) -> int:
@@ -63,17 +91,18 @@ def vectorize_loop(sch: Schedule, loop: LoopRef, lanes: int) -> list[LoopRef]:
     return [outer]
 
 
-def parallelize(sch: Schedule, loops: list[LoopRef]) -> LoopRef | None:
-    """Fuse perfectly nested outer loops into one parallel loop."""
+def parallelize(sch: Schedule, loops: list[LoopRef], *, shared: bool = True) -> LoopRef | None:
+    """Fuse perfectly nested outer loops into one loop, which is parallel where it is `shared`."""
     if not loops:
         return None
     task = sch.fuse(*loops) if len(loops) > 1 else loops[0]
-    sch.parallel(task)
+    if shared:
+        sch.parallel(task)
     return task
 
 
 def _schedule_transposed(
-    sch: Schedule, block: BlockRef, loops: list[LoopRef], target: Target
+    sch: Schedule, block: BlockRef, loops: list[LoopRef], target: Target, *, shared: bool
 ) -> bool:
     """Where the block reads along another axis than it writes, let square tiles of both axes be the
     inner loops: the tiles are transposed in registers (`passes.tir.transpose_tiles`)."""
@@ -96,7 +125,7 @@ def _schedule_transposed(
     unit, lane = sides
     sch.unroll(unit)
     sch.vectorize(lane)
-    parallelize(sch, outer)
+    parallelize(sch, outer, shared=shared)
     return True
 
 

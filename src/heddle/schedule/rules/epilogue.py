@@ -25,8 +25,8 @@ def vectorize_epilogue(
     *outer, last = inner
     lanes = target.vector_lanes(32)
     extent = extent_of(sch, last)
-    if extent is not None and extent > lanes and extent % lanes == 0:
-        vectors, last = sch.split(last, [None, lanes])
+    if extent is not None and (extent > lanes or extent.bit_count() > 1):
+        vectors, last = sch.split(last, [None, lanes])  # what is left over is one vector, masked
         outer.append(vectors)
     for loop in outer if in_registers else outer[-1:]:
         sch.unroll(loop)

@@ -24,9 +24,6 @@ time, and two thirds of the wait are hidden behind arithmetic."""
 _MOST_VECTORS = 8
 """Widest tile, in vectors."""
 
-_MASKED = 1.5
-"""What a tile under masks costs, in full tiles."""
-
 
 @dataclass(frozen=True, slots=True)
 class RegisterTile:
@@ -43,6 +40,11 @@ def _cycles(rows: int, vectors: int, target: Target) -> float:
     return max(issue, loads, float(target.fma_latency)) + 0.25
 
 
+def step_cycles(tile: RegisterTile, target: Target) -> float:
+    """Cycles of one reduction step of a tile."""
+    return _cycles(tile.rows, tile.vectors, target)
+
+
 def _stream_cycles(rows: int, vectors: int, target: Target) -> float:
     """Cycles that operands from the second-level cache add to one reduction step."""
     return (vectors * target.vector_bits // 8 + rows * 4) / _STREAM_BYTES
@@ -51,12 +53,16 @@ def _stream_cycles(rows: int, vectors: int, target: Target) -> float:
 def tile_cycles(row_count: int, vector_count: int, tile: RegisterTile, target: Target) -> float:
     """Cycles per reduction step over the whole output.
 
-    Rows left over get a tile of their own; columns left over take a whole tile, under masks.
+    Rows and vectors left over get tiles of their own.
     """
-    columns = vector_count // tile.vectors + _MASKED * bool(vector_count % tile.vectors)
-    full = row_count // tile.rows * _cycles(tile.rows, tile.vectors, target)
-    rest = row_count % tile.rows
-    return columns * (full + (_cycles(rest, tile.vectors, target) if rest else 0.0))
+
+    def cycles(vectors: int) -> float:
+        full = row_count // tile.rows * _cycles(tile.rows, vectors, target)
+        rest = row_count % tile.rows
+        return full + (_cycles(rest, vectors, target) if rest else 0.0)
+
+    rest = vector_count % tile.vectors
+    return vector_count // tile.vectors * cycles(tile.vectors) + (cycles(rest) if rest else 0.0)
 
 
 def choose_tile(
@@ -165,6 +171,16 @@ def panel_width(
         if shares_rows(rows * depth * element, depth * columns * element, target):
             rows = -(-rows // target.cores)
     return choose_matrix_tile(rows, vectors, depth, target).vectors * lanes
+
+
+_FORK_CYCLES = 4000
+"""Cycles of work on one core below which waking another, and waiting for it, costs more than its
+help is worth: about a microsecond."""
+
+
+def worth_threads(cycles: float | None) -> bool:
+    """Whether work of so many cycles, None where that is not known, should be shared by cores."""
+    return cycles is None or cycles >= _FORK_CYCLES
 
 
 MATRIX_ROWS = 12

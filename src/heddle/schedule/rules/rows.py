@@ -22,14 +22,19 @@ from heddle.schedule.schedule import BlockRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, IterKind
 
 
-def flatten_rows(sch: Schedule, block: BlockRef, epilogue: BlockRef) -> None:
-    """Make one axis of each pair of neighbouring row axes of `block` that its row operand and its
-    output walk alike, in `epilogue` as well, which must be the only block that reads the output."""
-    while (pair := _pair(sch, block, epilogue)) is not None:
+def flatten_rows(
+    sch: Schedule, block: BlockRef, epilogue: BlockRef, *, gathered: bool = False
+) -> None:
+    """Make one axis of each pair of neighbouring row axes of `block` that its row operand (unless
+    its rows are to be `gathered`) and its output walk alike, in `epilogue` as well, which must be
+    the only block that reads the output."""
+    while (pair := _pair(sch, block, epilogue, gathered=gathered)) is not None:
         _flatten(sch, block, epilogue, *pair)
 
 
-def _pair(sch: Schedule, block: BlockRef, epilogue: BlockRef) -> tuple[int, int] | None:
+def _pair(
+    sch: Schedule, block: BlockRef, epilogue: BlockRef, *, gathered: bool
+) -> tuple[int, int] | None:
     """The dimension of the output that holds the first of two axes to flatten, and the extent of
     the second; None when there are none."""
     node = sch.block(block)
@@ -43,7 +48,7 @@ def _pair(sch: Schedule, block: BlockRef, epilogue: BlockRef) -> tuple[int, int]
         return None
     spatial = {a.var for a in sch.block(epilogue).iters if a.kind is IterKind.SPATIAL}
     for place, (first, second) in enumerate(pairwise(written)):
-        if not _are_rows(facts, first, second):
+        if not _are_rows(facts, first, second, gathered=gathered):
             continue
         after = read.indices[place : place + 2]
         width = as_int(output.shape[place + 1])
@@ -59,14 +64,15 @@ def _pair(sch: Schedule, block: BlockRef, epilogue: BlockRef) -> tuple[int, int]
     return None
 
 
-def _are_rows(facts: Contraction, first: object, second: object) -> bool:
-    """Whether two indices of the output are row axes that follow one another in `x`, whole."""
+def _are_rows(facts: Contraction, first: object, second: object, *, gathered: bool) -> bool:
+    """Whether two indices of the output are row axes that follow one another in `x`, whole, or will
+    once they are `gathered`."""
     rows = [facts.block.iters[axis].var for axis in facts.rows]
     if first not in rows or second not in rows:
         return False
     assert isinstance(first, Var)
     assert isinstance(second, Var)
-    return _follow(facts.x, first, second, facts.block)
+    return gathered or _follow(facts.x, first, second, facts.block)
 
 
 def _follow(load: BufferLoad, first: Var, second: Var, block: Block) -> bool:

@@ -15,7 +15,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from heddle.ir.expr import as_int
+from heddle.ir.expr import Call, as_int
+from heddle.ir.walk import post_order
 from heddle.schedule.rules.analysis import Contraction, extent_of
 from heddle.schedule.rules.contraction import ContractionPlan
 from heddle.schedule.rules.epilogue import vectorize_epilogue
@@ -38,6 +39,9 @@ _RIGHT_COST: Final = 2.5
 
 _OVERLAP_LOST: Final = 0.25
 """The share of loads that products do not hide."""
+
+_COPY_CYCLES: Final = 4
+"""Cycles that it takes to copy a row of a tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +77,51 @@ def tile_product_of(
     and whose row axes have `row_steps`; None when they do not suit."""
     rows = row_steps[-1] if row_steps else 1
     lines = (row_steps[-2] if len(row_steps) > 1 else None) or 1
-    dtypes = (facts.x.buffer.dtype.name, facts.w.buffer.dtype.name)
-    vector = facts.extent(facts.vector)
-    depth = facts.extent(facts.reduce[-1]) if facts.reduce else None
-    if not has_tiles(target, *dtypes) or rows is None or vector is None or depth is None:
-        return None
-    width = as_int(facts.w.buffer.shape[-2])
-    if width is None or width % COLUMNS or vector % COLUMNS or depth % STEPS:
-        return None
-    counts = [n for n in (1, 2, 4) if width % (n * COLUMNS) == 0 and vector % (n * COLUMNS) == 0]
-    shape = _block_shape(rows, counts, lines=lines)
+    counts = _column_counts(facts, target)
+    shape = _block_shape(rows, counts, lines=lines) if rows is not None else None
     if shape is None:
         return None
     size, row_tiles, columns = shape
-    intrin = f"{_KINDS[dtypes][0]}.{size}"
+    intrin = f"{_KINDS[_dtypes(facts)][0]}.{size}"
     return TileProduct(facts, step, intrin, size, row_tiles, columns)
+
+
+def rows_to_gather(facts: Contraction, row_steps: list[int | None], target: Target) -> int | None:
+    """The size of tiles into which copying all rows pays; None when it does not, or where rows are
+    read under a condition."""
+    guarded = any(isinstance(found, Call) for found in post_order(facts.block.body))
+    counts = [] if guarded else _column_counts(facts, target)
+    sizes = [size for size in row_steps if size is not None]
+    rows = math.prod(sizes)
+    columns = math.prod(facts.extent(axis) or 1 for axis in (*facts.cols, facts.vector)) // COLUMNS
+    if not counts or len(sizes) < len(row_steps) or rows < _FEWEST_ROWS:
+        return None
+    shape = _block_shape(sizes[-1], counts, lines=math.prod(sizes[-2:-1]))
+    cost = math.inf if shape is None else _cycles(*shape)
+    whole = {size: -(-rows // size) * size for size in range(_FEWEST_ROWS, TILE_ROWS + 1)}
+    costs = {
+        size: _cycles(*shape) * padded / rows + _COPY_CYCLES / columns
+        for size, padded in whole.items()
+        if (shape := _block_shape(padded, counts)) is not None and shape[0] == size
+    }
+    best = min(costs, key=lambda size: costs[size], default=None)
+    return best if best is not None and costs[best] < cost else None
+
+
+def _dtypes(facts: Contraction) -> tuple[str, str]:
+    return facts.x.buffer.dtype.name, facts.w.buffer.dtype.name
+
+
+def _column_counts(facts: Contraction, target: Target) -> list[int]:
+    """How many tiles of columns a block may have; none where tiles do not suit the contraction."""
+    vector = facts.extent(facts.vector)
+    depth = facts.extent(facts.reduce[-1]) if facts.reduce else None
+    if not has_tiles(target, *_dtypes(facts)) or vector is None or depth is None:
+        return []
+    width = as_int(facts.w.buffer.shape[-2])
+    if width is None or width % COLUMNS or vector % COLUMNS or depth % STEPS:
+        return []
+    return [n for n in (1, 2, 4) if width % (n * COLUMNS) == 0 and vector % (n * COLUMNS) == 0]
 
 
 def _block_shape(rows: int, counts: list[int], *, lines: int = 1) -> tuple[int, int, int] | None:
