@@ -381,6 +381,19 @@ def test_reduction_of_nothing() -> None:
     check(proto, *({"x": empty, "axis": whole(axis)} for axis in (0, 1)))
 
 
+def test_axes_that_are_all() -> None:
+    proto = model("""
+    g (float[n, m] x, int64[2] axes, int64[0] none, float s) => (float y, float z, float w) {
+      y = ReduceMax <keepdims = 0> (x, axes)
+      total = ReduceSum (x, axes)
+      z = Squeeze (total, axes)
+      w = ReduceSum (s, none)
+    }""")
+    scalar, none = np.asarray(2.5, np.float32), whole()
+    pairs = ((0, 1), (-1, -2))
+    check(proto, *({"x": MATRIX, "axes": whole(*p), "none": none, "s": scalar} for p in pairs))
+
+
 def test_axes_that_go_and_come() -> None:
     proto = model("""
     g (float[n, k, m] x, int64[1] gone, int64[2] new) => (float[a, b] y, float[c, d, e, f] z) {

@@ -131,13 +131,22 @@ def without_axes(node: Node, x: GraphExpr, axes: Axes) -> GraphExpr:
         )
     left = rank(x) - axes.count
     if left <= 0:
-        return node.reshape(x, ())
+        return _only_element(node, x)
     places, _count = node.op.nonzero(node.op.logical_not(axes.vector))
     kept = node.reshape(node.op.prefix(places, shape=(1, left)), (left,))
     sizes = node.op.gather(node.op.shape_of(x), kept, axis=0)
     dims = [as_expr(dim) for dim in shape(x)]
     rooms = [_most(dims[at : at + axes.count + 1]) for at in range(left)]
     return _resized(node, x, [_item(node, sizes, at) for at in range(left)], rooms)
+
+
+def _only_element(node: Node, x: GraphExpr) -> GraphExpr:
+    """x without dimensions. Where it has not one element, the dimension is -1, an error."""
+    total = dimension_as_scalar(node, product(shape(x)))
+    right = node.op.equal(total, _whole(1))
+    one = node.bind_dim(node.op.where(right, _whole(1), _whole(-1)), const(1))
+    flat = node.op.prefix(node.reshape(x, (-1,)), shape=(one,))
+    return node.op.gather(flat, _whole(0), axis=0)  # type: ignore[no-any-return]
 
 
 def with_axes(node: Node, x: GraphExpr, value: Value) -> GraphExpr:

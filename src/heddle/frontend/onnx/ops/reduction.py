@@ -31,9 +31,12 @@ _FLOAT_ONLY: Final = ("l2_norm", "log_sum", "logsumexp")
 def _reduce(node: Node) -> Any:
     name, since = _REDUCTIONS[node.op_type]
     x = node.tensor(0)
+    axes: tuple[int, ...] | None = ()
     if node.version >= since and node.has(1) and not isinstance(node.value(1), Constant):
-        return _reduce_late(node, name, x)
-    axes = node.axes(1, since)
+        if rank(x):
+            return _reduce_late(node, name, x)
+    else:
+        axes = node.axes(1, since)
     if not axes:  # an empty list stands for all axes as well, unless it is asked not to
         if node.attr.flag("noop_with_empty_axes"):
             return _element(node, name, x)
