@@ -16,6 +16,7 @@ from heddle.frontend.onnx.sizes import (
     bound_of,
     dimension_as_scalar,
     item,
+    largest,
     length_of,
     product,
     scalar,
@@ -161,6 +162,9 @@ def expand_of(node: Node, x: GraphExpr) -> Any:
             dims[axis] = own if found == 1 else _plain(found)
         elif own == 1:
             dims[axis] = size_of(node, wanted, at, "shape")
+        elif as_int(as_expr(own)) is None and largest(node, wanted, at) is not None:
+            dims[axis], x = _spread_axis(node, x, axis - len(have) + rank(x), at)
+            have[axis] = dims[axis]
         else:
             size, same = scalar(node, wanted, at), dimension_as_scalar(node, own)
             fits = node.op.logical_or(node.op.equal(size, _whole(1)), node.op.equal(size, same))
@@ -169,6 +173,21 @@ def expand_of(node: Node, x: GraphExpr) -> Any:
             x = node.op.prefix(x, shape=tuple(front[len(have) - rank(x) :]))
             have[axis] = dims[axis]
     return node.op.broadcast_to(x, shape=tuple(dims))
+
+
+def _spread_axis(node: Node, x: GraphExpr, axis: int, at: int) -> tuple[Expr, GraphExpr]:
+    """An axis that may have 1 element, as it turns out at run time, in the size that element `at`
+    of input 1 says."""
+    own = shape(x)[axis]
+    size, have = scalar(node, node.value(1), at), dimension_as_scalar(node, own)
+    single = node.op.equal(have, _whole(1))
+    fits = node.op.logical_or(node.op.equal(size, _whole(1)), node.op.equal(size, have))
+    wanted = node.op.where(single, size, node.op.where(fits, have, _whole(-1)))
+    room = maximum(as_expr(own), bound_of(node, node.value(1), at, "shape"))
+    dim = node.bind_dim(wanted, room)
+    places = node.op.range(count=dim, dtype="int64")
+    places = node.op.minimum(places, node.op.maximum(node.op.sub(have, _whole(1)), _whole(0)))
+    return dim, node.op.gather(x, places, axis=axis)
 
 
 def tile_of(node: Node, x: GraphExpr) -> Any:
@@ -385,6 +404,9 @@ def unique_of(node: Node, x: GraphExpr) -> Any:
     if axis is None:
         x, axis = node.reshape(x, (-1,)), 0
     axis = normal_axis(axis, rank(x))
+    if shape(x)[axis] == 0:
+        nothing = Constant(np.zeros(0, np.int64))
+        return (node.op.identity(x), nothing, nothing, nothing)[: max(1, len(node.outputs))]
     narrow = node.cast(x, "uint8") if dtype(x).is_bool else x
     starts, order = _runs(node, narrow) if rank(x) == 1 else _runs_of_slices(node, narrow, axis)
     count = shape(x)[axis]

@@ -93,6 +93,8 @@ def _gathered(
 ) -> GraphExpr:
     """Every step-th row from start on. A step of 0 makes -1 rows, which is an error."""
     dim = shape(x)[axis]
+    if dim == 0:  # there is nothing to gather from
+        return x
     size = dimension_as_scalar(node, dim)
     if isinstance(step, int):
         if step == 0:
