@@ -34,8 +34,9 @@ def rows_of_dots(batch: tuple[int, ...], rows: int, columns: int, depth: int) ->
 
 
 def test_what_counts_as_few_rows() -> None:
-    for rows, few in ((1, True), (4, True), (5, False)):
-        sch = Schedule(rows_of_dots((), rows, 20, 40))
+    cases = ((1, 40, True), (4, 40, True), (5, 40, False), (5, 80, True), (17, 800, False))
+    for rows, depth, few in cases:
+        sch = Schedule(rows_of_dots((), rows, 20, depth))
         block = sch.block("C")
         assert (dot_rows_of(block) is not None) is few
         assert (contraction_of(block) is None) is few
@@ -54,7 +55,16 @@ def test_the_matrix_goes_by_once() -> None:
 @pytest.mark.parametrize("batch", [(), (3,)])
 @pytest.mark.parametrize(
     ("rows", "columns", "depth"),
-    [(1, 30, 64), (1, 31, 65), (2, 7, 100), (3, 50, 13), (4, 9, 259), (4, 1000, 48)],
+    [
+        (1, 30, 64),
+        (1, 31, 65),
+        (2, 7, 100),
+        (3, 50, 13),
+        (4, 9, 259),
+        (4, 1000, 48),
+        (7, 21, 130),
+        (16, 33, 256),
+    ],
 )
 def test_values(batch: tuple[int, ...], rows: int, columns: int, depth: int, target: str) -> None:
     rng = np.random.default_rng(rows * columns)

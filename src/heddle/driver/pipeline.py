@@ -43,7 +43,14 @@ from heddle.passes.graph.recursion import separate_main
 from heddle.passes.graph.tail_calls import loop_tail_calls
 from heddle.passes.graph.winograd import DEFAULT_ERROR, Winograd
 from heddle.runtime.toolchain import link_shared
-from heddle.schedule.rules import default_schedule, dot_block, dot_panel, dot_row, panel_width
+from heddle.schedule.rules import (
+    default_schedule,
+    dot_block,
+    dot_panel,
+    dot_row,
+    panel_width,
+    prefers_dots,
+)
 from heddle.support import UserError
 from heddle.support.version import VERSION
 from heddle.target import Target
@@ -79,7 +86,7 @@ def graph_pipeline(
         return panel_width(rows, columns, depth, target)
 
     dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
-    layouts = AssignLayouts.of(target, panel_width=panel, dots=dots)
+    layouts = AssignLayouts.of(target, panel_width=panel, dots=dots, as_dots=prefers_dots)
     winograd = Winograd.of(target, error=winograd_error)
     common = "Compute every value once."
     rounding = [Pass("mixed_precision", mixed_precision)] if precision == "bf16" else []

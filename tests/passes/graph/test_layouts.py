@@ -173,6 +173,21 @@ def test_an_image_is_a_block_of_its_own() -> None:
     check_values(before, after)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("channels", "blocks", "size"), [(5, 2, 3), (9, 3, 3), (7, 2, 4), (6, 2, 3)]
+)
+def test_the_blocks_of_an_image_are_even(
+    channels: int, blocks: int, size: int, stride: int
+) -> None:
+    before = build(lambda x: conv(x, 8, channels, strides=(stride,) * 2), (2, channels, 7, 5))
+    after = SMALL(before)
+    call = after["main"].bindings[1].value  # type: ignore[attr-defined]
+    block = size if stride == 2 else 4  # Winograd's tiles take whole vectors
+    assert call.args[0].type.static_shape == (2, blocks, 7, 5, block)
+    check_values(before, after)
+
+
 def test_a_value_is_converted_once_in_each_direction() -> None:
     def body(builder: GraphBuilder, x: GraphExpr) -> GraphExpr:
         y = builder.emit(conv(x, 8, 8))

@@ -20,6 +20,7 @@ zero weights), so only operators of `FINITE_OPS` keep a padded layout.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -81,15 +82,17 @@ class AssignLayouts(LayoutOptions):
         *,
         panel_width: PanelWidth | None = None,
         dots: DotLayouts = NO_DOTS,
+        as_dots: Callable[[int, int], bool] | None = None,
     ) -> AssignLayouts:
-        """The pass for a target: blocks of one float32 vector, panels of four by default, and no
-        instructions for low precision."""
+        """The pass for a target: blocks of one float32 vector, panels of four by default, no
+        instructions for low precision, and dot products of few rows only."""
         lanes = target.vector_lanes(32)
 
         def four_vectors(rows: int | None, columns: int, depth: int) -> int:
             return 4 * lanes
 
-        return AssignLayouts(lanes, panel_width or four_vectors, dots)
+        made = AssignLayouts(lanes, panel_width or four_vectors, dots)
+        return made if as_dots is None else dataclasses.replace(made, as_dots=as_dots)
 
     def __call__(self, module: IRModule) -> IRModule:
         """Give convolutions blocked layouts and matrix products packed weights."""
@@ -192,10 +195,6 @@ def _operand(
 # -- matrix products ------------------------------------------------------------------------------
 
 
-_FEW_ROWS = 4
-"""Rows of a product for which packing the right operand costs more than it saves."""
-
-
 def _matrix_product(work: Assignment, binding: Binding, call: Call) -> bool:
     x, weight = call.args
     kind = tensor_type(x)
@@ -216,8 +215,9 @@ def _matrix_product(work: Assignment, binding: Binding, call: Call) -> bool:
     for dim in kind.shape[:-1]:
         size = as_int(dim)
         rows = None if rows is None or size is None else rows * size
-    if not isinstance(weight, Constant) and rows is not None and rows <= _FEW_ROWS:
-        return False
+    if not isinstance(weight, Constant) and rows is not None:
+        if work.options.as_dots(rows, depth):
+            return False
     width = work.options.panel_width(rows, columns, depth)
     packed: GraphExpr
     if isinstance(weight, Constant):

@@ -49,11 +49,14 @@ NO_DOTS: Final = DotLayouts(lambda *_: None, lambda *_: 1, lambda *_: None)
 class LayoutOptions:
     """block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
     (None when unknown), columns and depth of the product. dots: the same for low precision.
+    as_dots: whether a product of so many rows and such a depth takes a matrix that lies across as
+    it lies, rather than packed when it runs.
     """
 
     block: int
     panel_width: PanelWidth
     dots: DotLayouts = NO_DOTS
+    as_dots: Callable[[int, int], bool] = lambda rows, depth: rows <= 4
 
 
 _IMAGES: Final = frozenset({"float32", "bfloat16", "int8", "uint8", "int32"})

@@ -42,8 +42,9 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     ):
         return True
     if groups == 1:
-        # A few input channels (an image) make a block of their own: no work on padding.
-        inner = inputs if inputs * 2 <= block and not work.is_blocked(x) else block
+        few = inputs * 2 <= block
+        plain = few or not _is_like_winograd(kernel, attrs)
+        inner = _even_block(inputs, block) if plain and not work.is_blocked(x) else block
         packed = packing.pack_convolution(kernel, inner, block)
     elif groups == inputs == outputs:
         inner = block
@@ -56,6 +57,22 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     if bias is not None:
         args.append(Constant(packing.pack_bias(bias.data, block)))
     return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
+
+
+def _is_like_winograd(kernel: np.ndarray, attrs: dict[str, Any]) -> bool:
+    """Whether a convolution may be done by Winograd tiles, which take blocks of vectors."""
+    strides, dilations = (attrs.get(name) or (1, 1) for name in ("strides", "dilations"))
+    return kernel.shape[2:] == (3, 3) and {*strides, *dilations} == {1}
+
+
+def _even_block(channels: int, block: int) -> int:
+    """Channels in a block of what is put in blocks for one convolution, which multiplies their
+    padding: as many blocks as of `block` channels, all of one size.
+
+    >>> [_even_block(channels, 16) for channels in (3, 16, 17, 37, 200)]
+    [3, 16, 9, 13, 16]
+    """
+    return -(-channels // -(-channels // block))
 
 
 def _dot_convolution(work: Assignment, binding: Binding, call: Call, kernel: np.ndarray) -> bool:

@@ -6,8 +6,9 @@ rule for it. The rules use the primitives that users have, so a schedule can be 
 and kept.
 """
 
+from heddle.schedule.rules.analysis import prefers_dots
 from heddle.schedule.rules.default import default_schedule
 from heddle.schedule.rules.dot_product import dot_block, dot_panel, dot_row
 from heddle.schedule.rules.machine import panel_width
 
-__all__ = ["default_schedule", "dot_block", "dot_panel", "dot_row", "panel_width"]
+__all__ = ["default_schedule", "dot_block", "dot_panel", "dot_row", "panel_width", "prefers_dots"]

@@ -13,6 +13,22 @@ from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.tir.nodes import Block, BufferLoad, BufferStore, IterKind, IterVar
 
 _FEW_ROWS = 4
+"""Rows for which turning an operand that lies along the reduction never pays."""
+
+_STEPS_PER_ROW = 16
+"""Reduction steps for each row from which it does not pay either, up to `_MOST_DOT_ROWS`: dot
+products then add up their lanes in less time than the turning takes."""
+
+_MOST_DOT_ROWS = 16
+"""Dot products load a vector for every second multiply-add, twice what panels need: what turning
+costs for each element is made up for from so many rows on."""
+
+
+def prefers_dots(rows: int, depth: int) -> bool:
+    """Whether a product of so many rows with a matrix that lies along the reduction of `depth` is
+    best done as dot products."""
+    return rows <= _FEW_ROWS or (rows <= _MOST_DOT_ROWS and depth >= _STEPS_PER_ROW * rows)
+
 
 _MOST_STEPS = 4
 """Longest axis that a dot product instruction adds up."""
@@ -144,12 +160,16 @@ def _is_row_by_row(facts: Contraction) -> bool:
     products of what lies together then beat gathering vectors."""
     if facts.w_contiguous:
         return False
-    count = math.prod(facts.extent(i) or _FEW_ROWS + 1 for i in facts.rows)
+    rows = [facts.extent(i) for i in facts.rows]
     along = facts.block.iters[facts.reduce[-1]]
-    if (as_int(along.extent) or _MOST_STEPS + 1) <= _MOST_STEPS:
+    depth = as_int(along.extent)
+    if (depth or _MOST_STEPS + 1) <= _MOST_STEPS:
         return False  # packed for an instruction
     operands = (facts.x, facts.w)
-    return count <= _FEW_ROWS and all(is_contiguous(load, along.var) for load in operands)
+    known = math.prod(size or _FEW_ROWS + 1 for size in rows)
+    if not prefers_dots(known, 0 if depth is None or None in rows else depth):
+        return False
+    return all(is_contiguous(load, along.var) for load in operands)
 
 
 def _has(load: BufferLoad, axis: IterVar) -> bool:

@@ -256,10 +256,12 @@ class ContractionPlan:
     def _choose_blocked(
         self, row_loops: list[LoopRef], rows: int | None, blocks: int | None
     ) -> RegisterTile:
-        """The tile of a blocked convolution: its vectors are whole blocks of channels; short rows
-        of the image are taken several at a time."""
+        """The tile of a blocked convolution: its vectors are whole blocks of channels, a divisor of
+        their number where it has one; short rows of the image are taken several at a time."""
         target, depth = self.target, self._depth()
         widths = [n for n in range(1, 9) if (blocks or 1) % n == 0]
+        if widths == [1] and (blocks or 1) > 1:
+            widths = list(range(1, 9))  # some blocks are left over for a tile of fewer
         tile = choose_tile(rows, blocks, target, depth=depth, widths=widths)
         if len(row_loops) < 2 or rows is None or tile.rows != rows:
             return tile
