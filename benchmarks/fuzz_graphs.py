@@ -15,6 +15,8 @@ OPSETS = (7, 9, 11, 12, 13, 17, 18, 21, 23)
 SIZES = (1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 FLOATS = ("float32",) * 5 + ("float64",)
 INTEGERS = ("int64", "int32", "int64", "int8", "uint8")
+CONSTANT = "c"
+"""How the names of constants begin."""
 # No tensor of a graph has more elements.
 LARGEST = 1 << 14
 
@@ -100,7 +102,7 @@ class Graph:
     def constant(self, data: Any, dtype: str | None = None) -> Value:
         """A constant."""
         array = np.asarray(data, dtype)
-        name = f"c{len(self.constants)}"
+        name = f"{CONSTANT}{len(self.constants)}"
         self.constants[name] = array
         return Value(name, str(array.dtype), array.shape, array)
 

@@ -3,13 +3,16 @@
 
     python -m benchmarks.fuzz_onnx --graphs 5000 --seed 0
     python -m benchmarks.fuzz_onnx --graphs 1 --seed 1234 --engine reference
+    python -m benchmarks.fuzz_onnx --graphs 2000 --depth 2 --late
 
 Graphs are made of the generators in `fuzz_operators.py`; seed s is the same graph everywhere. Where
 ONNX Runtime has no kernel, the reference implementation of `onnx` says what is expected. Batches
 run in child processes, so that a crash is seen. What differs is printed as the smallest model that
 still differs: one node with its inputs, where one is to blame. A difference counts only when it is
 larger than what small changes of the inputs make: beside a jump anything may come out. What differs
-for another reason that is no mistake is listed in `fuzz_explained.py`.
+for another reason that is no mistake is listed in `fuzz_explained.py`. With `--late`, short vectors
+of int64 that are constants (axes, steps, sizes, indices) are inputs instead, with their largest
+element as the bound: what they decide is then known at run time only.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import argparse
 import collections
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,7 +35,7 @@ import onnx
 
 from benchmarks import fuzz_signal
 from benchmarks.fuzz_explained import explanation
-from benchmarks.fuzz_graphs import OPSETS, Graph, Unfit, Value, model_of, to_model
+from benchmarks.fuzz_graphs import CONSTANT, OPSETS, Graph, Unfit, Value, model_of, to_model
 from benchmarks.fuzz_operators import GENERATORS
 
 _ = fuzz_signal  # declares generators
@@ -67,6 +71,23 @@ def random_model(seed: int, depth: int = 6) -> tuple[onnx.ModelProto, dict[str, 
     model = to_model(graph)
     read = {value.name for value in model.graph.input}
     return model, {name: data for name, data in graph.inputs.items() if name in read}
+
+
+def with_late_numbers(
+    model: onnx.ModelProto, inputs: Arrays
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model with its short constant vectors of int64 as inputs."""
+    late, changed = dict(inputs), onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in model.graph.initializer:
+        data = onnx.numpy_helper.to_array(tensor)
+        if data.dtype == np.int64 and data.ndim <= 1 and data.size <= 16:
+            late[tensor.name] = data
+            changed.graph.initializer.remove(tensor)
+            changed.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, data.shape)
+            )
+    return changed, late
 
 
 # -- what is expected ------------------------------------------------------------------------
@@ -135,8 +156,14 @@ def _reference(model: onnx.ModelProto, inputs: Arrays) -> list[np.ndarray]:
 
 def actual_outputs(model: onnx.ModelProto, inputs: Arrays, engine: str) -> list[np.ndarray]:
     """What Heddle computes."""
-    from heddle.frontend.onnx import backend
+    from heddle.frontend.onnx import backend, from_onnx
 
+    late = {name: data for name, data in inputs.items() if name.startswith(CONSTANT)}
+    if late:
+        bounds = {name: max(1, int(data.max(initial=1))) for name, data in late.items()}
+        module = from_onnx(model, bounds=bounds)
+        names = [param.name for param in module["main"].params]
+        return backend.ENGINES[engine](module)([inputs[name] for name in names])
     outputs = backend.prepare(model, engine=engine).run(dict(inputs))
     return [np.asarray(output) for output in outputs]
 
@@ -197,6 +224,7 @@ def _moved(data: np.ndarray, step: float, rng: np.random.Generator) -> np.ndarra
 def verdict(model: onnx.ModelProto, inputs: Arrays, engine: str) -> tuple[str, str]:
     """Outcome ("same", "differs", "error", "unsupported", "no reference") and detail."""
     from heddle.frontend.onnx import ImportFailure
+    from heddle.support import UserError
 
     try:
         want = expected_outputs(model, inputs)
@@ -207,6 +235,8 @@ def verdict(model: onnx.ModelProto, inputs: Arrays, engine: str) -> tuple[str, s
     except ImportFailure as failure:
         return "unsupported", str(failure).splitlines()[1].strip()
     except Exception as error:
+        if isinstance(error, UserError) and any(name.startswith(CONSTANT) for name in inputs):
+            return "unsupported", _kind_of(error)  # shapes that would have to agree, bounds
         return "error", f"{type(error).__name__}: {str(error)[:600]}"
     if not any(differences(a, b, None) for a, b in zip(got, want, strict=True)):
         return "same", ""
@@ -221,6 +251,11 @@ def verdict(model: onnx.ModelProto, inputs: Arrays, engine: str) -> tuple[str, s
             lines.append(f"{name}: {wrong} of {b.size} {b.dtype} {b.shape}, got {a.dtype}")
             lines.append(f"  got {_few(a, b)[0]}  expected {_few(a, b)[1]}")
     return ("differs", "\n".join(lines)) if lines else ("same", "")
+
+
+def _kind_of(error: Exception) -> str:
+    """The message without names and numbers."""
+    return re.sub(r"`[^`]*`|\([^)]*\)|-?\d+", "_", str(error).splitlines()[0])[:100]
 
 
 def _few(got: np.ndarray, want: np.ndarray) -> tuple[list[Any], list[Any]]:
@@ -347,11 +382,13 @@ def describe(model: onnx.ModelProto, inputs: Arrays) -> str:
 # -- processes -------------------------------------------------------------------------------
 
 
-def child(start: int, count: int, engine: str, depth: int) -> None:
+def child(start: int, count: int, engine: str, depth: int, *, late: bool) -> None:
     """Run seeds one after the other; a line of JSON for each."""
     warnings.simplefilter("ignore")
     for seed in range(start, start + count):
         model, inputs = random_model(seed, depth)
+        if late:
+            model, inputs = with_late_numbers(model, inputs)
         outcome, detail = verdict(model, inputs, engine)
         if outcome in ("differs", "error"):
             small = shrunk(model, inputs, engine, outcome)
@@ -367,12 +404,16 @@ def child(start: int, count: int, engine: str, depth: int) -> None:
         print(json.dumps(line), flush=True)
 
 
-def run_batch(start: int, count: int, engine: str, depth: int, limit: float) -> list[dict]:
+def run_batch(
+    start: int, count: int, engine: str, depth: int, limit: float, *, late: bool = False
+) -> list[dict]:
     """The outcomes of a batch; after a crash it goes on behind the graph that crashed."""
     found: list[dict] = []
     while len(found) < count:
         first = start + len(found)
         options = ["--child", "--seed", str(first), "--graphs", str(count - len(found))]
+        if late:
+            options.append("--late")
         command = [sys.executable, "-m", "benchmarks.fuzz_onnx", *options, "--engine", engine]
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         process = subprocess.Popen(
@@ -405,10 +446,11 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=50, help="graphs for one process")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds for one graph")
     parser.add_argument("--engine", choices=("compiled", "reference"), default="compiled")
+    parser.add_argument("--late", action="store_true", help="axes and sizes are inputs")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.seed, options.graphs, options.engine, options.depth)
+        child(options.seed, options.graphs, options.engine, options.depth, late=options.late)
         return 0
     totals: collections.Counter[str] = collections.Counter()
     reasons: collections.Counter[str] = collections.Counter()
@@ -416,7 +458,8 @@ def main() -> int:
     begin = time.monotonic()
     for start in range(options.seed, options.seed + options.graphs, options.batch):
         count = min(options.batch, options.seed + options.graphs - start)
-        for line in run_batch(start, count, options.engine, options.depth, options.limit):
+        settings = (options.engine, options.depth, options.limit)
+        for line in run_batch(start, count, *settings, late=options.late):
             totals[line["outcome"]] += 1
             seen.update(line["operators"])
             if line["outcome"] in ("unsupported", "explained"):

@@ -87,3 +87,21 @@ def test_sizes_out_of_range_are_named() -> None:
         executable(data)
     with pytest.raises(UserError, match="dimension 0 is 0, expected `batch` from 1 to 3"):
         executable(data[:0, :4])
+
+
+@pytest.mark.parametrize("inner", [(2,), (8,), (9,), (6, 2), ("b", 4), (3, "b")])
+def test_products_of_rows_with_a_symbolic_outer_size(inner: tuple[int | str, ...]) -> None:
+    """Rows of several axes are tiled together, whether or not the tile is a multiple of what the
+    inner ones number."""
+    rng = np.random.default_rng(1)
+    sizes = {"a": Var("a"), "b": Var("b")}
+    builder = GraphBuilder("main")
+    dims = (sizes["a"], *(sizes[d] if isinstance(d, str) else d for d in inner), 5)
+    x = builder.param("x", TensorType.of(dims, "float32"))
+    weight = rng.standard_normal((5, 12)).astype(np.float32)
+    product = builder.emit(op.get("matmul")(x, Constant(weight)))
+    executable = api.compile(IRModule({"main": builder.finish(product)}), cache=False)
+    for a, b in ((1, 3), (4, 1), (17, 5)):
+        shape = (a, *(b if isinstance(d, str) else d for d in inner), 5)
+        value = rng.standard_normal(shape).astype(np.float32)
+        np.testing.assert_allclose(executable(value).numpy(), value @ weight, rtol=1e-4, atol=1e-5)

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.parser import parse_model
 
-from heddle.frontend.onnx import ImportFailure, from_onnx
+import heddle
+from heddle.frontend.onnx import from_onnx
 from heddle.op.interp import interpret
 
 STEPS, BATCH, INPUTS, HIDDEN = 4, 3, 5, 6
@@ -75,10 +78,52 @@ def test_lengths(kind: str, rng: np.random.Generator) -> None:
     compare(*layer(kind, rng, lengths=[4, 1, 3]))
 
 
-def test_lengths_backwards_are_refused(rng: np.random.Generator) -> None:
-    proto, _ = layer("GRU", rng, lengths=[4, 1, 3], direction="reverse")
-    with pytest.raises(ImportFailure, match="read backwards"):
-        from_onnx(proto)
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_lengths_backwards(direction: str, rng: np.random.Generator) -> None:
+    directions = 2 if direction == "bidirectional" else 1
+    compare(*layer("GRU", rng, directions=directions, direction=direction, lengths=[4, 2, 1]))
+
+
+SYMBOLIC = """
+<ir_version: 8, opset_import: ["" : 14]>
+g (float[t, b, 5] x, float[d, g, 5] w, float[d, g, 3] r, float[d, h, 3] first{lengths}) =>
+    (float[t, d, b, 3] y, float[d, b, 3] last) {{
+  y, last = {kind} <hidden_size = 3, direction = "{direction}"> (x, w, r, , {given}, first)
+}}
+"""
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_symbolic_lengths(kind: str, direction: str, ragged: bool) -> None:
+    """A loop of the compiled model: one executable for sequences and batches of any size."""
+    ways, rng = 2 if direction == "bidirectional" else 1, np.random.default_rng(1)
+    text = SYMBOLIC.format(
+        kind=kind,
+        direction=direction,
+        lengths=", int32[b] lengths" if ragged else "",
+        given="lengths" if ragged else "",
+    )
+    for name, size in (("d", ways), ("g", 3 * GATES[kind]), ("h", "b")):
+        text = re.sub(rf"\b{name}, ", f"{size}, ", text)
+    proto = parse_model(text)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    executable = heddle.compile(proto, cache=False)
+    weights = {
+        name: rng.standard_normal((ways, 3 * GATES[kind], width)).astype(np.float32)
+        for name, width in (("w", 5), ("r", 3))
+    }
+    for steps, batch in ((4, 2), (7, 1), (1, 3)):
+        values = {
+            "x": rng.standard_normal((steps, batch, 5)).astype(np.float32),
+            "first": rng.standard_normal((ways, batch, 3)).astype(np.float32),
+            **weights,
+        }
+        if ragged:
+            values["lengths"] = rng.integers(1, steps + 1, batch).astype(np.int32)
+        for got, want in zip(executable(**values), session.run(None, values), strict=True):
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5)
 
 
 def test_options(rng: np.random.Generator) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import resource
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,28 +15,7 @@ import pytest
 import heddle
 from heddle.passes.graph.plan import plan_memory
 from heddle.support import UserError
-
-ort = pytest.importorskip("onnxruntime", reason="the values to compare with")
-
-
-def model(text: str) -> onnx.ModelProto:
-    """A model of opset 18 in ONNX's own text form."""
-    made = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}')
-    onnx.checker.check_model(made, full_check=True)
-    return made
-
-
-def check(proto: onnx.ModelProto, *calls: dict[str, Any]) -> None:
-    """Every call of one executable gives what ONNX Runtime gives, shapes included."""
-    executable = heddle.compile(proto, cache=False)
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    for inputs in calls:
-        found = executable(**inputs)
-        values = found if isinstance(found, tuple) else (found,)
-        for got, want in zip(values, session.run(None, inputs), strict=True):
-            assert got.shape == want.shape
-            np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
-
+from tests.frontend.run_time_models import check, model
 
 IF = """
 g (bool c, float[n, 4] x) => (float[n, 4] y, float[n, 4] z) {
@@ -222,6 +200,98 @@ def test_a_number_of_largest_elements() -> None:
     with pytest.raises(UserError, match=message):
         executable(x=x, k=np.asarray([10]))
     assert executable.infer_shapes(x=x, k=np.asarray([3])) == ((9,), (9,))
+
+
+@pytest.mark.parametrize("in_order", [0, 1])
+@pytest.mark.parametrize(("dims", "axis"), [("n, 3", 0), ("4, n", 1), ("2, n, 3", -2)])
+def test_unique_slices(dims: str, axis: int, in_order: int) -> None:
+    rank = dims.count(",") + 1
+    out = ", ".join(f"d{at}" for at in range(rank))
+    proto = model(f"""
+    g (float[{dims}] x) => (float[{out}] y, int64[k] at, int64[m] of, int64[k] many) {{
+      y, at, of, many = Unique <axis = {axis}, sorted = {in_order}> (x)
+    }}""")
+    rng = np.random.default_rng(12)
+    sizes = ([int(dim) if dim.isdigit() else n for dim in dims.split(", ")] for n in (17, 1, 4))
+    xs = [rng.integers(0, 2, shape).astype(np.float32) for shape in sizes]
+    check(proto, *({"x": x} for x in xs), {"x": xs[0] * 0})
+
+
+RESIZE = """
+g (float[1, 2, h, w] x, {inputs}) => (float[1, 2, a, b] y) {{
+  y = Resize <axes = [2, 3], {attributes}> (x, {roi}, {scales}, {sizes})
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'mode = "nearest", coordinate_transformation_mode = "asymmetric"',
+        'mode = "linear"',
+        'mode = "cubic", coordinate_transformation_mode = "align_corners"',
+        'mode = "linear", antialias = 1',
+        'mode = "cubic", antialias = 1, exclude_outside = 1',
+        'mode = "linear", keep_aspect_ratio_policy = "not_larger"',
+        'mode = "nearest", keep_aspect_ratio_policy = "not_smaller"',
+    ],
+)
+def test_resize_to_computed_sizes(attributes: str) -> None:
+    text = RESIZE.format(
+        inputs="int64[2] size", attributes=attributes, roi="", scales="", sizes="size"
+    )
+    x = np.random.default_rng(13).standard_normal((1, 2, 7, 8)).astype(np.float32)
+    sizes = ((3, 5), (16, 9), (1, 1), (14, 16))
+    calls = ({"x": x, "size": np.asarray(size)} for size in sizes)
+    check(model(text), *calls, bounds={"size": 32})
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'mode = "nearest", coordinate_transformation_mode = "align_corners"',
+        'mode = "linear", coordinate_transformation_mode = "half_pixel_symmetric"',
+        'mode = "cubic", antialias = 1',
+    ],
+)
+def test_resize_by_computed_scales(attributes: str) -> None:
+    text = RESIZE.format(
+        inputs="float[2] scale", attributes=attributes, roi="", scales="scale", sizes=""
+    )
+    x = np.random.default_rng(14).standard_normal((1, 2, 7, 8)).astype(np.float32)
+    scales = ((0.55, 0.4), (1.4, 2.0), (3.9, 0.3))
+    calls = ({"x": x, "scale": np.asarray(scale, np.float32)} for scale in scales)
+    check(model(text), *calls, bounds={"scale": 4})
+
+
+def test_resize_of_a_computed_region() -> None:
+    crop = 'mode = "linear", extrapolation_value = 3.0, coordinate_transformation_mode = '
+    text = RESIZE.format(
+        inputs="float[4] roi, int64[2] size",
+        attributes=crop + '"tf_crop_and_resize"',
+        roi="roi",
+        scales="",
+        sizes="size",
+    )
+    x = np.random.default_rng(15).standard_normal((1, 2, 7, 8)).astype(np.float32)
+    boxes = ((0.1, 0.2, 0.9, 0.8), (0.3, -0.2, 1.2, 0.6))
+    calls = (
+        {"x": x, "roi": np.asarray(box, np.float32), "size": np.asarray(size)}
+        for box, size in zip(boxes, ((5, 6), (9, 2)), strict=True)
+    )
+    check(model(text), *calls, bounds={"size": 9})
+
+
+@pytest.mark.parametrize("scales", ["0.5, 1.5", "0.7, 2.3"])
+def test_resize_of_a_symbolic_dimension(scales: str) -> None:
+    proto = model(f"""
+    g (float[1, 2, h, w] x) => (float[1, 2, a, b] y) {{
+      scale = Constant <value = float[2] {{{scales}}}> ()
+      y = Resize <axes = [2, 3], mode = "linear"> (x, , scale)
+    }}""")
+    rng = np.random.default_rng(16)
+    shapes = ((1, 2, 7, 8), (1, 2, 12, 5))
+    check(proto, *({"x": rng.standard_normal(shape).astype(np.float32)} for shape in shapes))
 
 
 def test_non_max_suppression() -> None:

@@ -7,6 +7,7 @@ resampling itself is then a sum of a few products.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ import numpy as np
 
 from heddle import te
 from heddle.graph.nodes import GraphExpr
-from heddle.ir import TensorType
+from heddle.ir import DType, TensorType
 from heddle.ir.expr import (
     Expr,
+    as_int,
     cast,
     const,
     logical_and,
@@ -27,18 +29,19 @@ from heddle.ir.expr import (
 )
 from heddle.op.adjoint import mix, static_shape
 from heddle.op.attribute import Dims, Floats, Ints
-from heddle.op.common import accumulator_dtype, as_dims, cast_tensor, same_dim
+from heddle.op.common import accumulator_dtype, as_dims, cast_tensor, require_shape, same_dim
 from heddle.op.registry import operator, ops
-from heddle.op.sample import case, floats, ints
+from heddle.op.sample import case, floats, ints, values
 from heddle.support import UserError
 from heddle.tir import intrin
 
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 
 
-@operator("resize", kind="opaque", dtypes="number")
+@operator("resize", kind="opaque", dtypes={"x": "number", "frame": "float"})
 def resize(
     x: TensorType,
+    frame: TensorType | None = None,
     *,
     shape: Dims,
     scales: Floats | None = None,
@@ -58,16 +61,27 @@ def resize(
     exclude_outside: bool = False,
     extrapolation: float = 0.0,
     roi: Floats | None = None,
+    antialias: bool = False,
 ) -> TensorType:
     """x resampled to `shape`. `scales`, one number per axis, is what positions are scaled by
     (default: the ratio of the sizes); the other attributes are those of ONNX Resize
-    (`coordinates`: coordinate_transformation_mode, `rounding`: nearest_mode), for all axes."""
+    (`coordinates`: coordinate_transformation_mode, `rounding`: nearest_mode), for all axes.
+
+    frame: (3, x.ndim) of float64, the scales, the starts and the ends of the region of interest
+    where they are known at run time only; they go before the attributes. The size of an axis is
+    about that of x times its scale, from which the reach of antialiasing follows."""
     if len(shape) != x.ndim or (scales is not None and len(scales) != x.ndim):
         raise UserError(f"attributes `shape` and `scales` need one entry for each of {x.ndim} axes")
     if roi is not None and len(roi) != 2 * x.ndim:
         raise UserError(f"attribute `roi` needs {2 * x.ndim} numbers, got {len(roi)}")
-    if roi is None and coordinates == "tf_crop_and_resize":
+    if roi is None and frame is None and coordinates == "tf_crop_and_resize":
         raise UserError("coordinates tf_crop_and_resize need the attribute `roi`")
+    if frame is not None:
+        require_shape(frame, "frame", [const(3), const(x.ndim)])
+        if frame.dtype.bits != 64:
+            raise UserError(f"`frame` is {frame.dtype}, expected float64")
+    if antialias and mode == "nearest":
+        raise UserError("antialias with mode `nearest`, expected linear or cubic")
     return TensorType(as_dims(shape), x.dtype)
 
 
@@ -114,18 +128,38 @@ def _rounded(place: Expr, rounding: str) -> Expr:
 def tap_weight(mode: str, tap: Expr, ratio: Expr, a: float) -> Expr:
     """Weight of tap 0, 1 (linear) or 0..3 (cubic, tap 1 being the floor) at `ratio` past it, in
     the dtype of `ratio`; `a` is the coefficient of the cubic."""
+    if mode == "nearest":
+        return const(1.0, ratio.dtype)
+    if mode == "linear":
+        return select(tap < 1, const(1.0, ratio.dtype) - ratio, ratio)
+    return _cubic(intrin.fabs(cast(tap - 1, ratio.dtype) - ratio), a)
+
+
+def _cubic(d: Expr, a: float) -> Expr:
+    """The weight of a tap at distance d, in the dtype of d."""
 
     def number(value: float) -> Expr:
-        return const(value, ratio.dtype)
+        return const(value, d.dtype)
 
-    if mode == "nearest":
-        return number(1.0)
-    if mode == "linear":
-        return select(tap < 1, number(1.0) - ratio, ratio)
-    d = intrin.fabs(cast(tap - 1, ratio.dtype) - ratio)
     near = (number(a + 2) * d - number(a + 3)) * d * d + number(1.0)
     far = (((d - number(5.0)) * d + number(8.0)) * d - number(4.0)) * number(a)
     return select(d <= number(1.0), near, select(d < number(2.0), far, number(0.0)))
+
+
+def _stretched(mode: str, distance: Expr, a: float) -> Expr:
+    if mode == "cubic":
+        return _cubic(distance, a)
+    return maximum(_double(0.0), _double(1.0) - distance)
+
+
+def _reach(old: Expr, new: Expr, scale: float | None, mode: str) -> Expr:
+    """How many places to either side antialiasing reads: those within the radius of the kernel
+    over the scale, if that is less than 1. A scale that is not known is at least that of half an
+    element less than `new`."""
+    radius = TAPS[mode] // 2
+    if scale is not None:
+        return const(math.ceil(radius / min(scale, 1.0)))
+    return maximum(const(radius), radius * 2 * old // maximum(new * 2 - 1, const(1)) + 1)
 
 
 def _tables(
@@ -133,7 +167,9 @@ def _tables(
 ) -> tuple[te.Tensor, te.Tensor]:
     """[new, taps]: the places to read, and their weights."""
     mode = attrs["mode"]
-    taps = TAPS[mode]
+    smooth = attrs["antialias"]
+    reach = _reach(old, new, attrs["known_scale"], mode) if smooth else const(0)
+    taps = reach * 2 + 1 if smooth else const(TAPS[mode])
     place = te.compute(
         (new,), lambda i: _coordinate(i, old, new, scale, attrs), name=f"resize_place_{axis}"
     )
@@ -141,10 +177,10 @@ def _tables(
     def first(i: Expr) -> Expr:
         if mode == "nearest":
             return _rounded(place[i], attrs["rounding"])
-        return intrin.floor(place[i]) - (1.0 if mode == "cubic" else 0.0)
+        return intrin.floor(place[i]) - (1.0 if mode == "cubic" and not smooth else 0.0)
 
     def raw(i: Expr, t: Expr) -> Expr:
-        return cast(first(i), "int64") + t
+        return cast(first(i), "int64") - reach + t
 
     def outside(i: Expr, t: Expr) -> Expr:
         return logical_or(raw(i, t) < 0, raw(i, t) >= old)
@@ -156,8 +192,13 @@ def _tables(
     )
 
     def weight(i: Expr, t: Expr) -> Expr:
-        ratio = place[i] - intrin.floor(place[i])
-        value = tap_weight(mode, t, ratio, attrs["cubic_coefficient"])
+        if smooth:
+            distance = intrin.fabs(cast(raw(i, t), "float64") - place[i])
+            stretch = minimum(scale, _double(1.0))
+            value = _stretched(mode, distance * stretch, attrs["cubic_coefficient"])
+        else:
+            ratio = place[i] - intrin.floor(place[i])
+            value = tap_weight(mode, t, ratio, attrs["cubic_coefficient"])
         if attrs["exclude_outside"] and mode != "nearest":
             value = select(outside(i, t), _double(0.0), value)
         return value
@@ -176,30 +217,57 @@ def _tables(
 
 
 @resize.rule("compute")
-def _(x: te.Tensor, *, shape: Dims, scales: Floats | None, **attrs: Any) -> te.Tensor:
+def _(
+    x: te.Tensor,
+    frame: te.Tensor | None,
+    *,
+    shape: Dims,
+    scales: Floats | None,
+    roi: Floats | None,
+    **attrs: Any,
+) -> te.Tensor:
     dtype = accumulator_dtype(x.dtype) if x.dtype.is_float else x.dtype
     if not x.dtype.is_float and attrs["mode"] != "nearest":
         dtype = TensorType.of((), "float32").dtype
     current = cast_tensor(x, dtype)
+    crop = attrs["coordinates"] == "tf_crop_and_resize"
     valid: list[tuple[int, te.Tensor]] = []
     for axis, (old, new) in enumerate(zip(x.shape, as_dims(shape), strict=True)):
-        roi = attrs["roi"] or (0.0,) * x.ndim + (1.0,) * x.ndim
-        start, end = roi[axis], roi[axis + x.ndim]
-        plain = scales is None or scales[axis] == 1.0
-        if same_dim(old, new) and plain and (start, end) == (0.0, 1.0):
+        known = None if scales is None or frame is not None else scales[axis]
+        if frame is not None:
+            scale, start, end = (frame[const(row), const(axis)] for row in range(3))
+            same = same_dim(old, new) and not crop
+        else:
+            box = (0.0, 1.0) if roi is None else (roi[axis], roi[axis + x.ndim])
+            same = same_dim(old, new) and known in (None, 1.0) and box == (0.0, 1.0)
+            scale = _double(new) / _double(old) if known is None else _double(known)
+            start, end = map(_double, box)
+        if same:
             continue
-        scale = _double(new) / _double(old) if scales is None else _double(scales[axis])
-        local = {**attrs, "start": start, "end": end}
+        sizes = as_int(old), as_int(new)
+        if known is None and frame is None and sizes[0] and sizes[1]:
+            known = sizes[1] / sizes[0]
+        local = {**attrs, "start": start, "end": end, "known_scale": known}
         index, weight = _tables(old, new, scale, local, axis, dtype)
         current = _resample(current, index, weight, axis, new, attrs["mode"])
-        if attrs["coordinates"] == "tf_crop_and_resize":
+        if crop:
             valid.append((axis, _inside(old, new, scale, local, axis)))
     if valid:
         fill = const(attrs["extrapolation"], current.dtype)
         current = _extrapolate(current, valid, fill)
     if current is x:
         return te.compute(x.shape, lambda *i: x[i], name="resize")
+    if attrs["antialias"] and x.dtype.is_int:
+        current = _whole(current, x.dtype)
     return cast_tensor(current, x.dtype)
+
+
+def _whole(x: te.Tensor, dtype: DType) -> te.Tensor:
+    """Rounded to what integers of the dtype can be."""
+    low, high = (const(float(v), x.dtype) for v in (dtype.min_value, dtype.max_value))
+    return te.compute(
+        x.shape, lambda *i: maximum(low, minimum(intrin.round(x[i]), high)), name="resize_whole"
+    )
 
 
 def _resample(
@@ -259,9 +327,11 @@ def _places(old: int, new: int, scale: float, attrs: dict[str, Any]) -> np.ndarr
     return start * (old - 1) + i * (end - start) * (old - 1) / (new - 1)  # type: ignore[no-any-return]
 
 
-def _matrix(old: int, places: np.ndarray, attrs: dict[str, Any]) -> np.ndarray:
+def _matrix(old: int, places: np.ndarray, scale: float, attrs: dict[str, Any]) -> np.ndarray:
     """[new, old]: the weights of one axis, dense."""
     matrix = np.zeros((len(places), old))
+    stretch = min(scale, 1.0) if attrs["antialias"] else 1.0
+    reach = math.ceil(TAPS[attrs["mode"]] / 2 / stretch)
     for row, place in enumerate(places):
         whole = int(np.floor(place))
         if attrs["mode"] == "nearest":
@@ -273,11 +343,10 @@ def _matrix(old: int, places: np.ndarray, attrs: dict[str, Any]) -> np.ndarray:
             }[attrs["rounding"]]
             matrix[row, min(max(int(rounded), 0), old - 1)] = 1
             continue
-        taps = range(whole, whole + 2) if attrs["mode"] == "linear" else range(whole - 1, whole + 3)
-        for tap in taps:
+        for tap in range(whole - reach, whole + reach + 1):
             if attrs["exclude_outside"] and not 0 <= tap < old:
                 continue
-            weight = _kernel(abs(tap - place), attrs)
+            weight = _kernel(abs(tap - place) * stretch, attrs)
             matrix[row, min(max(tap, 0), old - 1)] += weight
         matrix[row] /= matrix[row].sum()
     return matrix
@@ -293,52 +362,69 @@ def _kernel(distance: float, attrs: dict[str, Any]) -> float:
 
 
 def _axes(
-    old_shape: Ints, new_shape: Ints, scales: Floats | None, attrs: dict[str, Any]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Each axis that is resampled, and the places that its new positions fall on."""
+    old_shape: Ints, new_shape: Ints, scales: Floats | None, roi: Floats | None, attrs: Any
+) -> Iterator[tuple[int, float, np.ndarray]]:
+    """Each axis that is resampled, its scale, and the places that its new positions fall on."""
     rank = len(old_shape)
-    roi = attrs["roi"] or (0.0,) * rank + (1.0,) * rank
+    roi = roi or (0.0,) * rank + (1.0,) * rank
     for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
         scale = new / old if scales is None else scales[axis]
         start, end = roi[axis], roi[axis + rank]
         if (old, scale) != (new, 1.0) or (start, end) != (0.0, 1.0):
-            yield axis, _places(old, new, scale, {**attrs, "start": start, "end": end})
+            yield axis, scale, _places(old, new, scale, {**attrs, "start": start, "end": end})
 
 
 @resize.rule("numpy")
-def _(x: np.ndarray, *, shape: Ints, scales: Floats | None, **attrs: Any) -> np.ndarray:
+def _(
+    x: np.ndarray,
+    frame: np.ndarray | None,
+    *,
+    shape: Ints,
+    scales: Floats | None,
+    roi: Floats | None,
+    **attrs: Any,
+) -> np.ndarray:
+    if frame is not None:
+        scales, roi = tuple(map(float, frame[0])), tuple(map(float, frame[1:].ravel()))
     result, kept = x.astype(np.float64), np.ones(shape, dtype=bool)
-    for axis, places in _axes(x.shape, shape, scales, attrs):
-        matrix = _matrix(x.shape[axis], places, attrs)
+    for axis, scale, places in _axes(x.shape, shape, scales, roi, attrs):
+        matrix = _matrix(x.shape[axis], places, scale, attrs)
         result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
         inside = (places >= 0) & (places <= x.shape[axis] - 1)
         kept &= inside.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     if attrs["coordinates"] == "tf_crop_and_resize":
         result = np.where(kept, result, attrs["extrapolation"])
+    if attrs["antialias"] and x.dtype.kind in "iu":
+        limits = np.iinfo(x.dtype)
+        result = np.clip(np.rint(result), limits.min, limits.max)
     return result
 
 
 @resize.rule("grad")
 def _(
     x: GraphExpr,
+    frame: GraphExpr | None,
     *,
     dout: GraphExpr,
     out: GraphExpr,
     shape: Dims,
     scales: Floats | None,
+    roi: Floats | None,
     **attrs: Any,
-) -> GraphExpr:
+) -> tuple[GraphExpr | None, ...]:
     """Resampling mixes the elements of one axis after the other: the transposed mixtures."""
+    if frame is not None:
+        raise UserError("resize has no gradient where its scales are known at run time only")
     old, new = static_shape(x, "resize"), static_shape(out, "resize")
-    axes = list(_axes(old, new, scales, attrs))
+    axes = list(_axes(old, new, scales, roi, attrs))
     if attrs["coordinates"] == "tf_crop_and_resize":
-        for axis, places in axes:
+        for axis, _scale, places in axes:
             inside = (places >= 0) & (places <= old[axis] - 1)
             line = inside.reshape([-1 if at == axis else 1 for at in range(len(old))])
             dout = ops.where(line, dout, 0.0)
-    for axis, places in axes:
-        dout = mix(dout, _matrix(old[axis], places, attrs), axis)
-    return dout
+    for axis, scale, places in axes:
+        dout = mix(dout, _matrix(old[axis], places, scale, attrs), axis)
+    return dout, None
 
 
 def _grow(**attrs: Any) -> Any:
@@ -362,7 +448,26 @@ resize.samples(
         roi=(0.0, 0.0, 0.4, 0.6, 1.0, 1.0, 1.2, 1.7),
         extrapolation=10.0,
     ),
+    *(
+        case(
+            ints(1, 2, 3, 4),  # of integers there is no gradient, of this form neither
+            values([[1.0, 1.0, 2.4, 1.3], [0, 0, 0.4, 0.6], [1, 1, 1.2, 1.7]], dtype="float64"),
+            shape=(1, 2, 7, 5),
+            coordinates=coordinates,
+        )
+        for coordinates in ("asymmetric", "tf_crop_and_resize")
+    ),
+    _grow(mode="linear", antialias=True, scales=(1.0, 1.0, 2.4, 1.3)),
     case(floats(1, 1, 5, 6), shape=(1, 1, 2, 3), mode="linear"),
+    case(floats(1, 1, 9, 11), shape=(1, 1, 3, 4), mode="linear", antialias=True),
+    case(
+        floats(2, 17, dtype="float16"),
+        shape=(2, 5),
+        mode="cubic",
+        antialias=True,
+        exclude_outside=True,
+    ),
+    case(ints(1, 9, 11, dtype="uint8"), shape=(1, 3, 4), mode="cubic", antialias=True),
     case(ints(1, 1, 2, 2, dtype="uint8"), shape=(1, 1, 4, 4)),
     case(floats(2, 3), shape=(2, 3)),
 )

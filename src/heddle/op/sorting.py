@@ -29,6 +29,7 @@ from heddle.ir.expr import (
 from heddle.ir.expr import Var as Symbol
 from heddle.op.adjoint import full_like
 from heddle.op.attribute import Dim
+from heddle.op.common import require_ndim
 from heddle.op.index import canonical_axis
 from heddle.op.registry import operator, ops
 from heddle.op.sample import case, floats, ints, values
@@ -267,4 +268,118 @@ topk.samples(
     case(floats(3, 64, dtype="float16"), k=64, largest=False),
     case(floats(2, 0), k=0),
     case(ints(2, 40, high=3), k=4),
+)
+
+
+@operator("sort_rows", kind="opaque", dtypes="number")
+def sort_rows(x: TensorType) -> TensorType:
+    """The positions (int64) of the rows of a matrix in lexicographic order: by the first element,
+    among equals by the second, and so on. Of equal rows the first comes first; NaN counts as
+    largest."""
+    require_ndim(x, "x", 2)
+    return TensorType(x.shape[:1], DType.of("int64"))
+
+
+@sort_rows.rule("compute")
+def _(x: te.Tensor) -> te.Tensor:
+    """A merge sort like that of `topk`, with a comparison that is a loop: rows are merged in
+    pairs of runs of 1, 2, 4, ... from one buffer into another and back."""
+    count = x.shape[0]
+
+    def body(ins: list[Buffer], outs: list[Buffer]) -> Stmt:
+        data, (here, there) = ins[0], outs
+        width = decl_buffer((1,), "int64", "width", scope="local")
+        run, spot = load(width, const(0)), Symbol("i")
+        twice = seq(
+            _merge_rows(data, run, here, there),
+            _merge_rows(data, run * 2, there, here),
+            store(width, run * 4, const(0)),
+        )
+        passes = seq(store(width, const(1), const(0)), While(run < count, twice))
+        return seq(loop(spot, count, store(here, spot, spot)), Allocate(width, passes))
+
+    shapes = [(count,), (count,)]
+    both = te.extern(shapes, [x], body, ["int64", "int64"], name="sorted_rows", rows=())
+    result: te.Tensor = both[0]
+    return result
+
+
+def _merge_rows(data: Buffer, width: Expr, source: Buffer, target: Buffer) -> Stmt:
+    """Merge the runs of `width` rows of `source` in pairs into `target`."""
+    count = data.shape[0]
+    taken = decl_buffer((1,), "int64", "taken", scope="local")
+    column = decl_buffer((1,), "int64", "column", scope="local")
+    names = ("low", "middle", "high", "left", "right", "first", "second")
+    low, middle, high, left, right, first, second = (Symbol(name) for name in names)
+    is_left, pair, step = Symbol("is_left", BOOL), Symbol("pair"), Symbol("t")
+    emit = seq(
+        store(target, select(is_left, first, second), low + step),
+        store(taken, select(is_left, left + 1 - low, left - low), const(0)),
+    )
+    choose = seq(
+        _first_difference(data, first, second, column),
+        LetStmt(
+            logical_or(
+                right >= high,
+                logical_and(
+                    left < middle,
+                    logical_not(_later_row(data, first, second, load(column, const(0)))),
+                ),
+            ),
+            is_left,
+            emit,
+        ),
+    )
+    turn = lets(
+        [
+            (left, low + load(taken, const(0))),
+            (right, middle + step - load(taken, const(0))),
+            # Whichever run is used up, the load stays inside; the comparison is not looked at.
+            (first, load(source, minimum(left, middle - 1))),
+            (second, load(source, minimum(right, count - 1))),
+        ],
+        choose,
+    )
+    merged = seq(
+        store(taken, const(0), const(0)), For(const(0), high - low, ForKind.SERIAL, step, turn)
+    )
+    bounds = [
+        (low, pair * width * 2),
+        (middle, minimum(low + width, count)),
+        (high, minimum(low + width * 2, count)),
+    ]
+    pairs = (count + width * 2 - 1) // (width * 2)
+    return Allocate(column, Allocate(taken, loop(pair, pairs, lets(bounds, merged))))
+
+
+def _first_difference(data: Buffer, first: Expr, second: Expr, column: Buffer) -> Stmt:
+    """Put into `column` where two rows differ first; their length, where they are equal."""
+    at = load(column, const(0))
+    same = load(data, (first, at)).equal(load(data, (second, at)))
+    # Lazy: beyond the last element there is nothing to load.
+    more = if_then_else(at < data.shape[1], same, const(False, BOOL))
+    return seq(store(column, const(0), const(0)), While(more, store(column, at + 1, const(0))))
+
+
+def _later_row(data: Buffer, first: Expr, second: Expr, column: Expr) -> Expr:
+    """Whether row `first` comes strictly after row `second`; they differ at `column` first."""
+    after = _greater(load(data, (first, column)), load(data, (second, column)))
+    return if_then_else(column < data.shape[1], after, const(False, BOOL))
+
+
+@sort_rows.rule("numpy")
+def _(x: np.ndarray) -> np.ndarray:
+    return np.lexsort(x.T[::-1]) if x.shape[1] else np.arange(len(x))
+
+
+sort_rows.not_differentiable("the result is positions")
+
+
+sort_rows.samples(
+    case(floats(7, 3)),
+    case(ints(37, 3, high=3)),
+    case(values([[1.0, np.nan], [1.0, 2.0], [np.nan, 0.0], [-np.inf, 1.0]])),
+    case(ints(5, 1, high=2, dtype="uint8")),
+    case(floats(3, 0)),
+    case(floats(0, 3)),
 )

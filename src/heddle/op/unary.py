@@ -20,6 +20,7 @@ from heddle.op.adjoint import cast_like, dtype_of
 from heddle.op.common import elementwise, vectorized
 from heddle.op.registry import Op, operator, ops
 from heddle.op.sample import Sample, bools, case, floats, ints, values
+from heddle.support import UserError
 from heddle.tir import intrin
 
 Pullback = Callable[[GraphExpr, GraphExpr, GraphExpr], GraphExpr | None]
@@ -409,4 +410,44 @@ cast.samples(
     case(values([0.0, 0.5, math.nan, math.inf, -1e30, 3e9]), dtype="int32"),
     case(ints(6, high=1), dtype="bool"),
     case(bools(6), dtype="float32"),
+)
+
+
+@operator("reinterpret", kind="elementwise")
+def reinterpret(x: TensorType, *, dtype: DType) -> TensorType:
+    """The bits of the elements of x read as `dtype`, which is as wide. Of bool a byte is 0 or 1;
+    read as bool, it says whether it is not 0."""
+    if x.dtype.nbytes != dtype.nbytes:
+        raise UserError(f"{x.dtype} and {dtype} have different widths")
+    return TensorType(x.shape, dtype)
+
+
+@reinterpret.rule("compute")
+def _(x: te.Tensor, *, dtype: DType) -> te.Tensor:
+    def read(value: Expr) -> Expr:
+        bits = cast_expr(value, "uint8") if value.dtype.is_bool else value
+        if dtype.is_bool:
+            return cast_expr(intrin.reinterpret(bits, "uint8"), dtype)
+        return intrin.reinterpret(bits, dtype)
+
+    return te.compute(x.shape, lambda *i: read(x[i]), name="reinterpret")
+
+
+@reinterpret.rule("numpy")
+def _(x: np.ndarray, *, dtype: DType) -> np.ndarray:
+    bits = np.ascontiguousarray(x)
+    if dtype.is_bool:
+        return bits.view(np.uint8).reshape(x.shape) != 0  # type: ignore[no-any-return]
+    return bits.view(dtype.numpy).reshape(x.shape)
+
+
+reinterpret.not_differentiable("bits are no numbers")
+
+
+reinterpret.samples(
+    case(ints(3, 4, dtype="int64"), dtype="float64"),
+    case(floats(3, 4), dtype="int32"),
+    case(ints(5, low=-9, high=9, dtype="int8"), dtype="bool"),
+    case(bools(6), dtype="uint8"),
+    case(floats(), dtype="uint32"),
 )

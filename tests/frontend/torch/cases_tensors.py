@@ -308,6 +308,24 @@ _HALF = frozenset(
 )
 
 
+def _segments() -> list[Case]:
+    def lengths(reduce: str) -> Callable[..., Any]:
+        return lambda x: torch.segment_reduce(
+            x, reduce, lengths=torch.tensor([2, 0, 3, 1]), unsafe=True
+        )
+
+    def offsets(reduce: str) -> Callable[..., Any]:
+        return lambda x: torch.segment_reduce(
+            x, reduce, offsets=torch.tensor([0, 3, 3, 6]), unsafe=True, initial=1.5
+        )
+
+    names = ("sum", "mean", "max", "min", "prod")
+    doubles = (torch.float32, torch.float64)
+    cases = [Case(f"segment {n}", lengths(n), (f(6, 3),), doubles) for n in names]
+    cases += [Case(f"segment {n} from", offsets(n), (f(6, 2, 3),)) for n in names]
+    return cases
+
+
 def _bags() -> list[Case]:
     """Embedding bags, grouped products, distances of pairs."""
     table, index = f(9, 4), i(6, high=8)
@@ -333,6 +351,7 @@ def _bags() -> list[Case]:
         Case("bag to the end", bag(mode="sum", include_last_offset=True), (table, index)),
         Case("bag weighted", weighted, (table, index, f(6))),
         Case("bag of rows", lambda w, x: F.embedding_bag(x, w), (table, i(3, 2, high=8))),
+        *_segments(),
         Case("grouped product", grouped, (f(7, 16), f(3, 16, 8)), half),
         Case("grouped batch", torch._grouped_mm, (f(3, 4, 16), f(3, 16, 8)), half),
         Case("pdist", F.pdist, (f(5, 3),)),

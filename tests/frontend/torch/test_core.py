@@ -10,7 +10,7 @@ import torch
 
 import heddle.torch  # declares the converters
 from heddle.frontend.torch.decompose import dynamo_decompositions, export_decompositions
-from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
+from heddle.frontend.torch.registry import find_complex_converter, find_converter
 
 # These never reach a converter: the results are symbolic integers, which the importer reads.
 SIZES = ("aten.sym_numel", "aten.sym_size", "aten.sym_storage_offset", "aten.sym_stride")
@@ -32,7 +32,7 @@ def is_covered(operator: Any, table: dict[Any, Any]) -> bool:
     name = str(operator)
     if find_converter(name) is not None or find_complex_converter(name) is not None:
         return True
-    if name in REFUSED or operator in table:
+    if operator in table:
         return True
     if operator._schema.is_mutable:  # AOTAutograd and export make it functional
         return True
@@ -46,10 +46,6 @@ def test_core_aten_is_covered(table: Any) -> None:
     operators = core_operators()
     assert len(operators) > 150
     assert [str(item) for item in operators if not is_covered(item, known)] == []
-
-
-def test_nothing_is_both_imported_and_refused() -> None:
-    assert [name for name in REFUSED if find_converter(name) is not None] == []
 
 
 def test_refusals_tell_why() -> None:

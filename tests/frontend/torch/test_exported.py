@@ -179,14 +179,14 @@ def test_all_missing_operators_are_named_with_their_layers() -> None:
             self.head = Odd()
 
         def forward(self, x: torch.Tensor) -> Any:
-            return self.stem(x), self.head(x), torch.digamma(x)
+            return self.stem(x), self.head(x), torch.special.i1(x)
 
     with pytest.raises(ImportFailure) as caught:
         from_exported_program(export(Model(), torch.randn(3)))
     text = str(caught.value)
     assert "3 nodes cannot be imported" in text
     assert "aten.i0.default at `stem.i0`, `head.i0_1`" in text
-    assert "aten.digamma.default at `digamma`" in text
+    assert "aten.special_i1.default at `special_i1`" in text
 
 
 def test_sizes_that_depend_on_data() -> None:
@@ -294,7 +294,7 @@ def test_messages_of_compile() -> None:
 def test_dropout_in_training_mode_is_refused() -> None:
     with torch.no_grad():
         program = torch.export.export(nn.Dropout(0.5).train(), (torch.ones(3),))
-    with pytest.raises(ImportFailure, match="training mode is random"):
+    with pytest.raises(ImportFailure, match="draws from the generator of PyTorch"):
         from_exported_program(program)
 
 
@@ -415,9 +415,9 @@ def test_changed_parameters_are_returned() -> None:
 
 
 def test_what_has_effects_and_no_rule() -> None:
-    class Inverse(torch.nn.Module):
+    class Factor(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.linalg.inv(x)
+            return torch.linalg.cholesky(x)
 
-    with pytest.raises(UserError, match="linalg_inv_ex"):
-        heddle.compile(Inverse(), example_inputs=(torch.eye(3),), cache=False)
+    with pytest.raises(UserError, match="linalg_cholesky_ex"):
+        heddle.compile(Factor(), example_inputs=(torch.eye(3),), cache=False)

@@ -14,7 +14,8 @@ result, in units in the last place, over all inputs including subnormals:
     log1p     2     log(u) + (x - (u - 1)) / u with u = 1 + x
     tanh      2     odd polynomial below 0.625 (Cephes), else 1 - 2 / (exp(2x) + 1)
     sigmoid   3     exp(-|x|) based, so that small results keep their precision
-    erf       2     odd polynomial below 0.92, else 1 - exp(polynomial) (N. Juffa)
+    erf       2     odd polynomial below 0.92, else 1 - exp(polynomial) (N. Juffa); with AVX-512
+                    a polynomial for each quarter of |x| (`erf_table`)
     sin, cos  1     reduction and polynomial in float64; beyond 1e6 the C library
     pow       1     exp2(y log2(x)) in float64
     others          the C library, lane by lane
@@ -28,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from heddle.codegen.llvm import erf_table
 from heddle.codegen.llvm.builder import FunctionBuilder, ModuleBuilder
 from heddle.codegen.llvm.types import mangle, vector
 from heddle.codegen.llvm.vector_writer import VectorWriter
@@ -101,8 +103,8 @@ _EXP_NORMAL: Final = {"float": -87.33654, "double": -708.3964185322641}
 """Below it exp(x) is subnormal: the logarithm of the smallest normal number."""
 
 
-def _has_scale(w: VectorWriter) -> bool:
-    """Whether one instruction multiplies by a power of two."""
+def _has_wide_instructions(w: VectorWriter) -> bool:
+    """Whether one instruction multiplies by a power of two, and one looks up sixteen floats."""
     module = w.b.module
     return w.lanes == 16 and "avx512f" in module.features and module.vector_bits == 512
 
@@ -113,7 +115,7 @@ def _scale(
     """`value * 2**exponent`, correct for results that are subnormal or overflow. `exponent` is a
     whole number in [-151, 129]; `integer` is the same as an integer. Lanes without `keep` are zero
     and compute nothing: an underflow costs more than a hundred cycles on many cores."""
-    if _has_scale(w):
+    if _has_wide_instructions(w):
         symbol = "@llvm.x86.avx512.mask.scalef.ps.512"
         w.b.module.declare(f"{w.kind} {symbol}({w.kind}, {w.kind}, {w.kind}, i16, i32)")
         mask = "-1" if keep is None else w.b.op(f"bitcast <16 x i1> {keep} to i16")
@@ -140,7 +142,7 @@ def _exp_tail(w: VectorWriter, r: str) -> str:
 
 def _exp(w: VectorWriter, x: str, lowest: float = _EXP_LOWEST) -> str:
     keep = w.compare("uge", x, w.const(lowest))
-    if not _has_scale(w):
+    if not _has_wide_instructions(w):
         x = w.select(keep, x, w.const(0.0))
     x = w.at_most(x, 89.0)
     n, integer, r = _exp_parts(w, x)
@@ -195,6 +197,8 @@ def _tanh(w: VectorWriter, x: str) -> str:
 
 
 def _erf(w: VectorWriter, x: str) -> str:
+    if _has_wide_instructions(w):
+        return _erf_by_pieces(w, x)
     t, s = w.abs(x), w.mul(x, x)
     p = w.fma(w.const(-1.72853470e-5), t, w.const(3.83197126e-4))
     q = w.fma(w.const(-3.88396438e-3), t, w.const(2.42546219e-2))
@@ -211,6 +215,21 @@ def _erf(w: VectorWriter, x: str) -> str:
     )
     small = w.fma(w.polynomial(s, tail), x, x)
     return w.select(w.compare("ogt", t, w.const(0.927734375)), large, small)
+
+
+def _erf_by_pieces(w: VectorWriter, x: str) -> str:
+    t = w.abs(x)
+    quarters = w.mul(w.at_most(t, erf_table.LARGEST), w.const(4.0))
+    piece, number = w.nearest(quarters)
+    f = w.sub(quarters, piece)
+    first, *middle, base = erf_table.COEFFICIENTS
+    value = w.lookup(first, number)
+    for coefficients in middle:
+        value = w.fma(value, f, w.lookup(coefficients, number))
+    near_zero = w.compare("oeq", piece, w.const(0.0))
+    value = w.fma(value, f, w.select(near_zero, t, w.lookup(base, number)))
+    large = w.compare("ogt", t, w.const(erf_table.LARGEST))
+    return w.copysign(w.select(large, w.const(1.0), value), x)
 
 
 # -- logarithms ----------------------------------------------------------------------------------

@@ -29,10 +29,21 @@ class VectorWriter:
 
     def const(self, value: float) -> str:
         """A constant in every lane."""
+        return self.b.splat(self.element, self._literal(value), self.lanes)
+
+    def _literal(self, value: float) -> str:
         if self.element == "float" and value - value == 0.0:
             value = struct.unpack("<f", struct.pack("<f", value))[0]
         bits = struct.unpack("<Q", struct.pack("<d", value))[0]
-        return self.b.splat(self.element, f"0x{bits:016X}", self.lanes)
+        return f"0x{bits:016X}"
+
+    def lookup(self, table: Sequence[float], index: str) -> str:
+        """The elements of a table of sixteen that the low four bits of `index` tell: one
+        instruction of AVX-512, on sixteen floats."""
+        values = ", ".join(f"{self.element} {self._literal(value)}" for value in table)
+        symbol = "@llvm.x86.avx512.permvar.sf.512"
+        self.b.module.declare(f"{self.kind} {symbol}({self.kind}, {self.word})")
+        return self.b.op(f"call {self.kind} {symbol}({self.kind} <{values}>, {self.word} {index})")
 
     def int_const(self, value: int) -> str:
         return self.b.splat(f"i{self.bits_wide}", str(value), self.lanes)

@@ -11,11 +11,13 @@ import sympy
 import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
 from heddle.frontend.torch.flat import Program
 from heddle.frontend.torch.tensors import numpy_view, real_view, torch_view
 from heddle.runtime import Executable
+from heddle.support import UserError
 
 
 class CompiledPart:
@@ -37,6 +39,11 @@ class CompiledPart:
         self._results: list[Callable[[tuple[Any, ...], tuple[torch.Tensor, ...]], Any]] = [
             _reader(kind, what, sizes, _memory_order(item))
             for (kind, what), item in zip(program.results, returned, strict=True)
+        ]
+        self._views = [
+            (position, what, [_view_step(fx_node, sizes) for fx_node in what.steps])
+            for position, (kind, what) in enumerate(program.results)
+            if kind == "view"
         ]
         self._complex = {
             what
@@ -62,7 +69,13 @@ class CompiledPart:
             )
             for write in self.program.writes:
                 _overwrite(args[write.position], computed[write.result])
-        return tuple(read(args, computed) for read in self._results)
+        results = [read(args, computed) for read in self._results]
+        for position, view, steps in self._views:
+            value = args[view.root] if view.of_argument else results[view.root]
+            for step in steps:
+                value = step(value, args)
+            results[position] = value
+        return tuple(results)
 
 
 def _overwrite(target: torch.Tensor, value: torch.Tensor) -> None:
@@ -120,11 +133,32 @@ def _reader(
     return lambda args, computed: None
 
 
+def _view_step(fx_node: fx.Node, sizes: _Sizes) -> Callable[[Any, Any], Any]:
+    """One operator of a view, as a function of its tensor and the arguments of the graph."""
+    call: Any = fx_node.target
+    if call in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+        call = torch.ops.aten.reshape.default  # what is here without gaps may have some there
+
+    def reader(item: Any) -> Any:
+        if isinstance(item, fx.Node):
+            return sizes.reader(item.meta["val"].node.expr)
+        return lambda args, computed: item
+
+    leaves, spec = tree_flatten((fx_node.args[1:], fx_node.kwargs))
+    readers = [reader(leaf) for leaf in leaves]
+
+    def step(value: Any, args: Any) -> Any:
+        rest, named = tree_unflatten([read(args, ()) for read in readers], spec)
+        return call(value, *rest, **named)
+
+    return step
+
+
 class _Sizes:
     """Where the symbols of a graph are to be read from its arguments."""
 
     def __init__(self, placeholders: list[fx.Node]) -> None:
-        self._homes: dict[str, str] = {}
+        self._homes: dict[sympy.Basic, sympy.Symbol] = {}
         for position, fx_node in enumerate(placeholders):
             example = fx_node.meta.get("val")
             if isinstance(example, torch.SymInt):
@@ -134,13 +168,16 @@ class _Sizes:
                     self._note(dim, f"args[{position}].shape[{axis}]")
 
     def _note(self, size: Any, place: str) -> None:
-        if isinstance(size, torch.SymInt) and isinstance(size.node.expr, sympy.Symbol):
-            self._homes.setdefault(size.node.expr.name, place)
+        if isinstance(size, torch.SymInt):
+            self._homes.setdefault(size.node.expr, sympy.Symbol(place))
 
     def reader(self, size: Any) -> Callable[..., Any]:
         """A function that computes a size from the arguments."""
         if isinstance(size, (int, float, bool)):
             return lambda args, computed: size
-        places = {symbol: sympy.Symbol(self._homes[symbol.name]) for symbol in size.free_symbols}
-        text = PythonPrinter().doprint(size.xreplace(places))
+        found = size.xreplace(self._homes)
+        lost = found.free_symbols - set(self._homes.values())
+        if lost:
+            raise UserError(f"the size `{size}` does not follow from those of the arguments")
+        text = PythonPrinter().doprint(found)
         return eval(f"lambda args, computed: {text}", {"math": __import__("math")})  # type: ignore[no-any-return]

@@ -59,9 +59,10 @@ def _compiled(
     graph: fx.GraphModule, role: str, options: Mapping[str, Any], *, strict: bool
 ) -> Callable[..., Any]:
     """The graph as one executable; in PyTorch, with a warning, when it does not compile."""
-    program = from_graph(graph, name=role)
     try:
+        program = from_graph(graph, name=role)
         executable = None if program.module is None else _executable(program, options)
+        return CompiledPart(graph, program, executable)
     except HeddleError as error:
         if strict:
             raise
@@ -72,7 +73,6 @@ def _compiled(
             stacklevel=2,
         )
         return graph.forward
-    return CompiledPart(graph, program, executable)
 
 
 def _executable(program: Program, options: Mapping[str, Any]) -> Executable:

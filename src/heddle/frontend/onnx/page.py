@@ -24,29 +24,27 @@ REASONS: Final[dict[str, str]] = {
     "ImageDecoder": "decoding of compressed images is no tensor computation",
     "CastMap": "Heddle has no maps",
     "DictVectorizer": "Heddle has no maps",
-    "ZipMap": "Heddle has no maps",
-    "SVMClassifier": "not done yet",
-    "SVMRegressor": "not done yet",
     "Gradient": "gradients are made by heddle.grad, not inside of a model",
 }
 # They have a converter that tells why they are not there.
 _REFUSED: Final = frozenset(("Gradient",))
 # What operators that have a converter do not do.
 LIMITS: Final[dict[str, str]] = {
-    "LinearClassifier": "a row of coefficients for each class",
+    "LinearClassifier": "no post_transform PROBIT",
     "Cast": "to strings: of what is known when compiling",
     "ConcatFromSequence": "sequences of known length",
     "Det": "matrices up to 4 x 4",
-    "DFT": "lengths with prime factors up to 4096, as products with matrices",
+    "DFT": "known lengths with prime factors up to 4096; symbolic ones in n^2 steps",
     "If": "decided at run time: branches of one element type and number of dimensions",
     "Loop": "at run time: what grows with the iterations has to be bounded",
     "MaxPool": "positions for static shapes",
     "RoiAlign": "with a sampling ratio that is not 0",
     "Scan": "of operator set 8: without lengths, of batches of up to 16",
-    "STFT": "frames with prime factors up to 4096, as products with matrices",
+    "STFT": "known frames with prime factors up to 4096; symbolic ones in n^2 steps",
+    "SVMClassifier": "no post_transform PROBIT",
     "StringNormalizer": "with stop words: of what is known when compiling",
     "StringSplit": "of what is known when compiling",
-    "Unique": "at run time: of elements, not of slices",
+    "ZipMap": "gives a tensor: a row for each map, a column for each key",
 }
 _INTRODUCTION: Final = """\
 # ONNX operators

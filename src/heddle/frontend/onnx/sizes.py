@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from heddle.frontend.onnx.report import Unsupported
-from heddle.frontend.onnx.values import Symbolic, Value, tensor_type
+from heddle.frontend.onnx.values import Symbolic, Value, of_dims, tensor_type
 from heddle.graph import BindDim, Call, Constant, GraphExpr, Var
 from heddle.ir.expr import (
     Add,
@@ -230,6 +230,11 @@ def at_most(dim: Expr, rooms: Mapping[Expr, Expr]) -> Expr:
     if any(symbol in rooms for symbol in free_vars(dim)):
         raise Unsupported(f"a dimension {dim} of a size that is computed")
     return dim
+
+
+def dimension_as_scalar(node: Node, dim: Any) -> GraphExpr:
+    """A dimension as an int64 scalar."""
+    return node.reshape(node.as_tensor(of_dims([dim])), ())
 
 
 def dimensions_as_scalars(node: Node, dims: Sequence[Any]) -> list[GraphExpr]:

@@ -18,7 +18,7 @@ from torch.export.graph_signature import (
 )
 
 from heddle.frontend.torch.decompose import export_decompositions
-from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
+from heddle.frontend.torch.importer import Importer, Poison, Token, bind_bare_symbols
 from heddle.frontend.torch.report import Unsupported
 from heddle.frontend.torch.symbols import Symbols
 from heddle.graph import Function, GraphExpr
@@ -36,6 +36,7 @@ def from_exported_program(
     name: str = "main",
     symbol_names: Mapping[str, str] | None = None,
     mutated_buffers: bool = False,
+    random_key: bool = False,
 ) -> IRModule:
     """Import an exported program as a module with one graph function, `main`.
 
@@ -49,6 +50,9 @@ def from_exported_program(
 
     mutated_buffers: return the new values of buffers and parameters that the program updates, after
         its results, in the order of "output_names". Without it such a program is refused.
+    random_key: take the key of random numbers as one more input, `random_key`: two uint32. A key
+        gives the same numbers on every target; other calls want other keys. Without it a program
+        that is random is refused.
 
     Raises `ImportFailure` (a `UserError`) that lists all operators without a rule, with layers.
 
@@ -57,7 +61,7 @@ def from_exported_program(
     """
     program = decomposed(program)
     importer = Importer(name, Symbols(symbol_names))
-    main = import_program(program, importer, mutated_buffers=mutated_buffers)
+    main = import_program(program, importer, mutated_buffers=mutated_buffers, random_key=random_key)
     return IRModule({"main": main, **importer.bodies})
 
 
@@ -77,12 +81,18 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
 
 def import_program(
-    program: ExportedProgram, importer: Importer, *, mutated_buffers: bool = False
+    program: ExportedProgram,
+    importer: Importer,
+    *,
+    mutated_buffers: bool = False,
+    random_key: bool = False,
 ) -> Function:
     """The function of a program that is `decomposed`; `importer` knows its values then, and the
     functions that it calls (`bodies`)."""
     with torch.no_grad():
         _add_inputs(program, importer)
+        if random_key:
+            importer.take_random_key()
         for fx_node in program.graph.nodes:
             if fx_node.op in ("call_function", "get_attr"):
                 importer.run_node(fx_node, program.graph_module)
@@ -105,7 +115,7 @@ def _add_inputs(program: ExportedProgram, importer: Importer) -> None:
                 importer.size_parameter(fx_node.name, example)
                 importer.values[fx_node] = importer.symbols.dim(example)
             elif spec.kind is InputKind.TOKEN:
-                importer.values[fx_node] = None
+                importer.values[fx_node] = Token()
             elif isinstance(spec.arg, ConstantArgument):
                 importer.values[fx_node] = spec.arg.value
             else:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
 
-from heddle.frontend.torch.importer import Importer, Poison, bind_bare_symbols
+from heddle.frontend.torch.importer import Importer, Poison, Token, bind_bare_symbols
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.graph import GraphExpr, Var
 from heddle.ir import IRModule
@@ -31,6 +32,20 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """A result that is a part of another one, or of an argument, and has to lie in its memory:
+    PyTorch reads from where a result lies which part it is.
+
+    root: the position of that result, or of the argument. steps: the operators that lead to the
+    view.
+    """
+
+    root: int
+    of_argument: bool
+    steps: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """An imported graph.
 
@@ -38,8 +53,8 @@ class Program:
     parameter of the module which argument of the graph it is; sizes are passed as tensors of shape
     (size, 0). results: for each result of the graph what it is: ("tensor", position among those of
     the module), ("item", position) and ("float", position) for the number in a tensor,
-    ("argument", position), ("size", a sympy expression) or ("none", None). writes: what the graph
-    writes to its arguments at its end.
+    ("argument", position), ("view", a `View`), ("size", a sympy expression) or ("none", None).
+    writes: what the graph writes to its arguments at its end.
     """
 
     module: IRModule | None
@@ -116,7 +131,9 @@ def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int
     sizes = []
     for position, fx_node in enumerate(placeholders):
         example = fx_node.meta.get("val")
-        if isinstance(example, torch.Tensor):
+        if fx_node.users and all(_orders(fx_node, user) for user in fx_node.users):
+            importer.values[fx_node] = Token()
+        elif isinstance(example, torch.Tensor):
             if not fx_node.users and all(isinstance(dim, int) for dim in example.shape):
                 continue  # nothing depends on it
             try:
@@ -138,6 +155,11 @@ def _add_inputs(placeholders: Sequence[fx.Node], importer: Importer) -> list[int
     return inputs
 
 
+def _orders(fx_node: fx.Node, user: fx.Node) -> bool:
+    """Whether a node only says when another one has its effects."""
+    return user.target is torch.ops.higher_order.with_effects and user.args[0] is fx_node
+
+
 def _refuse(importer: Importer, fx_node: fx.Node, problem: Unsupported) -> None:
     """An input that Heddle cannot take makes those that read it unsupported."""
     importer.values[fx_node] = Poison()
@@ -156,6 +178,12 @@ def _results(
     output = next(n for n in graph.graph.nodes if n.op == "output")
     given = output.args[0]
     returned = list(given) if isinstance(given, (tuple, list)) else [given]
+    places: dict[fx.Node, tuple[int, bool]] = {
+        item: (position, False)
+        for position, item in enumerate(returned)
+        if isinstance(item, fx.Node)
+    }
+    places.update((item, (position, True)) for position, item in enumerate(placeholders))
     results: list[tuple[str, Any]] = []
     seen: dict[fx.Node, tuple[str, Any]] = {}
     for item in returned:
@@ -163,9 +191,41 @@ def _results(
             results.append(("none", None) if item is None else ("size", item))
             continue
         if item not in seen:
-            seen[item] = _result(item, placeholders, importer, computed)
+            root, steps = _view_steps(item, places)
+            seen[item] = (
+                ("view", View(*places[root], steps))
+                if steps
+                else _result(item, placeholders, importer, computed)
+            )
         results.append(seen[item])
     return results
+
+
+def _view_steps(item: fx.Node, roots: Container[fx.Node]) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+    """The first of `roots` that a node is a view of, and the steps from there; the node itself and
+    no steps where it is a view of none."""
+    root = node = item
+    steps: tuple[fx.Node, ...] = ()
+    walked: tuple[fx.Node, ...] = ()
+    while _is_view(node):
+        walked = (node, *walked)
+        node = node.args[0]  # type: ignore[assignment]
+        if node in roots:
+            root, steps = node, walked
+    return root, steps
+
+
+def _is_view(fx_node: fx.Node) -> bool:
+    """Whether a node makes a view of its first argument, by numbers that are known or sizes."""
+    if not fx_node.args or not isinstance(fx_node.args[0], fx.Node):
+        return False
+    if fx_node.target is operator.getitem:
+        return _is_view(fx_node.args[0])
+    is_view = isinstance(fx_node.target, torch._ops.OpOverload) and fx_node.target.is_view
+    sizes = [node.meta.get("val") for node in fx_node.all_input_nodes if node != fx_node.args[0]]
+    return is_view and all(
+        isinstance(size, torch.SymInt) and not has_free_unbacked_symbols(size) for size in sizes
+    )
 
 
 def _result(
@@ -174,6 +234,8 @@ def _result(
     if is_write(item):
         return "argument", placeholders.index(item.args[0])  # type: ignore[arg-type]
     value = importer.values[item]
+    if isinstance(value, Token):
+        return "none", None
     if item in placeholders:
         return "argument", placeholders.index(item)
     example = item.meta.get("val")

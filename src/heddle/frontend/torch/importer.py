@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -25,7 +26,7 @@ from heddle.frontend.torch.parts import (
     stacked,
     unstacked,
 )
-from heddle.frontend.torch.registry import REFUSED, find_complex_converter, find_converter
+from heddle.frontend.torch.registry import find_complex_converter, find_converter
 from heddle.frontend.torch.report import Report, Unsupported
 from heddle.frontend.torch.sizes import ARITHMETIC, size_tensor
 from heddle.frontend.torch.symbols import Symbols
@@ -34,7 +35,7 @@ from heddle.graph import Constant, Function, GraphBuilder, GraphExpr, Tuple, Var
 from heddle.ir import BaseFunc, DType, TensorType
 from heddle.ir.expr import Expr
 from heddle.ir.expr import Var as Symbol
-from heddle.support import HeddleError, UserError
+from heddle.support import HeddleError, InternalError, UserError
 
 _ = ops
 
@@ -42,6 +43,7 @@ _ = ops
 _ASSERTIONS: Final = frozenset(
     (
         "aten._assert_scalar.default",
+        "aten._linalg_check_errors.default",
         "aten._assert_async.msg",
         "aten._assert_tensor_metadata.default",
         "aten.sym_constrain_range.default",
@@ -60,6 +62,10 @@ _NUMBERS: Final = (int, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 class Poison:
     """The result of a node that could not be imported; what reads it is passed over."""
+
+
+class Token:
+    """What orders operators that have effects; there is nothing in it."""
 
 
 class Importer:
@@ -82,6 +88,8 @@ class Importer:
         self._returned: list[GraphExpr] = []
         self._constants: dict[int, Constant] = {}
         self._count = 0
+        self._random_key: GraphExpr | None = None
+        self._draws = 0
 
     # -- parameters and constants --------------------------------------------------------------
 
@@ -117,6 +125,23 @@ class Importer:
         """A parameter that carries a size and nothing else: a tensor of shape (size, 0)."""
         dim = self.symbols.bind(size)
         return self.builder.param(name, TensorType.of((dim, 0), DType.of("bool")))
+
+    def take_random_key(self) -> None:
+        """A parameter `random_key` for the key of all random numbers."""
+        self._random_key = self.builder.param("random_key", TensorType.of((2,), "uint32"))
+
+    def draw(self) -> tuple[GraphExpr, GraphExpr]:
+        """The key and the counter of a stream that no other operator draws from."""
+        if self._random_key is None:
+            raise Unsupported(
+                "it draws from the generator of PyTorch, whose numbers nothing else has; "
+                "`from_exported_program(..., random_key=True)` draws others"
+            )
+        if self.builder.name != self.name:
+            raise Unsupported("random numbers in a loop: each iteration would draw the same")
+        self._draws += 1
+        counter = np.asarray([0, 0, self._draws, 0], np.uint32)
+        return self._random_key, Constant(counter)
 
     def _bare_node(self, name: str) -> Node:
         """To emit operators that belong to no node of the program."""
@@ -191,6 +216,8 @@ class Importer:
                 raise Unsupported("it reads a tensor that Heddle cannot hold")
             return Poison()
         args, kwargs = self.arguments(fx_node)
+        if fx_node.target is torch.ops.higher_order.with_effects and str(args[1]) in _ASSERTIONS:
+            return (args[0],)
         if fx_node.target is operator.getitem:
             found = args[0][args[1]]
             if found is None and fx_node.users:
@@ -213,7 +240,7 @@ class Importer:
         else:
             converter = find_converter(target)
         if converter is None:
-            raise Unsupported(REFUSED.get(target, "Heddle has no rule for this operator"))
+            raise Unsupported("Heddle has no rule for this operator")
         self._count += 1
         node = Node(
             self,
@@ -233,6 +260,11 @@ class Importer:
             if not isinstance(error, UserError):
                 raise
             raise UserError(f"{label} ({target}): {error.message}", span=node.span) from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+            text = f"its converter failed with {type(error).__name__}: {error}"
+            if self.survey:  # the rest of the graph is compiled nevertheless
+                raise Unsupported(text) from None
+            raise InternalError(f"{label} ({target}): {text}") from error
 
     def _run_graph(self, graph: fx.GraphModule, operands: Sequence[Any]) -> list[Any]:
         """The results of a graph inside a node, for its operands."""

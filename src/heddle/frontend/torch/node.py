@@ -138,10 +138,22 @@ class Node:
             return Constant(_number(value.data.item(), wanted))
         return self.op.cast(value, dtype=wanted)  # type: ignore[no-any-return]
 
+    def rounded(self, value: GraphExpr, to: DType) -> GraphExpr:
+        """Floats as numbers of a dtype: of one of integers the nearest that it has."""
+        if not to.is_int:
+            return self.cast(value, to)
+        low, high = float(to.min_value), float(to.max_value)
+        return self.cast(self.op.clip(self.op.round(value), min=low, max=high), to)
+
     def reshape(self, value: GraphExpr, dims: Sequence[Dim]) -> GraphExpr:
-        """`value` in another shape; itself when it has that shape."""
+        """`value` in another shape; itself when it has that shape. That there are as many elements
+        torch has found, where it cannot be proved."""
         if same_shape(shape(value), dims):
             return value
+        open_sizes = any(isinstance(dim, Expr) for dim in (*shape(value), *dims))
+        if open_sizes and not same_shape([math.prod(shape(value))], [math.prod(dims)]):
+            value = self.op.reshape(value, shape=(math.prod(shape(value)),))
+            value = self.op.prefix(value, shape=(math.prod(dims),))
         return self.op.reshape(value, shape=tuple(dims))  # type: ignore[no-any-return]
 
     def expand(self, value: GraphExpr, dims: Sequence[Dim]) -> GraphExpr:
@@ -149,6 +161,31 @@ class Node:
         if same_shape(shape(value), dims):
             return value
         return self.op.broadcast_to(value, shape=tuple(dims))  # type: ignore[no-any-return]
+
+    def agreeing(
+        self, values: Sequence[GraphExpr], dims: Sequence[Dim], *, apart: int | None = None
+    ) -> list[GraphExpr]:
+        """`values`, whose dimensions torch has found equal to the last of `dims` or 1, with one
+        dimension in place of those that cannot be proved equal: what proves it is a condition of
+        the program. apart: an axis along which they differ."""
+        wanted = list(dims)
+        for value in values:
+            for axis, old in zip(range(-rank(value), 0), shape(value), strict=True):
+                if isinstance(old, int) and old != 1:
+                    wanted[axis] = old
+        if apart is not None:
+            wanted[apart] = 1
+        return [self._fitted(value, wanted, apart) for value in values]
+
+    def _fitted(self, value: GraphExpr, wanted: Sequence[Dim], apart: int | None) -> GraphExpr:
+        found = list(shape(value))
+        for axis in range(rank(value)):
+            new = wanted[axis - rank(value)]
+            if axis != apart and isinstance(found[axis], Expr):
+                found[axis] = found[axis] if same_shape([found[axis]], [new]) else new
+        if same_shape(shape(value), found):
+            return value
+        return self.op.prefix(value, shape=tuple(found))  # type: ignore[no-any-return]
 
     def full(self, dims: Sequence[Dim], value: float | int | bool, to: DType) -> GraphExpr:
         """A tensor that is `value` everywhere."""

@@ -11,14 +11,6 @@ Converter: TypeAlias = Callable[..., Any]
 tensors as graph expressions, symbolic integers as `Expr`. Returns a graph expression, or a tuple of
 one per result (None for results that are not computed)."""
 
-REFUSED: Final[dict[str, str]] = {
-    **dict.fromkeys(
-        ("aten.rand.default", "aten.randn.default", "aten.randperm.default"),
-        "it draws from the generator of PyTorch, whose numbers nothing else has",
-    ),
-}
-"""Operators without a converter, and why. What is in no table at all nobody has met."""
-
 _CONVERTERS: Final[dict[str, Converter]] = {}
 _COMPLEX: Final[dict[str, Converter]] = {}
 
@@ -56,8 +48,9 @@ def find_complex_converter(name: str) -> Converter | None:
 
 
 def find_converter(name: str) -> Converter | None:
-    """The converter of an operator, by its name with the overload."""
-    return _CONVERTERS.get(name)
+    """The converter of an operator, by its name with the overload. A view and its copy are one:
+    "aten.permute_copy.default" is found as "aten.permute.default"."""
+    return _CONVERTERS.get(name) or _CONVERTERS.get(name.replace("_copy.", ".", 1))
 
 
 def supported_operators() -> tuple[str, ...]:

@@ -53,6 +53,7 @@ class Symbols:
         self._ranges: dict[str, tuple[int, int]] = {}
         self._wholes: dict[str, e.Expr] = {}
         self._computed: dict[str, e.Expr] = {}
+        self._apart: dict[sympy.Basic, e.Expr] = {}
 
     def dim(self, value: Any) -> Dim:
         """A size: an integer, or an expression of symbols. `Unsupported` when it depends on data
@@ -77,6 +78,8 @@ class Symbols:
         return simplify_dim(found)
 
     def _convert(self, value: sympy.Basic) -> Any:
+        if value in self._apart:
+            return self._apart[value]
         if isinstance(value, sympy.Integer):
             return e.const(int(value))
         if isinstance(value, sympy.Symbol):
@@ -118,12 +121,15 @@ class Symbols:
 
     def knows(self, value: torch.SymInt) -> bool:
         """Whether all symbols of a size are defined."""
-        return all(symbol.name in self._vars for symbol in value.node.expr.free_symbols)
+        expression = value.node.expr
+        known = all(symbol.name in self._vars for symbol in expression.free_symbols)
+        return known or expression in self._apart
 
     def bind(self, value: Any) -> Dim:
         """The dimension of a parameter; it defines the symbol that occurs in it when nothing did
         before. Of a size a * s + b the symbol is one d for the whole, and s is (d - b) // a: the
-        dimension is that expression of d, which for legal sizes is d."""
+        dimension is that expression of d, which for legal sizes is d. Of any other size the symbol
+        is one for the whole that says nothing of s."""
         if isinstance(value, int):
             return value
         expression = value.node.expr
@@ -135,13 +141,13 @@ class Symbols:
         low, high = _bounds(value, expression)
         if isinstance(expression, sympy.Symbol):
             return self._define(expression.name, expression.name, low, high)
-        if len(unknown) != 1 or len(expression.free_symbols) != 1:
-            raise Unsupported(f"an input has the size {expression}, of several symbols")
         symbol = unknown[0]
         slope = sympy.expand(expression).coeff(symbol, 1)
         offset = sympy.expand(expression - slope * symbol)
         if not (slope.is_Integer and offset.is_Integer and slope > 0):
-            raise Unsupported(f"an input has the size {expression}, which is not linear")
+            # Not a linear function of one symbol: a symbol that knows nothing of the others.
+            self._apart[expression] = whole = self._define(str(expression), "size", low, high)
+            return whole
         derived = self._define(str(expression), str(expression), low, high)
         self._vars[symbol.name] = (derived - int(offset)) // int(slope)
         self._wholes[str(expression)] = derived

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heddle.arith import detect_iter_map
+from heddle.arith import Analyzer, detect_iter_map
 from heddle.arith.enumerate import maps_distinctly
-from heddle.ir.expr import Expr, Var, as_int, const, logical_and
-from heddle.ir.walk import rewrite, substitute, uses_var
+from heddle.ir.expr import Expr, FloorDiv, FloorMod, Var, as_int, const, logical_and
+from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.schedule.affine import is_injective
 from heddle.schedule.primitives.base import fail, primitive
 from heddle.schedule.refs import BlockLike, BlockRef, LoopRef
@@ -98,6 +98,10 @@ def runs_once(node: Block, loops: list[For], position: int) -> bool:
     everywhere = {n.var: (n.min, n.extent) for n in loops}
     if any(detect_iter_map(bindings, d, node.predicate) for d in (everywhere, inner)):
         return True
+    # What is distinct everywhere is distinct where the predicate holds.
+    joined = _joined(node)
+    if any(detect_iter_map(b, inner) for b in (bindings, joined)):
+        return True
     known = {var: (as_int(low), as_int(size)) for var, (low, size) in everywhere.items()}
     domains = {
         var: (low, size)
@@ -108,6 +112,28 @@ def runs_once(node: Block, loops: list[For], position: int) -> bool:
         return False
     outer = [n.var for n in loops[:position]]
     return maps_distinctly([*outer, *bindings], domains, conjuncts(node.predicate)) is True
+
+
+def _joined(node: Block) -> list[Expr]:
+    """The bindings, neighbours numbered together where that makes them simpler: of distinct numbers
+    at least one digit differs.
+
+    (o * 12 + i) // 8, (o * 12 + i) % 8  ->  o * 12 + i
+    """
+    analyzer = Analyzer()
+    found: list[Expr] = []
+    for bound in node.iters:
+        if found:
+            whole = analyzer.simplify(found[-1] * bound.extent + bound.binding)
+            if _divisions(whole) < _divisions(found[-1]) + _divisions(bound.binding):
+                found[-1] = whole
+                continue
+        found.append(bound.binding)
+    return found
+
+
+def _divisions(index: Expr) -> int:
+    return sum(isinstance(part, (FloorDiv, FloorMod)) for part in pre_order(index))
 
 
 def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> None:

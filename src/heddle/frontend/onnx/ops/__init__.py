@@ -23,6 +23,7 @@ from heddle.frontend.onnx.ops import (
     text,
     training,
     trees,
+    vectors,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "text",
     "training",
     "trees",
+    "vectors",
 ]

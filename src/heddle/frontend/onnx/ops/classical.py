@@ -13,6 +13,7 @@ from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.text import labels, lookup, strings_of
 from heddle.frontend.onnx.values import Text
 from heddle.graph import Constant, GraphExpr
+from heddle.ir.expr import as_expr, as_int
 from heddle.support import UserError
 
 _DOMAIN: Final = "ai.onnx.ml"
@@ -90,7 +91,9 @@ def _linear_regressor(node: Node) -> Any:
     return transformed(node, result, node.attr.string("post_transform", "NONE"))
 
 
-_TRANSFORMS: Final = ("NONE", "SOFTMAX", "LOGISTIC")
+_TRANSFORMS: Final = ("NONE", "SOFTMAX", "SOFTMAX_ZERO", "LOGISTIC")
+_ZERO: Final = 1e-7
+"""What is nearer to 0 counts as 0 in SOFTMAX_ZERO."""
 
 
 def transformed(node: Node, x: GraphExpr, transform: str) -> GraphExpr:
@@ -99,7 +102,20 @@ def transformed(node: Node, x: GraphExpr, transform: str) -> GraphExpr:
         raise Unsupported(f"post_transform {transform}")
     if transform == "SOFTMAX":
         return node.op.softmax(x, axis=rank(x) - 1)  # type: ignore[no-any-return]
+    if transform == "SOFTMAX_ZERO":
+        return _softmax_zero(node, x)
     return node.op.sigmoid(x) if transform == "LOGISTIC" else x  # type: ignore[no-any-return]
+
+
+def _softmax_zero(node: Node, x: GraphExpr) -> GraphExpr:
+    """A softmax that leaves out, and leaves at 0, what is 0."""
+    last = (rank(x) - 1,)
+    there = node.op.greater(node.op.abs(x), node.scalar(_ZERO, x))
+    most = node.op.max(x, axes=last, keepdims=True)
+    power = node.op.exp(node.op.sub(x, most))
+    power = node.op.where(there, power, node.op.mul(x, node.op.exp(node.op.negative(most))))
+    total = node.op.sum(power, axes=last, keepdims=True)
+    return node.op.div(power, total)  # type: ignore[no-any-return]
 
 
 @converts("LabelEncoder", domain=_DOMAIN)
@@ -195,6 +211,17 @@ def _default(node: Node, kind: np.dtype) -> Any:
     return np.asarray(node.attr.float("default_float", -0.0), kind)
 
 
+@converts("ZipMap", domain=_DOMAIN)
+def _zip_map(node: Node) -> Any:
+    """A row of values for each map that the operator makes, a column for each of its keys: what the
+    maps hold, as a tensor. The keys stay in the model."""
+    x = node.tensor(0)
+    keys = class_names(node)
+    if as_int(as_expr(shape(x)[-1])) not in (None, len(keys)):
+        raise UserError(f"{len(keys)} keys for {shape(x)[-1]} columns")
+    return node.reshape(x, (1, len(keys))) if rank(x) == 1 else node.op.identity(x)
+
+
 # -- classes ---------------------------------------------------------------------------------
 
 
@@ -227,7 +254,24 @@ def _linear_classifier(node: Node) -> Any:
     scores = node.op.matmul(x, np.ascontiguousarray(weights.T))
     if bias.size:
         scores = node.op.add(scores, bias)
+    if (len(weights), len(names)) == (1, 2):
+        return _one_of_two(node, names, scores)
     if len(weights) != len(names):
-        raise Unsupported(f"{len(weights)} rows of coefficients for {len(names)} classes")
+        raise UserError(f"{len(weights)} rows of coefficients for {len(names)} classes")
     found = transformed(node, scores, node.attr.string("post_transform", "NONE"))
     return label_of(node, names, node.op.argmax(scores, axis=1)), found
+
+
+def _one_of_two(node: Node, names: np.ndarray, scores: GraphExpr) -> Any:
+    """One score for two classes: the second one where it is positive. As ONNX Runtime does, the
+    first has what is left to 1, whatever `post_transform` but LOGISTIC."""
+    zero = node.scalar(0, scores)
+    second = node.cast(node.op.greater(scores, zero), "int64")
+    label = label_of(node, names, node.reshape(second, (shape(scores)[0],)))
+    transform = node.attr.string("post_transform", "NONE")
+    if transform == "PROBIT":
+        raise Unsupported("post_transform PROBIT")
+    if transform == "LOGISTIC":
+        scores = node.op.sigmoid(scores)
+    rest = node.op.sub(node.scalar(1, scores), scores)
+    return label, node.op.concat(rest, scores, axis=1)

@@ -10,19 +10,23 @@ from typing import Any
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.axes import axes_of
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.sizes import (
     bound_of,
+    dimension_as_scalar,
     item,
+    largest,
     length_of,
     product,
     scalar,
     size_of,
     sizes_of,
 )
-from heddle.frontend.onnx.values import Value, of_dims
+from heddle.frontend.onnx.values import Value
 from heddle.graph import Constant, GraphExpr
 from heddle.graph.dims import same_dim, simplify_dim
+from heddle.ir import DType
 from heddle.ir.expr import Expr, as_expr, as_int, const, floordiv, maximum, minimum
 from heddle.support import UserError
 
@@ -34,11 +38,6 @@ def is_computed(value: Value) -> bool:
 
 def _whole(value: int) -> Constant:
     return Constant(np.asarray(value, np.int64))
-
-
-def _as_scalar(node: Node, size: Any) -> GraphExpr:
-    """A dimension as an int64 scalar."""
-    return node.reshape(node.as_tensor(of_dims([size])), ())
 
 
 def range_of(node: Node) -> Any:
@@ -99,7 +98,7 @@ def reshape_of(node: Node, x: GraphExpr) -> Any:
     for at, found in enumerate(items):
         size = scalar(node, wanted, at)
         if not node.attr.flag("allowzero") and at < rank(x):
-            own = _as_scalar(node, shape(x)[at])
+            own = dimension_as_scalar(node, shape(x)[at])
             size = node.op.where(node.op.equal(size, _whole(0)), own, size)
         sizes.append(size)
         static = found if isinstance(found, Expr) else None
@@ -112,7 +111,7 @@ def reshape_of(node: Node, x: GraphExpr) -> Any:
         raise Unsupported(
             "a computed `shape` of no elements", inputs=node.importer.sources_of(node.tensor(1))
         )
-    elements = _as_scalar(node, total)
+    elements = dimension_as_scalar(node, total)
     sizes = _filled(node, sizes, elements)
     least = floordiv(total, known)
     dims: list[Any] = []
@@ -163,14 +162,32 @@ def expand_of(node: Node, x: GraphExpr) -> Any:
             dims[axis] = own if found == 1 else _plain(found)
         elif own == 1:
             dims[axis] = size_of(node, wanted, at, "shape")
+        elif as_int(as_expr(own)) is None and largest(node, wanted, at) is not None:
+            dims[axis], x = _spread_axis(node, x, axis - len(have) + rank(x), at)
+            have[axis] = dims[axis]
         else:
-            size, same = scalar(node, wanted, at), _as_scalar(node, own)
+            size, same = scalar(node, wanted, at), dimension_as_scalar(node, own)
             fits = node.op.logical_or(node.op.equal(size, _whole(1)), node.op.equal(size, same))
             dims[axis] = node.bind_dim(node.op.where(fits, same, _whole(-1)), as_expr(own))
             front = [d if a != axis else dims[axis] for a, d in enumerate(have)]
             x = node.op.prefix(x, shape=tuple(front[len(have) - rank(x) :]))
             have[axis] = dims[axis]
     return node.op.broadcast_to(x, shape=tuple(dims))
+
+
+def _spread_axis(node: Node, x: GraphExpr, axis: int, at: int) -> tuple[Expr, GraphExpr]:
+    """An axis that may have 1 element, as it turns out at run time, in the size that element `at`
+    of input 1 says."""
+    own = shape(x)[axis]
+    size, have = scalar(node, node.value(1), at), dimension_as_scalar(node, own)
+    single = node.op.equal(have, _whole(1))
+    fits = node.op.logical_or(node.op.equal(size, _whole(1)), node.op.equal(size, have))
+    wanted = node.op.where(single, size, node.op.where(fits, have, _whole(-1)))
+    room = maximum(as_expr(own), bound_of(node, node.value(1), at, "shape"))
+    dim = node.bind_dim(wanted, room)
+    places = node.op.range(count=dim, dtype="int64")
+    places = node.op.minimum(places, node.op.maximum(node.op.sub(have, _whole(1)), _whole(0)))
+    return dim, node.op.gather(x, places, axis=axis)
 
 
 def tile_of(node: Node, x: GraphExpr) -> Any:
@@ -184,32 +201,59 @@ def tile_of(node: Node, x: GraphExpr) -> Any:
     return node.reshape(spread, [_plain(as_expr(count) * dim) for count, dim in dims])
 
 
-def pad_of(node: Node, x: GraphExpr, axes: list[int], mode: str) -> Any:
+def pad_of(node: Node, x: GraphExpr, mode: str) -> Any:
     """Axis by axis: the place in x of each element of the result, and what is outside of x."""
-    pads = node.value(1)
     if mode not in ("constant", "edge", "reflect", "wrap"):
         raise UserError(f"attribute `mode` is `{mode}`, expected constant, edge, reflect or wrap")
     value: GraphExpr = node.scalar(0, x)
     if node.has(2):
         value = node.reshape(node.cast(node.tensor(2), dtype(x)), ())
-    for at, axis in enumerate(axes):
-        before, after = (scalar(node, pads, place) for place in (at, at + len(axes)))
-        ends = [item(node, pads, place) for place in (at, at + len(axes))]
-        if ends == [0, 0]:
-            continue
+    for axis, before, after, more in _paddings(node, x):
         dim = shape(x)[axis]
-        own = _as_scalar(node, dim)
-        room = as_expr(dim)
-        for place in (at, at + len(axes)):
-            room = room + bound_of(node, pads, place, "pads")
+        own = dimension_as_scalar(node, dim)
         total = node.op.add(node.op.add(own, before), after)
-        size = node.bind_dim(node.op.maximum(total, _whole(0)), room)
-        places = node.op.sub(node.op.range(count=size, dtype="int64"), before)
-        x = _filled_axis(node, x, axis, places, own, mode, value)
+        size = node.bind_dim(node.op.maximum(total, _whole(0)), as_expr(dim) + more)
+        cut, behind = (
+            node.op.maximum(node.op.negative(side), _whole(0)) for side in (before, after)
+        )
+        own = node.op.sub(own, node.op.add(cut, behind))  # what is cut off goes first
+        front = node.op.maximum(before, _whole(0))
+        places = node.op.sub(node.op.range(count=size, dtype="int64"), front)
+        x = filled_axis(node, x, axis, places, own, mode, value, cut)
     return node.op.identity(x)
 
 
-def _filled_axis(
+def _paddings(node: Node, x: GraphExpr) -> list[tuple[int, GraphExpr, GraphExpr, Expr]]:
+    """Each axis that is padded, by how much before and behind, and the most that this can be."""
+    pads, ndim = node.value(1), rank(x)
+    if node.has(3) and not isinstance(node.value(3), Constant):
+        axes = axes_of(node, node.value(3), ndim)
+        count = length_of(node, pads, "pads") // 2
+        whole = node.as_tensor(pads)
+        halves = (
+            node.op.slice(whole, starts=(start,), ends=(start + count,), axes=(0,))
+            for start in (0, count)
+        )
+        before, after = (axes.spread(node, half, 0) for half in halves)
+        rooms = [bound_of(node, pads, place, "pads") for place in range(2 * count)]
+        most = const(0)
+        for at in range(count):
+            most = maximum(most, rooms[at] + rooms[at + count])
+        return [(axis, before[axis], after[axis], most) for axis in range(ndim)]
+    given = node.ints(3, "axes") if node.has(3) else range(ndim)
+    count = len(given)
+    found = []
+    for at, axis in enumerate(given):
+        ends = [item(node, pads, place) for place in (at, at + count)]
+        if ends == [0, 0]:
+            continue
+        before, after = (scalar(node, pads, place) for place in (at, at + count))
+        room = bound_of(node, pads, at, "pads") + bound_of(node, pads, at + count, "pads")
+        found.append((normal_axis(axis, ndim), before, after, room))
+    return found
+
+
+def filled_axis(
     node: Node,
     x: GraphExpr,
     axis: int,
@@ -217,7 +261,9 @@ def _filled_axis(
     own: GraphExpr,
     mode: str,
     value: GraphExpr,
+    cut: GraphExpr,
 ) -> GraphExpr:
+    """What is at `places` of an axis without its first `cut` elements, of which `own` are there."""
     last = node.op.sub(own, _whole(1))
     if mode == "wrap":
         kept = node.op.floor_mod(places, node.op.maximum(own, _whole(1)))
@@ -230,12 +276,12 @@ def _filled_axis(
     else:
         kept = node.op.minimum(node.op.maximum(places, _whole(0)), last)
     if mode != "constant":
-        return node.op.gather(x, kept, axis=axis)  # type: ignore[no-any-return]
+        return node.op.gather(x, node.op.add(kept, cut), axis=axis)  # type: ignore[no-any-return]
     # One more row, of what is outside: there may be no other.
     pads = [0] * (2 * rank(x))
     pads[axis + rank(x)] = 1
     longer = node.op.pad(x, pads=tuple(pads))
-    kept = node.op.maximum(kept, _whole(0))
+    kept = node.op.add(node.op.maximum(kept, _whole(0)), cut)
     found = node.op.gather(longer, kept, axis=axis)
     inside = node.op.logical_and(
         node.op.greater_equal(places, _whole(0)), node.op.less(places, own)
@@ -243,6 +289,32 @@ def _filled_axis(
     wide = [1] * rank(x)
     wide[axis] = shape(places)[0]
     return node.op.where(node.reshape(inside, wide), found, value)  # type: ignore[no-any-return]
+
+
+def center_of(node: Node, x: GraphExpr, axes: list[int]) -> Any:
+    """The middle of x, or x in the middle of zeros, in sizes that are computed."""
+    count = length_of(node, node.value(1), "shape")
+    if len(axes) != count:
+        raise UserError(f"`shape` has {count} elements for {len(axes)} axes")
+    nothing = _whole(0)
+    for at, axis in enumerate(axes):
+        own = dimension_as_scalar(node, shape(x)[axis])
+        size = size_of(node, node.value(1), at, "shape")
+        more = node.op.sub(dimension_as_scalar(node, size), own)
+        # Half of what is cut off or put around, rounded down, is at the front.
+        half = node.op.div(more, _whole(2))  # towards zero
+        places = node.op.sub(node.op.range(count=size, dtype="int64"), half)
+        x = filled_axis(node, x, axis, places, own, "constant", node.scalar(0, x), nothing)
+    return node.op.identity(x)
+
+
+def eye_of(node: Node, x: GraphExpr, offset: int, kind: DType) -> Any:
+    """Ones on a diagonal of a matrix of symbolic size."""
+    if rank(x) != 2:
+        raise UserError(f"the input has {rank(x)} dimensions, expected 2")
+    rows, columns = shape(x)
+    row = node.reshape(node.op.range(count=rows, start=offset, dtype="int64"), [rows, 1])
+    return node.cast(node.op.equal(node.op.range(count=columns, dtype="int64"), row), kind)
 
 
 def constant_of_shape(node: Node, value: np.ndarray) -> Any:
@@ -264,7 +336,7 @@ def split_of(node: Node, x: GraphExpr, axis: int) -> Any:
     whole: GraphExpr = _whole(0)
     for size in given:
         whole = node.op.add(whole, size)
-    right = node.op.equal(whole, _as_scalar(node, total))
+    right = node.op.equal(whole, dimension_as_scalar(node, total))
     bound = (node.op.where(right, size, _whole(-1)) for size in given)
     return _parts(node, x, axis, [node.bind_dim(size, as_expr(total)) for size in bound])
 
@@ -285,7 +357,7 @@ def _parts(node: Node, x: GraphExpr, axis: int, sizes: Sequence[Expr]) -> tuple[
     parts = []
     for at, size in enumerate(sizes):
         places = node.op.range(count=_plain(size), dtype="int64")
-        start = _as_scalar(node, _plain(_sum(sizes[:at])))
+        start = dimension_as_scalar(node, _plain(_sum(sizes[:at])))
         parts.append(node.op.gather(x, node.op.add(places, start), axis=axis))
     return tuple(parts)
 
@@ -306,7 +378,7 @@ def one_hot_of(node: Node, indices: GraphExpr, axis: int) -> tuple[GraphExpr, Gr
     depth = size_of(node, node.value(1), 0, "depth")
     places = node.op.range(count=depth, dtype="int64")
     hot = node.op.unsqueeze(node.cast(indices, "int64"), axes=(axis,))
-    front = node.op.add(hot, _as_scalar(node, depth))
+    front = node.op.add(hot, dimension_as_scalar(node, depth))
     hot = node.op.where(node.op.less(hot, _whole(0)), front, hot)
     return hot, node.reshape(places, [depth, *[1] * (rank(indices) - axis)])
 
@@ -326,28 +398,25 @@ def trilu_of(node: Node, x: GraphExpr, *, upper: bool) -> Any:
 
 
 def unique_of(node: Node, x: GraphExpr) -> Any:
-    """Elements in order, of which the first of each run of equals stay: values, the position of
-    the first of each, for each element which it is, and how many are equal."""
-    if node.attr.int("axis", None) is not None and rank(x) != 1:
-        normal_axis(node.attr.int("axis"), rank(x))
-        raise Unsupported(
-            "unique slices, rather than elements, of what is known at run time only",
-            inputs=node.importer.sources_of(x),
-        )
-    flat = node.reshape(x, (-1,))
-    count = shape(flat)[0]
-    narrow = node.cast(flat, "uint8") if dtype(flat).is_bool else flat
-    values, order = node.op.topk(narrow, k=count, axis=0, largest=False)
-    place = node.op.range(count=count, dtype="int64")
-    left = node.op.gather(values, node.op.maximum(node.op.sub(place, _whole(1)), _whole(0)), axis=0)
-    starts = node.op.logical_or(node.op.not_equal(values, left), node.op.equal(place, _whole(0)))
+    """Elements, or slices along an axis, in order, of which the first of each run of equals stay:
+    values, the position of the first of each, for each which it is, and how many are equal."""
+    axis = node.attr.int("axis", None)
+    if axis is None:
+        x, axis = node.reshape(x, (-1,)), 0
+    axis = normal_axis(axis, rank(x))
+    if shape(x)[axis] == 0:
+        nothing = Constant(np.zeros(0, np.int64))
+        return (node.op.identity(x), nothing, nothing, nothing)[: max(1, len(node.outputs))]
+    narrow = node.cast(x, "uint8") if dtype(x).is_bool else x
+    starts, order = _runs(node, narrow) if rank(x) == 1 else _runs_of_slices(node, narrow, axis)
+    count = shape(x)[axis]
     found, number = node.op.nonzero(starts)
     size = node.bind_dim(number, as_expr(count))
     first = node.reshape(node.op.prefix(found, shape=(1, size)), (size,))
     group = node.op.sub(node.op.cumsum(node.cast(starts, "int64"), axis=0), _whole(1))
     _, back = node.op.topk(order, k=count, axis=0, largest=False)
     inverse = node.op.gather(group, back, axis=0)
-    ends = node.op.concat(first, node.reshape(_as_scalar(node, count), (1,)), axis=0)
+    ends = node.op.concat(first, node.reshape(dimension_as_scalar(node, count), (1,)), axis=0)
     after = node.op.add(node.op.range(count=size, dtype="int64"), _whole(1))
     counts = node.op.sub(node.op.gather(ends, after, axis=0), first)
     where = node.op.gather(order, first, axis=0)
@@ -356,5 +425,33 @@ def unique_of(node: Node, x: GraphExpr) -> Any:
         _, rank_of = node.op.topk(rows, k=size, axis=0, largest=False)
         where, counts = (node.op.gather(item_, rows, axis=0) for item_ in (where, counts))
         inverse = node.op.gather(rank_of, inverse, axis=0)
-    unique = node.op.gather(flat, where, axis=0)
+    unique = node.op.gather(x, where, axis=axis)
     return (unique, where, inverse, counts)[: max(1, len(node.outputs))]
+
+
+def _runs(node: Node, x: GraphExpr) -> tuple[GraphExpr, GraphExpr]:
+    """Of the elements of a vector in order: whether each differs from the one before, and which
+    it is."""
+    values, order = node.op.topk(x, k=shape(x)[0], axis=0, largest=False)
+    differs, place = _differs_from_previous(node, values)
+    return node.op.logical_or(differs, node.op.equal(place, _whole(0))), order
+
+
+def _runs_of_slices(node: Node, x: GraphExpr, axis: int) -> tuple[GraphExpr, GraphExpr]:
+    """The same of slices along an axis, in lexicographic order of their elements."""
+    others = [at for at in range(rank(x)) if at != axis]
+    moved = node.op.transpose(x, permutation=(axis, *others))
+    width = product([shape(x)[at] for at in others])
+    rows = node.reshape(moved, (shape(x)[axis], _plain(width)))
+    order = node.op.sort_rows(rows)
+    differs, place = _differs_from_previous(node, node.op.gather(rows, order, axis=0))
+    differs = node.op.any(differs, axes=(1,))
+    return node.op.logical_or(differs, node.op.equal(place, _whole(0))), order
+
+
+def _differs_from_previous(node: Node, values: GraphExpr) -> tuple[GraphExpr, GraphExpr]:
+    """Of each element whether it differs from that before along axis 0 (the first: from itself),
+    and the positions on that axis."""
+    place = node.op.range(count=shape(values)[0], dtype="int64")
+    before = node.op.maximum(node.op.sub(place, _whole(1)), _whole(0))
+    return node.op.not_equal(values, node.op.gather(values, before, axis=0)), place

@@ -27,6 +27,8 @@ _UNROLL_LIMIT: Final = 4096
 _SHORT: Final = 16
 """Loops of known length up to here are unrolled, which lets shapes and sequences change."""
 
+_ONE: Final = Constant(np.asarray(1))
+
 
 def _body(node: Node, name: str, inputs: list[Value]) -> list[Value]:
     """The outputs of a subgraph for these inputs; what this node emitted before comes first."""
@@ -227,13 +229,13 @@ def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
 
     mark = node.importer.report.mark()
     try:
-        made = _Body(node, carried, body)
+        made = LoopBody(node, carried, body)
     except ShapesChange as change:
         for together in (True, False):
             node.importer.report.rewind(mark)
             growth = Growth(node, change, lambda: _bound(node, limit, 1), together=together)
             try:
-                made = _Body(node, growth.packed(carried), growth.around(body))
+                made = LoopBody(node, growth.packed(carried), growth.around(body))
             except SizesDiffer:
                 continue
             return growth.unpacked(_looped(node, made, limit, condition))
@@ -242,7 +244,7 @@ def _run_time_loop(node: Node, state: Sequence[Value], start: Value) -> Any:
 
 def _looped(
     node: Node,
-    made: _Body,
+    made: LoopBody,
     limit: GraphExpr | None,
     condition: GraphExpr | None,
 ) -> tuple[GraphExpr, ...]:
@@ -285,7 +287,7 @@ def _bound(node: Node, limit: GraphExpr | None, rows: int) -> Expr:
     )
 
 
-class _Body:
+class LoopBody:
     """The body of a loop as a function of its own, and the calls of it."""
 
     def __init__(
@@ -380,12 +382,12 @@ def _batched_scan(node: Node) -> Any:
         raise UserError(f"`num_scan_inputs` is {count}, with {len(values)} inputs")
     if not 0 < batch <= _SHORT:
         raise Unsupported(f"a batch of {batch}, expected 1 to {_SHORT}")
-    backwards = node.attr.ints("directions", (0,) * count)
+    reverse = node.attr.ints("directions", (0,) * count)
     states = len(values) - count
     rows: list[Any] = []
     for at in range(batch):
         own = [node.op.gather(value, np.asarray(at), axis=0) for value in values]
-        parts = [(x, 0, back) for x, back in zip(own[states:], backwards, strict=True)]
+        parts = [(x, 0, back) for x, back in zip(own[states:], reverse, strict=True)]
         rows.append(_scanned(node, list(own[:states]), parts))
     return tuple(
         node.op.concat(*(node.op.unsqueeze(row[at], axes=(0,)) for row in rows), axis=0)
@@ -400,11 +402,11 @@ def _scan(node: Node) -> Any:
     state: list[Value] = list(values[: len(values) - count])
     scanned = [node.as_tensor(value) for value in values[len(values) - count :]]
     axes = node.attr.ints("scan_input_axes", (0,) * count)
-    backwards = node.attr.ints("scan_input_directions", (0,) * count)
+    reverse = node.attr.ints("scan_input_directions", (0,) * count)
     if not scanned:
         raise UserError("`num_scan_inputs` is 0")
     places = [normal_axis(axis, rank(x)) for axis, x in zip(axes, scanned, strict=True)]
-    return _scanned(node, state, list(zip(scanned, places, backwards, strict=True)))
+    return _scanned(node, state, list(zip(scanned, places, reverse, strict=True)))
 
 
 def _scanned(node: Node, state: list[Value], parts: _Parts) -> Any:
@@ -421,12 +423,7 @@ def _scanned(node: Node, state: list[Value], parts: _Parts) -> Any:
 
 def _run_time_scan(node: Node, state: Sequence[Value], parts: _Parts, length: Expr) -> Any:
     carried = [node.as_tensor(value) for value in state]
-    known = as_int(length)
-    limit: GraphExpr = (
-        Constant(np.asarray(known))
-        if known is not None
-        else dimensions_as_scalars(node, [length])[0]
-    )
+    limit = length_as_limit(node, length)
     scanned = [x for x in node.flush([x for x, _, _ in parts]) if isinstance(x, GraphExpr)]
 
     def body(iteration: Var, own: list[Var]) -> list[Value]:
@@ -434,15 +431,30 @@ def _run_time_scan(node: Node, state: Sequence[Value], parts: _Parts, length: Ex
         for x, (_, axis, back) in zip(scanned, parts, strict=True):
             at: GraphExpr = iteration
             if back:
-                last = node.op.sub(limit, Constant(np.asarray(1)))
+                last = node.op.sub(limit, _ONE)
                 at = node.op.sub(last, iteration)
             rows.append(node.op.gather(x, at, axis=axis))
         results = _body(node, "body", [*own, *rows])
         return [Constant(np.asarray(True)), *results]
 
-    made = _Body(node, carried, body)
+    made = LoopBody(node, carried, body)
     _, finals, rows = made.loop(limit, None, length)
     return (*finals, *_scan_outputs(node, rows, len(finals), length))
+
+
+def length_as_limit(node: Node, length: Expr) -> GraphExpr:
+    """A dimension as the number of iterations of a loop."""
+    known = as_int(length)
+    if known is not None:
+        return Constant(np.asarray(known))
+    return dimensions_as_scalars(node, [length])[0]
+
+
+def backwards(node: Node, rows: GraphExpr, length: Expr) -> GraphExpr:
+    """Stacked rows in reverse."""
+    places = node.op.range(count=_plain(length), step=-1, dtype="int64")
+    places = node.op.add(places, node.op.sub(length_as_limit(node, length), _ONE))
+    return node.op.gather(rows, places, axis=0)  # type: ignore[no-any-return]
 
 
 def _scan_outputs(
@@ -456,9 +468,7 @@ def _scan_outputs(
     for at, item in enumerate(rows):
         value = item
         if reverse[at]:
-            start = _plain(length - 1)
-            cut = {"starts": (start,), "ends": (-(1 << 62),), "axes": (0,), "steps": (-1,)}
-            value = node.op.slice(value, **cut)
+            value = backwards(node, value, length)
         axis = normal_axis(axes[at], rank(value))
         if axis:
             order = list(range(1, rank(value)))

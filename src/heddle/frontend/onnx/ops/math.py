@@ -9,7 +9,7 @@ import numpy as np
 
 from heddle.frontend.onnx.narrow import kind_of, narrowed, widened
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank
-from heddle.frontend.onnx.ops.random import dropped
+from heddle.frontend.onnx.ops.random import dropped, perhaps_dropped
 from heddle.frontend.onnx.ops.text import from_text, to_text
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.tensors import dtype_of
@@ -115,6 +115,8 @@ def _identity(node: Node) -> Any:
 @converts("Dropout")
 def _dropout(node: Node) -> Any:
     x = node.tensor(0)
+    if any(node.has(at) and not isinstance(node.value(at), Constant) for at in (1, 2)):
+        return perhaps_dropped(node, x)[: max(1, len(node.outputs))]
     training = node.has(2) and bool(node.constant(2, "training_mode"))
     ratio = 0.5
     if node.version >= 12:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
-from heddle.frontend.onnx.node import Node, rank, shape
+import numpy as np
+
+from heddle.frontend.onnx.node import Node, dtype, rank, shape
 from heddle.frontend.onnx.ops.deform import max_pool_positions
 from heddle.frontend.onnx.ops.resize import resize
-from heddle.frontend.onnx.ops.window import padding, spatial_ints
+from heddle.frontend.onnx.ops.window import evened, padding, spatial_ints
 from heddle.frontend.onnx.registry import converts
 from heddle.graph import GraphExpr
 from heddle.support import UserError
@@ -22,12 +25,14 @@ def _kernel(node: Node, w: GraphExpr) -> tuple[int, ...]:
     return sizes
 
 
-def conv_attrs(node: Node, x: GraphExpr, w: GraphExpr) -> dict[str, Any]:
-    """Attributes of `op.conv`."""
+def conv_attrs(
+    node: Node, x: GraphExpr, w: GraphExpr, ready: Collection[int] = ()
+) -> dict[str, Any]:
+    """Attributes of `op.conv`; nothing is put around x along axes that are `ready`."""
     kernel = _kernel(node, w)
     return {
         "strides": spatial_ints(node, "strides", len(kernel)),
-        "pads": padding(node, x, kernel),
+        "pads": padding(node, x, kernel, ready),
         "dilations": spatial_ints(node, "dilations", len(kernel)),
         "groups": node.attr.int("group", 1),
     }
@@ -36,7 +41,8 @@ def conv_attrs(node: Node, x: GraphExpr, w: GraphExpr) -> dict[str, Any]:
 @converts("Conv")
 def _conv(node: Node) -> Any:
     x, w = node.tensor(0), node.tensor(1)
-    return node.op.conv(x, w, node.optional(2), **conv_attrs(node, x, w))
+    x, ready = evened(node, x, _kernel(node, w))
+    return node.op.conv(x, w, node.optional(2), **conv_attrs(node, x, w, ready))
 
 
 @converts("ConvTranspose")
@@ -87,15 +93,27 @@ def _pool(node: Node) -> Any:
         raise UserError(
             f"attribute `kernel_shape` is {kernel}, but the input has {rank(x)} dimensions"
         )
+    fill, average = 0.0, node.op_type == "AveragePool"
+    if node.op_type == "MaxPool":
+        fill = -np.inf if dtype(x).is_float else dtype(x).min_value
+    counted, ready = x, []
+    if len([name for name in node.outputs if name]) < 2:
+        x, ready = evened(node, x, kernel, fill)
     attrs: dict[str, Any] = {
         "kernel": kernel,
         "strides": spatial_ints(node, "strides", len(kernel)),
-        "pads": padding(node, x, kernel),
+        "pads": padding(node, x, kernel, ready),
         "dilations": spatial_ints(node, "dilations", len(kernel)),
         "ceil_mode": node.attr.flag("ceil_mode"),
     }
-    if node.op_type == "AveragePool":
+    if average:
         attrs["count_include_pad"] = node.attr.flag("count_include_pad")
+    if average and ready and not attrs["count_include_pad"]:
+        # What was put around does not count: of ones the mean says how much does.
+        ones, _ = evened(
+            node, node.op.broadcast_to(node.scalar(1, x), shape=shape(counted)), kernel
+        )
+        return node.op.div(node.op.avg_pool(x, **attrs), node.op.avg_pool(ones, **attrs))
     if node.op_type == "LpPool":
         attrs["p"] = node.attr.int("p", 2)
     if len([name for name in node.outputs if name]) > 1:

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
-from heddle.graph import Constant, GraphExpr
+from heddle.graph import GraphExpr
 
 
 @converts("BatchNormalization")
@@ -139,8 +137,9 @@ def _along(node: Node, x: GraphExpr, axis: int) -> Any:
         return node.op.log_softmax(x, axis=axis)
     at = normal_axis(axis, rank(x))
     largest = node.op.argmax(x, axis=at, keepdims=True)
-    count = node.static_dim(x, at, "input")
-    positions = Constant(np.arange(count).reshape(-1, *(1,) * (rank(x) - at - 1)))
+    count = shape(x)[at]
+    places = node.op.range(count=count, dtype="int64")
+    positions = node.reshape(places, (count, *[1] * (rank(x) - at - 1)))
     return node.cast(node.op.equal(largest, positions), dtype(x))
 
 

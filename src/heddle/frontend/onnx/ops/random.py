@@ -85,14 +85,18 @@ def _multinomial(node: Node) -> Any:
     x = node.tensor(0)
     if rank(x) != 2:
         raise UserError(f"the input has {rank(x)} dimensions, expected 2")
-    rows, classes = shape(x)[0], node.static_dim(x, 1, "input")
+    rows, classes = shape(x)
     count = node.attr.int("sample_size", 1)
-    if count < 0 or classes * max(1, count) > _CLASSES_LIMIT:
+    known = isinstance(classes, int)
+    if count < 0 or (known and classes * max(1, count) > _CLASSES_LIMIT):
         raise Unsupported(f"{count} samples of {classes} classes")
     wide = node.cast(x, "float32") if dtype(x).bits < 32 else x
     reached = node.op.cumsum(node.op.softmax(wide, axis=1), axis=1)
     # What rounding leaves of the last sum must not let a number pass beyond the last class.
-    below = node.op.slice(reached, starts=(0,), ends=(classes - 1,), axes=(1,))
+    if known:
+        below = node.op.slice(reached, starts=(0,), ends=(classes - 1,), axes=(1,))
+    else:
+        below = node.op.prefix(reached, shape=(rows, classes - 1))
     drawn = _uniform(node, (rows, count, 1), dtype(wide), 0.0, 1.0)
     passed = node.op.greater_equal(drawn, node.op.unsqueeze(below, axes=(1,)))
     number = node.attr.int("dtype", 6)
@@ -107,4 +111,24 @@ def dropped(node: Node, x: GraphExpr, ratio: float) -> tuple[GraphExpr, GraphExp
     drawn = _uniform(node, shape(x), "float32", 0.0, 1.0)
     kept = node.op.greater_equal(drawn, ratio)
     scaled = node.op.mul(x, node.scalar(1.0 / (1.0 - ratio), x))
+    return node.op.where(kept, scaled, node.scalar(0, x)), kept
+
+
+def perhaps_dropped(node: Node, x: GraphExpr) -> tuple[GraphExpr, GraphExpr]:
+    """Dropout whose ratio is input 1 and whose mode, whether in training, input 2. Of a ratio that
+    is not in [0, 1) everything is NaN."""
+    ratio: GraphExpr = Constant(np.asarray(0.5, np.float32))
+    if node.has(1):
+        ratio = node.reshape(node.cast(node.tensor(1), "float32"), ())
+    training: GraphExpr = Constant(np.asarray(False))
+    if node.has(2):
+        training = node.reshape(node.cast(node.tensor(2), "bool"), ())
+    inside = node.op.logical_and(node.op.greater_equal(ratio, 0.0), node.op.less(ratio, 1.0))
+    ratio = node.op.where(inside, ratio, Constant(np.asarray(np.nan, np.float32)))
+    drawn = _uniform(node, shape(x), "float32", 0.0, 1.0)
+    there = node.op.logical_not(node.op.less(drawn, ratio))
+    kept = node.op.logical_or(there, node.op.logical_not(training))
+    rest = node.op.sub(Constant(np.asarray(1.0, np.float32)), ratio)
+    scale = node.op.where(training, rest, Constant(np.asarray(1.0, np.float32)))
+    scaled = node.op.div(x, node.cast(scale, dtype(x)))
     return node.op.where(kept, scaled, node.scalar(0, x)), kept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers, unrolled over a sequence of known length.
+"""Recurrent layers: unrolled over a sequence of known length, else a loop.
 
 The products with the inputs are one product for the whole sequence; only those with the state are
 made step by step.
@@ -8,16 +8,18 @@ made step by step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, shape
+from heddle.frontend.onnx.ops.control import LoopBody, backwards, length_as_limit
 from heddle.frontend.onnx.ops.qlinear import by_own_range
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
-from heddle.graph import Constant, GraphExpr
+from heddle.graph import Constant, GraphExpr, Var
+from heddle.ir.expr import as_expr
 from heddle.support import UserError
 
 _STEP_LIMIT: Final = 4096
@@ -80,9 +82,9 @@ def _recurrent(node: Node, *, quantised: bool = False) -> Any:
     batch_first = node.attr.flag("layout")
     if batch_first:
         x = node.op.transpose(x, permutation=(1, 0, 2))
-    steps = node.static_dim(x, 0, "X")
-    if not 0 < steps <= _STEP_LIMIT:
-        raise Unsupported(f"a sequence of {steps} steps, expected 1 to {_STEP_LIMIT}")
+    steps = shape(x)[0]
+    if steps == 0:
+        raise Unsupported("a sequence of no steps")
     direction = node.attr.string("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise UserError(f"attribute `direction` is `{direction}`")
@@ -115,9 +117,9 @@ def _row(node: Node, x: GraphExpr, at: int, *, axis: int = 0) -> GraphExpr:
 def _run(
     node: Node,
     x: GraphExpr,
-    steps: int,
+    steps: Any,
     at: int,
-    backwards: bool,
+    reverse: bool,
     batch_first: bool,
     quantised: bool,
 ) -> list[GraphExpr]:
@@ -139,24 +141,88 @@ def _run(
         _activations(node, at),
         quantised,
     )
-    batch = node.static_dim(x, 1, "X")
+    batch = shape(x)[1]
     count = 2 if node.op_type == "LSTM" else 1
     state = [_initial(node, 5 + i, at, (batch, hidden), x, batch_first) for i in range(count)]
-    lengths = _lengths(node, steps, backwards)
+    lengths = _lengths(node, steps)
+    if isinstance(steps, int) and steps <= _STEP_LIMIT:
+        return _unrolled(node, layer, inputs, state, lengths, reverse=reverse)
+    return _looped(node, layer, inputs, state, lengths, reverse=reverse)
+
+
+def _step(
+    node: Node,
+    layer: Layer,
+    x: GraphExpr,
+    state: list[GraphExpr],
+    lengths: GraphExpr | None,
+    position: GraphExpr,
+) -> tuple[GraphExpr, list[GraphExpr]]:
+    """What a step gives, and the states behind it; where a sequence is over, 0 and the states
+    before."""
     step = {"RNN": _rnn_step, "GRU": _gru_step, "LSTM": _lstm_step}[node.op_type]
+    new = step(node, layer, x, state)
+    if lengths is None:
+        return new[0], new
+    alive = node.op.greater(lengths, node.cast(position, dtype(lengths)))
+    output = node.op.where(alive, new[0], node.scalar(0, new[0]))
+    return output, [node.op.where(alive, n, o) for n, o in zip(new, state, strict=True)]
+
+
+def _unrolled(
+    node: Node,
+    layer: Layer,
+    inputs: GraphExpr,
+    state: list[GraphExpr],
+    lengths: GraphExpr | None,
+    *,
+    reverse: bool,
+) -> list[GraphExpr]:
     outputs: list[GraphExpr] = []
-    for position in reversed(range(steps)) if backwards else range(steps):
-        new = step(node, layer, _row(node, inputs, position), state)
-        output = new[0]
-        if lengths is not None:
-            alive = node.op.greater(lengths, node.scalar(position, lengths))
-            output = node.op.where(alive, output, node.scalar(0, output))
-            new = [node.op.where(alive, n, o) for n, o in zip(new, state, strict=True)]
+    order = range(shape(inputs)[0])
+    for position in reversed(order) if reverse else order:
+        here = Constant(np.asarray(position))
+        row = _row(node, inputs, position)
+        output, state = _step(node, layer, row, state, lengths, here)
         outputs.append(output)
-        state = new
-    if backwards:
+    if reverse:
         outputs.reverse()
     return [_join(node, outputs, 0), *state]
+
+
+def _looped(
+    node: Node,
+    layer: Layer,
+    inputs: GraphExpr,
+    state: list[GraphExpr],
+    lengths: GraphExpr | None,
+    *,
+    reverse: bool,
+) -> list[GraphExpr]:
+    """The steps as a loop of the compiled model."""
+    length = as_expr(shape(inputs)[0])
+    limit = length_as_limit(node, length)
+    names = ("recurrent", "recurrent_bias", "peephole")
+    given = [getattr(layer, name) for name in names]
+    outer = [item for item in (inputs, lengths, *given) if item is not None]
+    bound = dict(zip(outer, node.flush(outer), strict=True))  # the body may use what is bound
+    layer = replace(
+        layer, **{n: bound[x] for n, x in zip(names, given, strict=True) if x is not None}
+    )
+    ends = None if lengths is None else bound[lengths]
+
+    def body(iteration: Var, own: list[Var]) -> list[Any]:
+        position: GraphExpr = iteration
+        if reverse:
+            last = node.op.sub(limit, Constant(np.asarray(1)))
+            position = node.op.sub(last, iteration)
+        row = node.op.gather(bound[inputs], position, axis=0)
+        output, new = _step(node, layer, row, list(own), ends, position)
+        return [Constant(np.asarray(True)), *new, output]
+
+    made = LoopBody(node, state, body)
+    _, finals, (rows,) = made.loop(limit, None, length)
+    return [backwards(node, rows, length) if reverse else rows, *finals]
 
 
 def _part(node: Node, x: GraphExpr, start: int, end: int) -> GraphExpr:
@@ -165,22 +231,20 @@ def _part(node: Node, x: GraphExpr, start: int, end: int) -> GraphExpr:
 
 
 def _initial(
-    node: Node, position: int, at: int, shape: tuple[int, int], x: GraphExpr, batch_first: bool
+    node: Node, position: int, at: int, sizes: tuple[Any, int], x: GraphExpr, batch_first: bool
 ) -> GraphExpr:
     if not node.has(position):
-        return Constant(np.zeros(shape, dtype(x).numpy))
+        return node.op.broadcast_to(node.scalar(0, x), shape=sizes)  # type: ignore[no-any-return]
     return _row(node, node.tensor(position), at, axis=1 if batch_first else 0)
 
 
-def _lengths(node: Node, steps: int, backwards: bool) -> GraphExpr | None:
+def _lengths(node: Node, steps: Any) -> GraphExpr | None:
     """sequence_lens[batch, 1], None when all sequences are full."""
     if not node.has(4):
         return None
     value = node.value(4)
-    if isinstance(value, Constant) and (value.data == steps).all():
+    if isinstance(value, Constant) and isinstance(steps, int) and (value.data == steps).all():
         return None
-    if backwards:
-        raise Unsupported("sequences of different lengths, read backwards")
     return node.op.unsqueeze(node.tensor(4), axes=(1,))  # type: ignore[no-any-return]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
-from heddle.frontend.onnx.node import Node, dtype, rank
+from heddle.frontend.onnx.node import Node, dtype, rank, shape
+from heddle.frontend.onnx.ops.axes import axes_of, reduce_of
 from heddle.frontend.onnx.ops.selection import topk_of
 from heddle.frontend.onnx.registry import converts
 from heddle.graph import Constant, GraphExpr
@@ -32,7 +31,12 @@ _FLOAT_ONLY: Final = ("l2_norm", "log_sum", "logsumexp")
 def _reduce(node: Node) -> Any:
     name, since = _REDUCTIONS[node.op_type]
     x = node.tensor(0)
-    axes = node.axes(1, since)
+    axes: tuple[int, ...] | None = ()
+    if node.version >= since and node.has(1) and not isinstance(node.value(1), Constant):
+        if rank(x):
+            return _reduce_late(node, name, x)
+    else:
+        axes = node.axes(1, since)
     if not axes:  # an empty list stands for all axes as well, unless it is asked not to
         if node.attr.flag("noop_with_empty_axes"):
             return _element(node, name, x)
@@ -45,6 +49,18 @@ def _reduce(node: Node) -> Any:
         wide = node.cast(x, "float64")
         return node.cast(node.call(name, wide, axes=axes, keepdims=keepdims), kind)
     return node.call(name, x, axes=axes, keepdims=keepdims)
+
+
+def _reduce_late(node: Node, name: str, x: GraphExpr) -> Any:
+    """Along axes that are known at run time only."""
+    kind = dtype(x)
+    if kind.is_bool:
+        name = "any" if name == "max" else "all"
+    wide = node.cast(x, "float64") if name in _FLOAT_ONLY and not kind.is_float else x
+    keepdims = node.attr.flag("keepdims", True)
+    none_is_all = not node.attr.flag("noop_with_empty_axes")
+    found = reduce_of(node, wide, name, keepdims=keepdims, none_is_all=none_is_all)
+    return node.cast(found, kind)
 
 
 def _element(node: Node, name: str, x: GraphExpr) -> Any:
@@ -71,13 +87,24 @@ def _arg(node: Node) -> Any:
 
 @converts("CumSum", "CumProd")
 def _running(node: Node) -> Any:
-    return node.call(
-        node.op_type.lower(),
-        node.tensor(0),
-        axis=node.integer(1, "axis"),
-        exclusive=node.attr.flag("exclusive"),
-        reverse=node.attr.flag("reverse"),
-    )
+    x = node.tensor(0)
+
+    def along(axis: int) -> GraphExpr:
+        return node.call(  # type: ignore[no-any-return]
+            node.op_type.lower(),
+            x,
+            axis=axis,
+            exclusive=node.attr.flag("exclusive"),
+            reverse=node.attr.flag("reverse"),
+        )
+
+    if isinstance(node.value(1), Constant):
+        return along(node.integer(1, "axis"))
+    meant = axes_of(node, node.value(1), rank(x)).meant
+    found = along(0)
+    for axis in range(1, rank(x)):
+        found = node.op.where(meant[axis], along(axis), found)
+    return found
 
 
 @converts("TopK", since=10)
@@ -128,14 +155,15 @@ def _nll(node: Node) -> Any:
 def _negative_log_likelihood(node: Node, logs: GraphExpr) -> Any:
     """-sum of weight[t] * logs[n, t, ...] over the targets t, mean over the weights."""
     target = node.tensor(1)
-    classes = node.static_dim(logs, 1, "input")
+    classes = shape(logs)[1]
     ignored = node.attr.int("ignore_index", None)
     kind = dtype(logs)
     weight = node.optional(2)
     if ignored is not None:
         valid = node.op.not_equal(target, node.scalar(ignored, target))
         target = node.op.where(valid, target, node.scalar(0, target))
-    positions = np.arange(classes).reshape(1, -1, *(1,) * (rank(logs) - 2))
+    places = node.op.range(count=classes, dtype="int64")
+    positions = node.reshape(places, (1, classes, *(1,) * (rank(logs) - 2)))
     picked = node.op.equal(node.op.unsqueeze(node.cast(target, "int64"), axes=(1,)), positions)
     loss = node.op.sum(
         node.op.where(picked, node.op.negative(logs), node.scalar(0, logs)), axes=(1,)

@@ -1,189 +1,260 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize, in the coordinate and interpolation modes of ONNX."""
+"""Resize, in the coordinate and interpolation modes of ONNX.
+
+Sizes, scales and the region may be known when compiling, be computed from shapes, or be known at
+run time only. Scales and regions of the last kind are a tensor, the `frame` of the operator.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
 
 import numpy as np
 
-from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
-from heddle.frontend.onnx.report import Unsupported
-from heddle.graph import GraphExpr
+from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
+from heddle.frontend.onnx.sizes import bound_of, length_of, size_of
+from heddle.frontend.onnx.values import Symbolic, of_dims
+from heddle.graph import Constant, GraphExpr
+from heddle.ir.expr import Expr, as_expr, as_int, const, floordiv, maximum
 from heddle.support import UserError
 
-_COORDINATES = "coordinate_transformation_mode"
+_COORDINATES: Final = "coordinate_transformation_mode"
+_PLAIN_SCALE: Final = 1 << 12
+"""Scales that are fractions of such numbers are exact in float32 times any size that occurs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What the axes become. scales: numbers, or float64 scalars of the graph; None where the sizes
+    decide."""
+
+    axes: list[int]
+    sizes: list[Any]
+    scales: list[float] | list[GraphExpr] | None
 
 
 def resize(node: Node) -> Any:
-    """The operator of the library; with antialiasing, a product with weights known at import."""
+    """The operator of the library."""
     x = node.tensor(0)
-    axes, sizes, scales = _target(node, x)
-    box = _region(node, x, axes)
-    if node.attr.flag("antialias"):
-        return _antialiased(node, x, axes, sizes, scales, box)
-    dims, factors, roi = list(shape(x)), [1.0] * rank(x), [0.0] * rank(x) + [1.0] * rank(x)
-    for axis, size, scale, (start, stop) in zip(axes, sizes, scales, box, strict=True):
-        dims[axis], factors[axis] = size, scale
-        roi[axis], roi[axis + rank(x)] = start, stop
-    known = None if any(factor is None for factor in factors) else tuple(factors)
+    axes = [normal_axis(a, rank(x)) for a in node.attr.ints("axes", tuple(range(rank(x))))]
+    target = _target(node, x, axes)
+    box = _region(node, axes)
+    dims = list(shape(x))
+    for axis, size in zip(axes, target.sizes, strict=True):
+        dims[axis] = size
     old = node.version < 11 or node.op_type == "Upsample"
     return node.op.resize(
         x,
+        *_frame(node, x, target, box),
         shape=tuple(dims),
-        scales=known,
+        scales=_numbers(target.scales, axes, [1.0] * rank(x)),
         mode=node.attr.string("mode", "nearest"),
         coordinates="asymmetric" if old else node.attr.string(_COORDINATES, "half_pixel"),
         rounding="floor" if old else node.attr.string("nearest_mode", "round_prefer_floor"),
         cubic_coefficient=node.attr.float("cubic_coeff_a", -0.75),
         exclude_outside=node.attr.flag("exclude_outside"),
         extrapolation=node.attr.float("extrapolation_value", 0.0),
-        roi=tuple(roi),
+        roi=_numbers(box, [*axes, *(axis + rank(x) for axis in axes)], _whole_box(x)),
+        antialias=node.attr.flag("antialias"),
     )
 
 
-def _antialiased(
-    node: Node,
-    x: GraphExpr,
-    axes: list[int],
-    sizes: list[Any],
-    scales: list[Any],
-    box: list[tuple[float, float]],
-) -> Any:
-    mode = node.attr.string("mode", "nearest")
-    if mode not in ("linear", "cubic"):
-        raise UserError(f"antialias with mode `{mode}`, expected linear or cubic")
-    result = x
-    for axis, size, scale, (start, stop) in zip(axes, sizes, scales, box, strict=True):
-        have = node.static_dim(x, axis, "X")
-        if size == have and scale == 1.0:
-            continue
-        places = coordinates(node, have, size, scale, start, stop)
-        weights = _weights(node, places, have, scale, mode)
-        kind = dtype(result)
-        wide = result if kind.is_float and kind.bits > 16 else node.cast(result, "float32")
-        product = _product(node, wide, axis, weights.astype(dtype(wide).numpy))
-        result = node.cast(node.op.round(product) if kind.is_int else product, kind)
-    return node.op.identity(x) if result is x else result
+def _whole_box(x: GraphExpr) -> list[float]:
+    return [0.0] * rank(x) + [1.0] * rank(x)
 
 
-def _target(node: Node, x: GraphExpr) -> tuple[list[int], list[Any], list[Any]]:
-    """The axes, their new sizes, and the scales (None where a symbolic size decides)."""
-    axes = [normal_axis(a, rank(x)) for a in node.attr.ints("axes", tuple(range(rank(x))))]
+def _numbers(
+    values: Sequence[float] | Sequence[GraphExpr] | GraphExpr | None,
+    places: Sequence[int],
+    full: list[float],
+) -> tuple[float, ...] | None:
+    """Numbers that are known, for all axes; None for what is not known."""
+    if not isinstance(values, list) or not all(isinstance(value, float) for value in values):
+        return None
+    for place, value in zip(places, values, strict=True):
+        full[place] = value
+    return tuple(full)
+
+
+def _frame(
+    node: Node, x: GraphExpr, target: _Target, box: list[float] | GraphExpr
+) -> list[GraphExpr]:
+    """What is known at run time only, as the tensor that the operator takes, if there is any."""
+    scales = target.scales
+    if isinstance(box, list) and (scales is None or isinstance(scales[0], float)):
+        return []
+    if scales is None:
+        scales = [
+            _ratio(node, size, shape(x)[axis])
+            for axis, size in zip(target.axes, target.sizes, strict=True)
+        ]
+    rows: list[GraphExpr] = [Constant(np.asarray([1.0])) for _ in range(rank(x))]
+    rows += [Constant(np.asarray([value])) for value in _whole_box(x)]
+    for at, (axis, scale) in enumerate(zip(target.axes, scales, strict=True)):
+        rows[axis] = _row(node, scale)
+        for corner in range(2):
+            place = at + corner * len(target.axes)
+            value = box[place] if isinstance(box, list) else _element(node, box, place)
+            rows[axis + (1 + corner) * rank(x)] = _row(node, value)
+    return [node.reshape(node.op.concat(*rows, axis=0), (3, rank(x)))]
+
+
+def _row(node: Node, value: float | GraphExpr) -> GraphExpr:
+    if isinstance(value, float):
+        return Constant(np.asarray([value]))
+    return node.reshape(value, (1,))
+
+
+def _element(node: Node, vector: GraphExpr, at: int) -> GraphExpr:
+    """An element of a vector as a float64 scalar."""
+    cut = node.op.slice(vector, starts=(at,), ends=(at + 1,), axes=(0,))
+    return node.reshape(node.cast(cut, "float64"), ())
+
+
+def _float(node: Node, size: Any) -> GraphExpr:
+    """A dimension as a float64 scalar."""
+    return node.reshape(node.cast(node.as_tensor(of_dims([size])), "float64"), ())
+
+
+def _ratio(node: Node, new: Any, old: Any) -> GraphExpr:
+    """new / old, 1 where there is nothing."""
+    below = node.op.maximum(_float(node, old), Constant(np.asarray(1.0)))
+    return node.op.div(_float(node, new), below)  # type: ignore[no-any-return]
+
+
+# -- sizes and scales ------------------------------------------------------------------------
+
+
+def _target(node: Node, x: GraphExpr, axes: list[int]) -> _Target:
     have = [shape(x)[axis] for axis in axes]
     first = 1 if node.version < 11 or node.op_type == "Upsample" else 2
     if node.version < 9 and node.op_type == "Upsample":
-        given = np.asarray(node.attr.floats("scales"))
-    else:
-        given = node.constant(first, "scales") if node.has(first) else np.zeros(0)
-    if given.size:
-        if given.size != len(axes):
-            raise UserError(f"`scales` has {given.size} elements for {len(axes)} axes")
-        scales = [float(item) for item in given.ravel()]
-        if not all(0 < scale < 2**31 for scale in scales):
-            raise UserError(f"`scales` is {scales}, expected positive numbers")
-        return axes, [_scaled(h, s) for h, s in zip(have, scales, strict=True)], scales
-    wanted = list(node.dims(3, "sizes"))
-    if len(wanted) != len(axes):
-        raise UserError(f"`sizes` has {len(wanted)} elements for {len(axes)} axes")
-    if not all(isinstance(item, int) for item in have + wanted):
-        return axes, wanted, [None] * len(axes)
+        return _of_scales(axes, have, list(node.attr.floats("scales")), node)
+    if node.has(first):
+        given = node.value(first)
+        count = length_of(node, given, "scales")
+        if count and count != len(axes):
+            raise UserError(f"`scales` has {count} elements for {len(axes)} axes")
+        if count and isinstance(given, Constant):
+            return _of_scales(axes, have, [float(item) for item in given.data.ravel()], node)
+        if count:
+            return _of_computed_scales(node, axes, have)
+    count = length_of(node, node.value(3), "sizes")
+    if count != len(axes):
+        raise UserError(f"`sizes` has {count} elements for {len(axes)} axes")
     policy = node.attr.string("keep_aspect_ratio_policy", "stretch")
+    if policy not in ("stretch", "not_larger", "not_smaller"):
+        raise UserError(
+            f"attribute `keep_aspect_ratio_policy` is `{policy}`, expected stretch, not_larger or "
+            "not_smaller"
+        )
+    wanted = [size_of(node, node.value(3), at, "sizes") for at in range(count)]
+    return _of_sizes(node, axes, have, wanted, policy)
+
+
+def _of_scales(axes: list[int], have: list[Any], scales: list[float], node: Node) -> _Target:
+    if len(scales) != len(axes):
+        raise UserError(f"`scales` has {len(scales)} elements for {len(axes)} axes")
+    if not all(0 < scale < 2**31 for scale in scales):
+        raise UserError(f"`scales` is {scales}, expected positive numbers")
+    sizes = [_scaled(node, size, scale) for size, scale in zip(have, scales, strict=True)]
+    return _Target(axes, sizes, scales)
+
+
+def _scaled(node: Node, size: Any, scale: float) -> Any:
+    """floor(size * scale): of a symbolic dimension in integers where the scale is a simple
+    fraction, else computed at run time."""
+    if isinstance(size, int):
+        return int(size * scale)
+    over, under = Fraction(scale).as_integer_ratio()
+    if under == 1:
+        return size * over
+    if max(over, under) <= _PLAIN_SCALE:
+        return floordiv(size * over, const(under))
+    room = size * const(int(np.ceil(scale)))
+    return _floor_of_product(node, size, Constant(np.asarray(scale)), room)
+
+
+def _floor_of_product(node: Node, size: Any, scale: GraphExpr, room: Expr) -> Any:
+    product = node.op.floor(node.op.mul(_float(node, size), scale))
+    return _plain(node.bind_dim(node.cast(product, "int64"), room))
+
+
+def _plain(size: Expr) -> Any:
+    known = as_int(size)
+    return size if known is None else known
+
+
+def _of_computed_scales(node: Node, axes: list[int], have: list[Any]) -> _Target:
+    first = 1 if node.version < 11 or node.op_type == "Upsample" else 2
+    vector = node.tensor(first)
+    scales = [_element(node, vector, at) for at in range(len(axes))]
+    sizes = []
+    for at, (size, scale) in enumerate(zip(have, scales, strict=True)):
+        room = as_expr(size) * bound_of(node, vector, at, "scales")
+        sizes.append(_floor_of_product(node, size, scale, room))
+    return _Target(axes, sizes, scales)
+
+
+def _of_sizes(
+    node: Node, axes: list[int], have: list[Any], wanted: list[Any], policy: str
+) -> _Target:
+    """Stretched to the sizes, or by one scale for all so that none is larger (smaller)."""
+    if not all(isinstance(item, int) for item in have + wanted):
+        if policy == "stretch":
+            return _Target(axes, wanted, None)
+        return _in_proportion(node, axes, have, wanted, larger=policy == "not_smaller")
     scales = [w / h if h else 1.0 for w, h in zip(wanted, have, strict=True)]
     if policy != "stretch":
         common = min(scales) if policy == "not_larger" else max(scales)
         scales = [common] * len(axes)
         wanted = [int(np.floor(common * h + 0.5)) for h in have]
-    return axes, wanted, scales
+    return _Target(axes, wanted, scales)
 
 
-def _scaled(size: Any, scale: float) -> Any:
-    if isinstance(size, int):
-        return int(size * scale)
-    if not scale.is_integer():
-        raise Unsupported(f"a symbolic dimension scaled by {scale}")
-    return size * int(scale)
+def _in_proportion(
+    node: Node, axes: list[int], have: list[Any], wanted: list[Any], *, larger: bool
+) -> _Target:
+    ratios = [_ratio(node, new, old) for new, old in zip(wanted, have, strict=True)]
+    common = ratios[0]
+    for ratio in ratios[1:]:
+        common = (node.op.maximum if larger else node.op.minimum)(common, ratio)
+    rooms = [
+        _room(node, at, wanted[at]) for at in range(len(axes))
+    ]  # of what is not larger; else in the proportion of any axis
+    sizes = []
+    for at, size in enumerate(have):
+        room = rooms[at]
+        if larger:
+            for other, most in zip(have, rooms, strict=True):
+                along = floordiv(most * as_expr(size), maximum(as_expr(other), const(1))) + 1
+                room = maximum(room, along)
+        half = Constant(np.asarray(0.5))
+        product = node.op.mul(_float(node, size), common)
+        rounded = node.op.floor(node.op.add(product, half))
+        sizes.append(_plain(node.bind_dim(node.cast(rounded, "int64"), room)))
+    return _Target(axes, sizes, [common] * len(axes))
 
 
-def _region(node: Node, x: GraphExpr, axes: list[int]) -> list[tuple[float, float]]:
-    """The part of the input to resize, for tf_crop_and_resize, as fractions."""
+def _room(node: Node, at: int, size: Any) -> Expr:
+    """The most that a size can be."""
+    value = node.value(3)
+    if isinstance(value, (Constant, Symbolic)):
+        return as_expr(size)
+    return bound_of(node, value, at, "sizes")
+
+
+def _region(node: Node, axes: list[int]) -> list[float] | GraphExpr:
+    """The part of the input to resize, for tf_crop_and_resize, as fractions: starts, then ends."""
     crop = node.attr.string(_COORDINATES, "half_pixel") == "tf_crop_and_resize"
     if not crop or not node.has(1):
-        return [(0.0, 1.0)] * len(axes)
-    roi = [float(item) for item in node.constant(1, "roi").ravel()]
-    if len(roi) != 2 * len(axes):
-        raise UserError(f"`roi` has {len(roi)} elements for {len(axes)} axes")
-    return [(roi[at], roi[at + len(axes)]) for at in range(len(axes))]
-
-
-def coordinates(
-    node: Node, have: int, want: int, scale: float, start: float, stop: float
-) -> np.ndarray:
-    """Where each output element lies in the input."""
-    mode = node.attr.string(_COORDINATES, "half_pixel")
-    if node.version < 11 or node.op_type == "Upsample":
-        mode = "asymmetric"
-    x = np.arange(want, dtype=np.float64)
-    if mode == "half_pixel":
-        return (x + 0.5) / scale - 0.5
-    if mode == "half_pixel_symmetric":
-        adjustment = want / (scale * have)
-        center = have / 2
-        return center * (1 - adjustment) + (x + 0.5) / scale - 0.5
-    if mode == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if want > 1 else np.zeros(want)
-    if mode == "align_corners":
-        return x * (have - 1) / (want - 1) if want > 1 else np.zeros(want)
-    if mode == "asymmetric":
-        return x / scale
-    if mode == "tf_crop_and_resize":
-        if want > 1:
-            return start * (have - 1) + x * (stop - start) * (have - 1) / (want - 1)
-        return np.full(want, 0.5 * (start + stop) * (have - 1))
-    raise UserError(f"attribute `coordinate_transformation_mode` is `{mode}`")
-
-
-def _product(node: Node, x: GraphExpr, axis: int, weights: np.ndarray) -> GraphExpr:
-    """x with `axis` multiplied by weights[want, have]."""
-    if dtype(x).bits == 16:
-        x = node.cast(x, "float32")
-    if axis == rank(x) - 1:
-        return node.op.matmul(x, np.ascontiguousarray(weights.T))  # type: ignore[no-any-return]
-    if axis == rank(x) - 2:
-        return node.op.matmul(weights, x)  # type: ignore[no-any-return]
-    order = list(range(rank(x)))
-    order[axis], order[-1] = order[-1], order[axis]
-    moved = node.op.transpose(x, permutation=tuple(order))
-    product = node.op.matmul(moved, np.ascontiguousarray(weights.T))
-    return node.op.transpose(product, permutation=tuple(order))  # type: ignore[no-any-return]
-
-
-def _weights(node: Node, places: np.ndarray, have: int, scale: float, mode: str) -> np.ndarray:
-    """The matrix [want, have] that interpolates; with antialias, the kernel is widened."""
-    stretch = min(scale, 1.0) if node.attr.flag("antialias") else 1.0
-    reach = (1 if mode == "linear" else 2) / stretch
-    sharpness = node.attr.float("cubic_coeff_a", -0.75)
-    exclude = node.attr.flag("exclude_outside")
-    count = 2 * int(np.ceil(reach)) + 1
-    matrix = np.zeros((len(places), have))
-    for row, place in enumerate(places):
-        taps = np.floor(place) + np.arange(1 - int(np.ceil(reach)) - 1, count)
-        distance = np.abs(taps - place) * stretch
-        if mode == "linear":
-            weights = np.maximum(0.0, 1.0 - distance)
-        else:
-            weights = _cubic(distance, sharpness)
-        inside = (taps >= 0) & (taps <= have - 1)
-        if exclude:
-            weights = np.where(inside, weights, 0.0)
-        total = weights.sum()
-        if (exclude or stretch != 1.0) and total != 0:
-            weights = weights / total
-        np.add.at(matrix[row], np.clip(taps, 0, have - 1).astype(int), weights)
-    return matrix
-
-
-def _cubic(t: np.ndarray, a: float) -> np.ndarray:
-    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-    far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
-    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+        return [0.0] * len(axes) + [1.0] * len(axes)
+    count = length_of(node, node.value(1), "roi")
+    if count != 2 * len(axes):
+        raise UserError(f"`roi` has {count} elements for {len(axes)} axes")
+    if isinstance(node.value(1), Constant):
+        return [float(item) for item in node.constant(1, "roi").ravel()]
+    return node.tensor(1)

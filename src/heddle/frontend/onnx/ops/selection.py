@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.axes import axes_of
 from heddle.frontend.onnx.registry import converts
+from heddle.frontend.onnx.sizes import dimension_as_scalar, scalar
 from heddle.graph import Constant, GraphExpr
 from heddle.ir.expr import Expr, as_expr
 from heddle.support import UserError
@@ -55,50 +57,74 @@ def topk_of(node: Node, x: GraphExpr, k: GraphExpr, axis: int, largest: bool) ->
     return tuple(node.op.prefix(item, shape=tuple(dims)) for item in found)
 
 
-def run_time_slice(
-    node: Node, x: GraphExpr, axes: Sequence[int] | None, steps: Sequence[int] | None
-) -> GraphExpr:
-    """A slice whose ends are computed: the elements are gathered, axis by axis."""
-    starts, ends = (node.cast(node.tensor(at), "int64") for at in (1, 2))
-    count = node.static_shape(starts, "starts")[0]
-    axes = range(count) if axes is None else axes
-    steps = (1,) * count if steps is None else steps
-    for at, (axis, step) in enumerate(zip(axes, steps, strict=True)):
-        if step == 0:
-            raise UserError("a step is 0")
-        axis = normal_axis(axis, rank(x))
-        start, end = (
-            node.reshape(node.op.slice(item, starts=(at,), ends=(at + 1,), axes=(0,)), ())
-            for item in (starts, ends)
-        )
-        x = _gathered(node, x, axis, start, end, step)
+def run_time_slice(node: Node, x: GraphExpr) -> GraphExpr:
+    """A slice of which something is computed: the elements are gathered, axis by axis."""
+    ends = [node.cast(node.tensor(at), "int64") for at in (1, 2)]
+    late_axes = node.has(3) and not isinstance(node.value(3), Constant)
+    late_steps = node.has(4) and not isinstance(node.value(4), Constant)
+    if late_axes:
+        axes = axes_of(node, node.value(3), rank(x))
+        first, last = axes.spread(node, ends[0], 0), axes.spread(node, ends[1], _FAR)
+        if node.has(4):
+            steps: Sequence[Any] = axes.spread(node, node.tensor(4), 1)
+        else:
+            steps = (1,) * rank(x)
+        for axis, cut in enumerate(zip(first, last, steps, strict=True)):
+            x = _gathered(node, x, axis, *cut)
+        return x
+    count = node.static_shape(ends[0], "starts")[0]
+    known = node.ints(3, "axes") if node.has(3) else range(count)
+    steps = (1,) * count
+    if late_steps:
+        steps = [scalar(node, node.value(4), at) for at in range(count)]
+    elif node.has(4):
+        steps = node.ints(4, "steps")
+    for at, (axis, step) in enumerate(zip(known, steps, strict=True)):
+        start, end = (scalar(node, side, at) for side in ends)
+        x = _gathered(node, x, normal_axis(axis, rank(x)), start, end, step)
     return x
 
 
+_FAR: Final = 1 << 60
+
+
 def _gathered(
-    node: Node, x: GraphExpr, axis: int, start: GraphExpr, end: GraphExpr, step: int
+    node: Node, x: GraphExpr, axis: int, start: GraphExpr, end: GraphExpr, step: int | GraphExpr
 ) -> GraphExpr:
+    """Every step-th row from start on. A step of 0 makes -1 rows, which is an error."""
     dim = shape(x)[axis]
-    whole = node.op.slice(node.op.shape_of(x), starts=(axis,), ends=(axis + 1,), axes=(0,))
-    size = node.reshape(whole, ())
+    if dim == 0:  # there is nothing to gather from
+        return x
+    size = dimension_as_scalar(node, dim)
+    if isinstance(step, int):
+        if step == 0:
+            raise UserError("a step is 0")
+        step = _whole(max(-_FAR, min(step, _FAR)))
+    else:
+        step = node.op.minimum(node.op.maximum(step, _whole(-_FAR)), _whole(_FAR))
+    back = node.op.less(step, _whole(0))
+    low = node.op.where(back, _whole(-1), _whole(0))
 
-    def clamp(value: GraphExpr, low: int, high: int) -> GraphExpr:
-        """From the front; in [low, size + high]."""
-        zero = Constant(np.asarray(0))
-        front = node.op.where(node.op.less(value, zero), node.op.add(value, size), value)
-        most = node.op.add(size, Constant(np.asarray(high)))
-        return node.op.minimum(node.op.maximum(front, Constant(np.asarray(low))), most)
+    def clamp(value: GraphExpr, least: GraphExpr) -> GraphExpr:
+        """From the front; in [least, size] forwards, [least, size - 1] backwards."""
+        negative = node.op.less(value, _whole(0))
+        front = node.op.where(negative, node.op.add(value, size), value)
+        return node.op.minimum(node.op.maximum(front, least), node.op.add(size, low))  # type: ignore[no-any-return]
 
-    forward = step > 0
-    first = clamp(start, 0, 0 if forward else -1)
-    last = clamp(end, 0, 0) if forward else clamp(end, -1, -1)
-    span = node.op.sub(last, first) if step > 0 else node.op.sub(first, last)
-    stride = Constant(np.asarray(abs(step)))
-    rounded = node.op.div(node.op.add(span, Constant(np.asarray(abs(step) - 1))), stride)
-    length = node.op.maximum(rounded, Constant(np.asarray(0)))
+    first, last = clamp(start, _whole(0)), clamp(end, low)
+    span = node.op.sub(last, first)
+    span = node.op.where(back, node.op.negative(span), span)
+    stride = node.op.maximum(node.op.abs(step), _whole(1))
+    rounded = node.op.div(node.op.add(span, node.op.sub(stride, _whole(1))), stride)
+    length = node.op.maximum(rounded, _whole(0))
+    length = node.op.where(node.op.equal(step, _whole(0)), _whole(-1), length)
     count = node.bind_dim(length, as_expr(dim))
-    steps = node.op.range(count=count, step=step, dtype="int64")
+    steps = node.op.mul(node.op.range(count=count, dtype="int64"), step)
     return node.op.gather(x, node.op.add(steps, first), axis=axis)  # type: ignore[no-any-return]
+
+
+def _whole(value: int) -> Constant:
+    return Constant(np.asarray(value, np.int64))
 
 
 @converts("NonMaxSuppression")

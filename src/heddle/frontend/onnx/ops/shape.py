@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops.axes import axes_of, with_axes, without_axes
 from heddle.frontend.onnx.ops.computed import (
+    center_of,
     constant_of_shape,
     even_split_of,
     expand_of,
+    eye_of,
     is_computed,
     one_hot_of,
     pad_of,
@@ -27,7 +30,7 @@ from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
 from heddle.frontend.onnx.tensors import dtype_of
 from heddle.frontend.onnx.text import of_strings
-from heddle.frontend.onnx.values import Symbolic, of_dims, symbolic_array
+from heddle.frontend.onnx.values import Symbolic, of_dims, symbolic_array, tensor_type
 from heddle.graph import Constant, GraphExpr
 from heddle.ir import DType
 from heddle.ir.expr import as_int
@@ -80,6 +83,8 @@ def _eye_like(node: Node) -> Any:
     x = node.tensor(0)
     number = node.attr.int("dtype", None)
     kind = dtype(x) if number is None else dtype_of(number, "the result of EyeLike")
+    if tensor_type(x).static_shape is None:
+        return eye_of(node, x, node.attr.int("k", 0), kind)
     rows, columns = node.static_shape(x, "input")
     _check_count(rows * columns)
     return Constant(np.eye(rows, columns, node.attr.int("k", 0), dtype=kind.numpy))
@@ -173,11 +178,16 @@ def _flatten(node: Node) -> Any:
 
 @converts("Squeeze")
 def _squeeze(node: Node) -> Any:
-    return node.op.squeeze(node.tensor(0), axes=node.axes(1, 13))
+    x = node.tensor(0)
+    if node.version >= 13 and node.has(1) and is_computed(node.value(1)):
+        return without_axes(node, x, axes_of(node, node.value(1), rank(x)))
+    return node.op.squeeze(x, axes=node.axes(1, 13))
 
 
 @converts("Unsqueeze")
 def _unsqueeze(node: Node) -> Any:
+    if node.version >= 13 and is_computed(node.value(1)):
+        return with_axes(node, node.tensor(0), node.value(1))
     axes = node.axes(1, 13)
     if axes is None:
         raise UserError("`axes` is missing")
@@ -245,10 +255,11 @@ def _slice(node: Node) -> Any:
         starts, ends = node.attr.ints("starts"), node.attr.ints("ends")
         axes = node.attr.ints("axes", None)
     else:
+        late = any(node.has(at) and not isinstance(node.value(at), Constant) for at in (3, 4))
+        if late or any(is_computed(node.value(at)) for at in (1, 2)):
+            return run_time_slice(node, x)
         axes = node.ints(3, "axes") if node.has(3) else None
         steps = node.ints(4, "steps") if node.has(4) else None
-        if not all(isinstance(node.value(at), (Constant, Symbolic)) for at in (1, 2)):
-            return run_time_slice(node, x, axes, steps)
         starts, ends = node.dims(1, "starts"), node.dims(2, "ends")
     return node.op.slice(x, starts=_clamped(starts), ends=_clamped(ends), axes=axes, steps=steps)
 
@@ -265,9 +276,8 @@ def _pad(node: Node) -> Any:
     if node.version < 11:
         pads = node.attr.ints("pads" if node.version >= 2 else "paddings")
         value = node.attr.float("value", 0.0)
-    elif is_computed(node.value(1)) or (node.has(2) and is_computed(node.value(2))):
-        given = node.ints(3, "axes") if node.has(3) else range(rank(x))
-        return pad_of(node, x, [normal_axis(axis, rank(x)) for axis in given], mode)
+    elif any(node.has(at) and is_computed(node.value(at)) for at in (1, 2, 3)):
+        return pad_of(node, x, mode)
     else:
         pads = node.ints(1, "pads")
         value = node.constant(2, "constant_value").ravel()[0].item() if node.has(2) else 0
@@ -279,14 +289,22 @@ def _pad(node: Node) -> Any:
         for position, axis in enumerate(axes):
             full[axis], full[axis + rank(x)] = pads[position], pads[position + len(axes)]
         pads = tuple(full)
+    if mode != "constant" and min(pads, default=0) < 0 < max(pads):
+        # What is cut off goes first, then what is left is repeated.
+        cut = tuple(min(size, 0) for size in pads)
+        x = node.op.pad(x, pads=cut)
+        pads = tuple(max(size, 0) for size in pads)
     return node.op.pad(x, pads=pads, mode=mode, value=value)
 
 
 @converts("CenterCropPad")
 def _center_crop_pad(node: Node) -> Any:
     x = node.tensor(0)
-    wanted = node.ints(1, "shape")
     axes = node.attr.ints("axes", tuple(range(rank(x))))
+    late = not isinstance(node.value(1), Constant)
+    if late or any(as_int(shape(x)[normal_axis(axis, rank(x))]) is None for axis in axes):
+        return center_of(node, x, [normal_axis(axis, rank(x)) for axis in axes])
+    wanted = node.ints(1, "shape")
     if len(axes) != len(wanted):
         raise UserError(f"`shape` has {len(wanted)} elements for {len(axes)} axes")
     pads = [0] * (2 * rank(x))
@@ -386,21 +404,25 @@ def _item(node: Node, vector: GraphExpr, position: int) -> GraphExpr:
 
 @converts("ReverseSequence")
 def _reverse_sequence(node: Node) -> Any:
+    """The first elements of each row of time in reverse, as many as the row says."""
     x = node.tensor(0)
-    lengths = node.ints(1, "sequence_lens")
     time, batch = node.attr.int("time_axis", 0), node.attr.int("batch_axis", 1)
     if {time, batch} != {0, 1}:
         raise UserError(f"time_axis {time} and batch_axis {batch}, expected 0 and 1")
-    size = node.static_dim(x, time, "input")
-    order = np.tile(np.arange(size), (len(lengths), 1))
-    for row, length in zip(order, lengths, strict=True):
-        if not 0 <= length <= size:
-            raise UserError(f"`sequence_lens` has {length}, the time axis has {size}")
-        row[:length] = row[:length][::-1]
-    index = order if batch == 0 else order.T
-    sizes = node.static_shape(x, "input")
-    wide = np.broadcast_to(index.reshape(*index.shape, *(1,) * (rank(x) - 2)), sizes)
-    return node.op.gather_elements(x, np.ascontiguousarray(wide), axis=time)
+    count, size = shape(x)[batch], shape(x)[time]
+    if isinstance(node.value(1), Constant) and isinstance(size, int):
+        wrong = [at for at in node.ints(1, "sequence_lens") if not 0 <= at <= size]
+        if wrong:
+            raise UserError(f"`sequence_lens` has {wrong[0]}, the time axis has {size}")
+    one = [1] * (rank(x) - 2)
+    lengths = node.cast(node.tensor(1), "int64")
+    ends = node.reshape(lengths, [count, 1, *one] if batch == 0 else [1, count, *one])
+    place = node.op.range(count=size, dtype="int64")
+    place = node.reshape(place, [1, size, *one] if batch == 0 else [size, 1, *one])
+    back = node.op.sub(node.op.sub(ends, 1), place)
+    order = node.op.where(node.op.less(place, ends), back, place)
+    wide = node.op.broadcast_to(order, shape=shape(x))
+    return node.op.gather_elements(x, wide, axis=time)
 
 
 @converts("Unique")
@@ -446,11 +468,8 @@ def _tensor_scatter(node: Node) -> Any:
 
 @converts("BitCast")
 def _bit_cast(node: Node) -> Any:
-    value = node.constant(0, "input")
     to: DType = dtype_of(node.attr.int("to"), "the result of BitCast")
-    if to.nbytes != value.dtype.itemsize:
-        raise UserError(f"{value.dtype} and {to} have different widths")
-    return Constant(np.ascontiguousarray(value).view(to.numpy))
+    return node.op.reinterpret(node.tensor(0), dtype=to)
 
 
 @converts("Col2Im")

@@ -9,8 +9,11 @@ import numpy as np
 
 from heddle.frontend.fourier import LIMIT, inverse_real, largest_factor, transform
 from heddle.frontend.onnx.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.onnx.ops import late_signal
+from heddle.frontend.onnx.ops.axes import axes_of
 from heddle.frontend.onnx.registry import converts
 from heddle.frontend.onnx.report import Unsupported
+from heddle.frontend.onnx.sizes import dimension_as_scalar, size_of
 from heddle.frontend.onnx.tensors import dtype_of
 from heddle.graph import Constant, GraphExpr
 from heddle.support import UserError
@@ -36,6 +39,8 @@ def _grid_sample(node: Node) -> Any:
 def _affine_grid(node: Node) -> Any:
     """theta[N, r, r + 1] applied to the places [-1, 1]^r of a grid: [N, *sizes, r]."""
     theta = node.tensor(0)
+    if not isinstance(node.value(1), Constant):
+        return late_signal.affine_grid(node)
     batch, _, *sizes = node.ints(1, "size")
     count = len(sizes)
     if count not in (2, 3) or any(size < 1 for size in (batch, *sizes)):
@@ -62,19 +67,55 @@ def _affine_grid(node: Node) -> Any:
 @converts("DFT")
 def _dft(node: Node) -> Any:
     x = node.tensor(0)
-    if node.version >= 20:
-        axis = node.integer(2, "axis") if node.has(2) else -2
-    else:
-        axis = node.attr.int("axis", 1)
+    if node.version < 20:
+        return _dft_along(node, x, node.attr.int("axis", 1))
+    if not node.has(2):
+        return _dft_along(node, x, -2)
+    if isinstance(node.value(2), Constant):
+        return _dft_along(node, x, node.integer(2, "axis"))
+    if node.has(1) or node.attr.flag("onesided"):
+        raise Unsupported(
+            "an axis that is known at run time only, along which the size changes",
+            inputs=node.importer.sources_of(node.tensor(2)),
+        )
+    meant = axes_of(node, node.value(2), rank(x)).meant
+    found = _dft_along(node, x, 0)
+    for axis in range(1, rank(x) - 1):
+        found = node.op.where(meant[axis], _dft_along(node, x, axis), found)
+    return found
+
+
+def _dft_along(node: Node, x: GraphExpr, axis: int) -> GraphExpr:
     axis = normal_axis(axis, rank(x))
     if axis == rank(x) - 1:
         raise UserError(f"axis {axis} is that of real and imaginary parts")
-    length = node.integer(1, "dft_length") if node.has(1) else None
     onesided, inverse = node.attr.flag("onesided"), node.attr.flag("inverse")
+    late = node.has(1) and not isinstance(node.value(1), Constant)
+    if late or not isinstance(shape(x)[axis], int):
+        return _late_dft(node, x, axis, onesided=onesided, inverse=inverse)
+    length = node.integer(1, "dft_length") if node.has(1) else None
     if onesided and inverse:
         return _inverse_real(node, x, axis, length)
     x = _resized(node, x, axis, length or node.static_dim(x, axis, "input"))
     return _transform(node, x, axis, inverse=inverse, onesided=onesided)
+
+
+def _late_dft(node: Node, x: GraphExpr, axis: int, *, onesided: bool, inverse: bool) -> GraphExpr:
+    """A transform of symbolic size, or of a size that is known at run time only."""
+    length = shape(x)[axis]
+    if node.has(1):
+        length = size_of(node, node.value(1), 0, "dft_length")
+    elif onesided and inverse:
+        length = (length - 1) * 2
+    if onesided and inverse:
+        x = late_signal.resized(node, x, axis, late_signal.half(length))
+        found = [late_signal.inverse_real(node, _parts(node, x, axis), length)]
+    else:
+        x = late_signal.resized(node, x, axis, length)
+        found = late_signal.transform(
+            node, _parts(node, x, axis), length, inverse=inverse, onesided=onesided
+        )
+    return _restored(node, found, axis)
 
 
 def _resized(node: Node, x: GraphExpr, axis: int, length: int) -> GraphExpr:
@@ -142,8 +183,13 @@ def _inverse_real(node: Node, x: GraphExpr, axis: int, length: int | None) -> Gr
 @converts("STFT")
 def _stft(node: Node) -> Any:
     signal = node.tensor(0)
-    step = node.integer(1, "frame_step")
     window = node.optional(2)
+    late = any(node.has(at) and not isinstance(node.value(at), Constant) for at in (1, 3))
+    if late or not isinstance(shape(signal)[1], int):
+        length = late_signal.frame_length(node, signal, window)
+        cut = late_signal.frames(node, signal, length)
+        return _spectra(node, signal, cut, window, length)
+    step = node.integer(1, "frame_step")
     size = node.static_dim(signal, 1, "signal")
     if node.has(3):
         length = node.integer(3, "frame_length")
@@ -158,12 +204,23 @@ def _stft(node: Node) -> Any:
         raise Unsupported(f"{frames} frames of {length}")
     index = np.arange(frames)[:, None] * step + np.arange(length)
     cut = node.op.gather(signal, index, axis=1)  # [batch, frames, length, parts]
+    return _spectra(node, signal, cut, window, length)
+
+
+def _spectra(
+    node: Node, signal: GraphExpr, cut: GraphExpr, window: GraphExpr | None, length: Any
+) -> GraphExpr:
+    """The transforms of the pieces of a signal."""
     if rank(signal) == 2:
         cut = node.op.unsqueeze(cut, axes=(3,))
     if window is not None:
         cut = node.op.mul(cut, node.reshape(node.cast(window, dtype(signal)), (length, 1)))
     onesided = node.attr.flag("onesided", True) and shape(cut)[-1] == 1
-    return _transform(node, cut, 2, inverse=False, onesided=onesided)
+    if isinstance(length, int):
+        return _transform(node, cut, 2, inverse=False, onesided=onesided)
+    parts = _parts(node, cut, 2)
+    found = late_signal.transform(node, parts, length, inverse=False, onesided=onesided)
+    return _restored(node, found, 2)
 
 
 @converts("MelWeightMatrix")
@@ -213,7 +270,7 @@ def _roi_align(node: Node) -> Any:
         0.5 if node.attr.string("coordinate_transformation_mode", default) == "half_pixel" else 0.0
     )
     scale = node.attr.float("spatial_scale", 1.0)
-    count = node.static_dim(rois, 0, "rois")
+    count = shape(rois)[0]
     edges = node.op.sub(node.op.mul(rois, scale), shift)
     axes = []
     for start, bins, axis in ((1, high, 2), (0, wide, 3)):
@@ -223,7 +280,7 @@ def _roi_align(node: Node) -> Any:
             extent = node.op.maximum(extent, 1.0)
         fractions = ((np.arange(bins * each) + 0.5) / (bins * each)).astype(dtype(x).numpy)
         places = node.op.add(low, node.op.mul(extent, fractions))  # [count, bins * each]
-        axes.append(_taps(node, places, node.static_dim(x, axis, "X")))
+        axes.append(_taps(node, places, shape(x)[axis]))
     samples = _bilinear(node, x, batches, axes, count, (high * each, wide * each))
     channels = shape(x)[1]
     blocks = node.reshape(samples, (count, high, each, wide, each, channels))
@@ -296,17 +353,19 @@ def _column(node: Node, x: GraphExpr, at: int) -> GraphExpr:
     return node.op.slice(x, starts=(at,), ends=(at + 1,), axes=(1,))  # type: ignore[no-any-return]
 
 
-def _taps(node: Node, places: GraphExpr, size: int) -> list[tuple[GraphExpr, GraphExpr]]:
+def _taps(node: Node, places: GraphExpr, size: Any) -> list[tuple[GraphExpr, GraphExpr]]:
     """The two neighbours of each place and their weights; far outside both weights are 0."""
+    end = node.cast(dimension_as_scalar(node, size), dtype(places))
+    last = node.op.sub(end, node.scalar(1, places))
     inside = node.op.logical_and(
-        node.op.greater_equal(places, -1.0), node.op.less_equal(places, float(size))
+        node.op.greater_equal(places, -1.0), node.op.less_equal(places, end)
     )
-    kept = node.op.clip(places, min=0.0, max=float(size - 1))
+    kept = node.op.minimum(node.op.maximum(places, node.scalar(0, places)), last)
     floor = node.op.floor(kept)
     ratio = node.op.sub(kept, floor)
     zero = node.scalar(0, places)
     low = node.cast(floor, "int64")
-    high = node.op.minimum(node.op.add(low, 1), size - 1)
+    high = node.op.minimum(node.op.add(low, 1), node.cast(last, "int64"))
     return [
         (low, node.op.where(inside, node.op.sub(node.scalar(1, ratio), ratio), zero)),
         (high, node.op.where(inside, ratio, zero)),
@@ -318,7 +377,7 @@ def _bilinear(
     x: GraphExpr,
     batches: GraphExpr,
     axes: list[list[tuple[GraphExpr, GraphExpr]]],
-    count: int,
+    count: Any,
     grid: tuple[int, int],
 ) -> GraphExpr:
     """Samples [count, rows, columns, channels]."""

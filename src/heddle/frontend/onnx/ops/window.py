@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from heddle.frontend.onnx.node import Node, rank
+import numpy as np
+
+from heddle.frontend.onnx.node import Node, rank, shape
+from heddle.frontend.onnx.ops.computed import filled_axis
 from heddle.frontend.onnx.report import Unsupported
-from heddle.graph import GraphExpr
+from heddle.frontend.onnx.sizes import dimension_as_scalar
+from heddle.graph import Constant, GraphExpr
 from heddle.ir import TensorType
-from heddle.ir.expr import as_int
+from heddle.ir.expr import as_int, const, floordiv
 from heddle.support import UserError
 
 Ints = tuple[int, ...]
@@ -23,8 +27,8 @@ def spatial_ints(node: Node, name: str, spatial: int, default: int = 1) -> Ints:
     return found
 
 
-def padding(node: Node, x: GraphExpr, kernel: Sequence[int]) -> Ints:
-    """All begins, then all ends, by `pads` or `auto_pad`."""
+def padding(node: Node, x: GraphExpr, kernel: Sequence[int], ready: Collection[int] = ()) -> Ints:
+    """All begins, then all ends, by `pads` or `auto_pad`; none along the axes that are `ready`."""
     spatial = len(kernel)
     mode = node.attr.string("auto_pad", "NOTSET")
     if mode == "NOTSET":
@@ -45,6 +49,10 @@ def padding(node: Node, x: GraphExpr, kernel: Sequence[int]) -> Ints:
     for axis in range(spatial):
         span = (kernel[axis] - 1) * dilations[axis] + 1
         size = as_int(x.type.shape[2 + axis])
+        if axis in ready:
+            begins.append(0)
+            ends.append(0)
+            continue
         if size is None and strides[axis] != 1:
             raise Unsupported(f"auto_pad {mode} with a stride of a symbolic dimension")
         if strides[axis] < 1:
@@ -58,6 +66,37 @@ def padding(node: Node, x: GraphExpr, kernel: Sequence[int]) -> Ints:
         begins.append(small if mode == "SAME_UPPER" else large)
         ends.append(large if mode == "SAME_UPPER" else small)
     return (*begins, *ends)
+
+
+def evened(
+    node: Node, x: GraphExpr, kernel: Sequence[int], fill: float = 0.0
+) -> tuple[GraphExpr, list[int]]:
+    """x with what `auto_pad` puts around it, along the spatial axes where that depends on a size
+    that is symbolic (there is a stride); and these axes."""
+    mode, spatial = node.attr.string("auto_pad", "NOTSET"), len(kernel)
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        return x, []
+    strides = spatial_ints(node, "strides", spatial)
+    dilations = spatial_ints(node, "dilations", spatial)
+    ready = []
+    for axis in range(spatial):
+        size, step = shape(x)[2 + axis], strides[axis]
+        if isinstance(size, int) or step <= 1:
+            continue
+        span = (kernel[axis] - 1) * dilations[axis] + 1
+        # One position for each `step` elements, the last of which may be fewer.
+        whole = floordiv(size + const(step - 1), const(step)) * step - step + span
+        total = node.op.sub(dimension_as_scalar(node, whole), dimension_as_scalar(node, size))
+        total = node.op.maximum(total, Constant(np.asarray(0)))
+        if mode == "SAME_LOWER":
+            total = node.op.add(total, Constant(np.asarray(1)))
+        before = node.op.div(total, Constant(np.asarray(2)))
+        places = node.op.sub(node.op.range(count=whole, dtype="int64"), before)
+        own, none = dimension_as_scalar(node, size), Constant(np.asarray(0))
+        value = node.scalar(fill, x)
+        x = filled_axis(node, x, 2 + axis, places, own, "constant", value, none)
+        ready.append(axis)
+    return x, ready
 
 
 def channels_first(node: Node, x: GraphExpr) -> GraphExpr:

@@ -52,7 +52,7 @@ _LINEAR: Final = (
     *("transpose.int", "t.default", "expand.default", "broadcast_to.default", "repeat.default"),
     *("repeat_interleave.self_int", "cat.default", "stack.default", "split.Tensor"),
     *("split_with_sizes.default", "slice.Tensor", "select.int", "narrow.default", "flip.default"),
-    *("roll.default", "unfold.default", "constant_pad_nd.default", "as_strided.default"),
+    *("roll.default", "unfold.default", "as_strided.default"),
     *("diagonal.default", "diag_embed.default", "tril.default", "triu.default", "unbind.int"),
     *("index.Tensor", "_unsafe_index.Tensor", "index_select.default", "gather.default"),
     *("index_put.default", "_unsafe_index_put.default", "slice_scatter.default"),
@@ -160,7 +160,21 @@ def _convert(node: Node, x: Any, *_args: Any, **_kwargs: Any) -> Any:
 )
 def _full(node: Node, *args: Any, **_kwargs: Any) -> Any:
     numbers = {"aten.scalar_tensor.default": 0, "aten.new_full.default": 2}
+    if not node.result.is_complex():  # like a complex tensor in shape only
+        return node.expand(node.tensor(args[numbers.get(node.target, 1)], node.dtype), node.shape)
     return as_complex(node, args[numbers.get(node.target, 1)], _kind(node))
+
+
+@converts_complex("aten.constant_pad_nd.default")
+def _pad(node: Node, x: Complex, pad: Any, value: Any = 0.0) -> Any:
+    """What is put around is a number: its parts go to the parts."""
+    rule = find_converter(node.target)
+    assert rule is not None
+    number = complex(value)
+    imaginary = imaginary_of(node, x)
+    return Complex(
+        rule(node.part(), x.real, pad, number.real), rule(node.part(), imaginary, pad, number.imag)
+    )
 
 
 @converts_complex(
@@ -175,7 +189,10 @@ def _full(node: Node, *args: Any, **_kwargs: Any) -> Any:
     "aten.new_empty.default",
 )
 def _filled(node: Node, *_args: Any, **_kwargs: Any) -> Any:
-    return as_complex(node, 1.0 if "ones" in node.target else 0.0, _kind(node))
+    value = 1.0 if "ones" in node.target else 0.0
+    if not node.result.is_complex():  # like a complex tensor in shape only
+        return node.full(node.shape, value, node.dtype)
+    return as_complex(node, value, _kind(node))
 
 
 # -- arithmetic --------------------------------------------------------------------------------

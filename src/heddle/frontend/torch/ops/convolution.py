@@ -104,7 +104,10 @@ def _resize(node: Node, x: GraphExpr, scales: Any, **attrs: Any) -> Any:
     """`scales`: what the user gave for each spatial axis, None for the ratio of the sizes. Torch
     computes positions in float32 with the one or the other."""
     given = _scales_of(shape(x), node.shape, scales)
-    return node.op.resize(x, shape=node.shape, scales=given, **attrs)
+    whole = dtype(x).is_int and attrs["mode"] != "nearest"
+    wide = node.cast(x, "float32") if whole else x
+    found = node.op.resize(wide, shape=node.shape, scales=given, **attrs)
+    return node.rounded(found, dtype(x)) if whole else found
 
 
 def _scales_of(before: Any, after: Any, scales: Any) -> tuple[float, ...] | None:

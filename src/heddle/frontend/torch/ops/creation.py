@@ -99,3 +99,16 @@ def _one_hot(node: Node, x: GraphExpr, num_classes: int = -1) -> Any:
 def _triangle_indices(node: Node, row: int, col: int, offset: int = 0, **_kwargs: Any) -> Any:
     places = np.tril_indices if "tril" in node.target else np.triu_indices
     return Constant(np.stack(places(row, offset, col)).astype(node.dtype.numpy))
+
+
+@converts("aten.fft_fftfreq.default", "aten.fft_rfftfreq.default")
+def _frequencies(node: Node, n: Any, d: float = 1.0, **_kwargs: Any) -> Any:
+    """k / (n d), the frequencies from n / 2 on less 1 / d."""
+    size = node.tensor(n, "int64")
+    place = node.op.range(count=node.shape[0], dtype="int64")
+    if ".fft_fftfreq" in node.target:
+        half = node.op.div(node.op.add(size, 1), 2)
+        late = node.op.greater_equal(place, half)
+        place = node.op.where(late, node.op.sub(place, size), place)
+    span = node.op.mul(node.cast(size, node.dtype), float(d))
+    return node.op.div(node.cast(place, node.dtype), span)

@@ -37,6 +37,8 @@ def _gather(
 ) -> Any:
     if not rank(x):
         return node.expand(x, node.shape)
+    if any(isinstance(dim, int) and dim == 0 for dim in node.shape):  # of whatever rank
+        return node.full(node.shape, 0, dtype(x))
     if not rank(index):
         found = node.op.gather_elements(
             x, node.op.unsqueeze(index_of(node, index), axes=(0,)), axis=0
@@ -208,7 +210,8 @@ def _put_where(
     elif rank(updates) > rest:
         updates = node.op.squeeze(updates, axes=(0,))
     wide_mask = node.op.unsqueeze(mask, axes=tuple(range(rank(mask), rank(x)))) if rest else mask
-    added = node.op.add(moved, updates) if accumulate else updates
+    both = "logical_or" if dtype(x).is_bool else "add"
+    added = node.call(both, moved, updates) if accumulate else updates
     put = node.expand(node.op.where(wide_mask, added, moved), shape(moved))
     return transposed(node, put, [order.index(axis) for axis in range(rank(x))])
 
@@ -216,12 +219,25 @@ def _put_where(
 @converts("aten.masked_scatter.default")
 def _masked_scatter(node: Node, x: GraphExpr, mask: GraphExpr, source: GraphExpr) -> Any:
     """The elements of `source`, one after the other, go where the mask holds."""
+    x = node.expand(x, node.shape)
     holds = node.op.reshape(node.expand(mask, shape(x)), shape=(-1,))
     order = node.op.cumsum(node.cast(holds, "int64"), axis=0)
     flat = node.op.reshape(node.cast(source, dtype(x)), shape=(-1,))
     taken = node.op.gather(flat, node.op.sub(order, 1), axis=0)
     kept = node.op.reshape(x, shape=(-1,))
     return node.reshape(node.op.where(holds, taken, kept), shape(x))
+
+
+@converts("aten.masked_scatter_backward.default")
+def _masked_scatter_backward(node: Node, grad: GraphExpr, mask: GraphExpr, _sizes: Any) -> Any:
+    """The elements where the mask holds, one after the other, then zeros."""
+    holds = node.op.reshape(node.expand(mask, shape(grad)), shape=(-1,))
+    place = node.op.sub(node.op.cumsum(node.cast(holds, "int64"), axis=0), 1)
+    nowhere = node.tensor(int(np.iinfo(np.int64).max))
+    at = node.op.unsqueeze(node.op.where(holds, place, nowhere), axes=(1,))
+    flat = node.op.reshape(grad, shape=(-1,))
+    start = node.op.reshape(node.full(node.shape, 0.0, dtype(grad)), shape=(-1,))
+    return node.reshape(node.op.scatter_nd(start, at, flat), node.shape)
 
 
 # -- writing to a part -----------------------------------------------------------------------
@@ -259,7 +275,9 @@ def _replaced(
     size = shape(x)[axis]
     if step != 1:
         if any(isinstance(item, Expr) for item in (count, size, start)):
-            raise Unsupported("writing to every n-th element of an axis of symbolic size")
+            places = node.op.range(count=count, start=0, step=step, dtype="int64")
+            places = node.op.add(places, node.tensor(start, "int64"))
+            return node.op.index_copy(x, places, part, axis=axis)  # type: ignore[no-any-return]
         source = np.arange(size)  # type: ignore[arg-type]
         source[start : start + (count - 1) * step + 1 : step] = size + np.arange(count)  # type: ignore[arg-type, operator]
         both = node.op.concat(x, part, axis=axis)

@@ -265,3 +265,14 @@ def _batch_statistics(
     inverse = node.op.rsqrt(node.op.add(variance, float(eps)))
     out = _normalised(node, wide, weight, bias, mean, variance, eps)
     return out, mean, inverse, variance
+
+
+@converts("aten._weight_norm_interface_backward.default")
+def _weight_norm_backward(
+    node: Node, grad: GraphExpr, v: GraphExpr, g: GraphExpr, norms: GraphExpr, dim: int
+) -> Any:
+    """Of w = g v / |v|, the norms taken over all axes but `dim`, the gradients of v and g."""
+    axes = tuple(axis for axis in range(rank(v)) if axis != normal_axis(dim, rank(v)))
+    along = node.op.div(node.op.sum(node.op.mul(grad, v), axes=axes, keepdims=True), norms)
+    across = node.op.sub(grad, node.op.mul(v, node.op.div(along, norms)))
+    return node.op.mul(node.op.div(g, norms), across), along

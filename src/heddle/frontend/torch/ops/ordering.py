@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from heddle.frontend.torch.node import Node, dtype, normal_axis, rank, shape
+from heddle.frontend.torch.ops.counting import largest_known
 from heddle.frontend.torch.ops.indexing import positions
+from heddle.frontend.torch.ops.pooling import bin_limits
 from heddle.frontend.torch.ops.views import cut, transposed
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
@@ -169,7 +172,7 @@ def running(node: Node, values: list[GraphExpr], axis: int, merge: Merge) -> lis
     bits, each of which merges what ends 1, 2, 4, ... before (Hillis and Steele, 1986)."""
     size = shape(values[0])[axis]
     if isinstance(size, Expr):
-        raise Unsupported("a running extreme along an axis of symbolic size")
+        return _running_symbolic(node, values, axis, merge)
     step = 1
     while step < size:
         before = [cut(node, value, axis, 0, size - step) for value in values]
@@ -178,6 +181,26 @@ def running(node: Node, values: list[GraphExpr], axis: int, merge: Merge) -> lis
         merged = merge(before, late)
         pairs = zip(head, merged, strict=True)
         values = [node.op.concat(first, rest, axis=axis) for first, rest in pairs]
+        step *= 2
+    return values
+
+
+def _running_symbolic(
+    node: Node, values: list[GraphExpr], axis: int, merge: Merge
+) -> list[GraphExpr]:
+    """As many steps as the largest size has bits; the first elements of each are left alone."""
+    place = node.op.range(count=shape(values[0])[axis], dtype="int64")
+    rest = tuple(range(1, rank(values[0]) - axis))
+    size = next(x for x in node.operands if isinstance(x, torch.Tensor)).shape[axis]
+    step = 1
+    while step < largest_known(size):
+        source = node.op.maximum(node.op.sub(place, step), 0)
+        before = [node.op.gather(value, source, axis=axis) for value in values]
+        late = node.op.greater_equal(place, node.tensor(step, "int64"))
+        late = node.op.unsqueeze(late, axes=rest) if rest else late
+        merged = merge(before, values)
+        pairs = zip(merged, values, strict=True)
+        values = [node.op.where(late, after, value) for after, value in pairs]
         step *= 2
     return values
 
@@ -229,30 +252,40 @@ def _adaptive_max_pool(node: Node, x: GraphExpr, output_size: Any) -> Any:
     count = int(node.target[node.target.index("pool") + 4])
     lead = rank(x) - count
     sizes, outs = shape(x)[lead:], node.shape[lead:]
-    if any(isinstance(size, Expr) for size in (*sizes, *outs)):
-        raise Unsupported("an adaptive pooling of a symbolic size")
-    taken, flat = x, np.zeros((1,) * (2 * count), np.int64)
+    taken, flat = x, node.tensor(0)
+    widths: list[Any] = []
     for axis, (old, new) in enumerate(zip(sizes, outs, strict=True)):
-        index = _bins(int(old), int(new))  # type: ignore[arg-type]
-        taken = node.op.gather(taken, Constant(index), axis=lead + 2 * axis)
-        place = [1] * (2 * count)
-        place[2 * axis : 2 * axis + 2] = index.shape
-        flat = flat * int(old) + index.reshape(place)  # type: ignore[arg-type]
+        index = _bins(node, old, new)
+        taken = node.op.gather(taken, index, axis=lead + 2 * axis)
+        behind = tuple(range(2, 2 * (count - axis)))
+        place = node.op.unsqueeze(index, axes=behind) if behind else index
+        flat = node.op.add(node.op.mul(flat, node.tensor(old, "int64")), place)
+        widths.append(shape(index)[1])
     evens, odds = range(0, 2 * count, 2), range(1, 2 * count, 2)
     order = [*range(lead), *(lead + a for a in evens), *(lead + a for a in odds)]
-    taps = math.prod(flat.shape[1::2])
+    taps = math.prod(widths)
     windows = node.reshape(transposed(node, taken, order), (*shape(x)[:lead], *outs, taps))
     value = node.op.max(windows, axes=(lead + count,))
     if not node.uses(1):
         return value, None
     winner = node.op.argmax(windows, axis=lead + count, keepdims=True)
-    places = flat.transpose([*evens, *odds]).reshape(*outs, taps)
-    spread = node.expand(Constant(np.ascontiguousarray(places)), shape(windows))
+    places = node.reshape(transposed(node, flat, [*evens, *odds]), (*outs, taps))
+    spread = node.expand(places, shape(windows))
     found = node.op.gather_elements(spread, winner, axis=lead + count)
     return value, node.op.squeeze(found, axes=(lead + count,))
 
 
-def _bins(old: int, new: int) -> np.ndarray:
+def _bins(node: Node, old: Any, new: Any) -> GraphExpr:
+    """The places of each bin, [new, the largest width]."""
+    if isinstance(old, int) and isinstance(new, int):
+        return Constant(_known_bins(old, new))
+    starts, ends = bin_limits(node, old, new)
+    width = node.op.range(count=(old + new - 1) // new + 1, dtype="int64")
+    starts, ends = (node.op.unsqueeze(value, axes=(1,)) for value in (starts, ends))
+    return node.op.minimum(node.op.add(starts, width), node.op.sub(ends, 1))  # type: ignore[no-any-return]
+
+
+def _known_bins(old: int, new: int) -> np.ndarray:
     starts = [i * old // new for i in range(new)]
     ends = [-(-(i + 1) * old // new) for i in range(new)]
     width = max(end - start for start, end in zip(starts, ends, strict=True))
@@ -265,9 +298,6 @@ def _adaptive_max_pool_backward(
     node: Node, grad: GraphExpr, x: GraphExpr, indices: GraphExpr
 ) -> Any:
     count = int(node.target[node.target.index("pool") + 4])
-    sizes = (*shape(x), *shape(grad))
-    if any(isinstance(size, Expr) for size in sizes):
-        raise Unsupported("an adaptive pooling of a symbolic size")
     lead, plane, spots = (
         math.prod(part)  # type: ignore[type-var]
         for part in (shape(x)[:-count], shape(x)[-count:], shape(grad)[-count:])
@@ -318,11 +348,11 @@ def _unique_consecutive(
 def _runs(node: Node, flat: GraphExpr) -> tuple[GraphExpr, GraphExpr, GraphExpr]:
     """Runs of equal neighbours: the value of each, the number of the run of each place, lengths."""
     size = shape(flat)[0]
-    if isinstance(size, Expr) or size == 0:
-        raise Unsupported("unique elements of a tensor of symbolic size, or of none")
-    before, after = cut(node, flat, 0, 0, size - 1), cut(node, flat, 0, 1, size - 1)
-    first = node.full((1,), True, DType.of("bool"))
-    starts = node.op.concat(first, node.op.not_equal(before, after), axis=0)
+    if size == 0:
+        raise Unsupported("unique elements of a tensor without elements")
+    here = node.op.range(count=size, dtype="int64")
+    before = node.op.gather(flat, node.op.maximum(node.op.sub(here, 1), 0), axis=0)
+    starts = node.op.logical_or(node.op.equal(here, 0), node.op.not_equal(before, flat))
     groups = node.op.sub(node.op.cumsum(node.cast(starts, "int64"), axis=0), 1)
     places, number = positions(node, starts, node.result[0].shape[0])
     values = node.op.gather(flat, node.op.squeeze(places, axes=(0,)), axis=0)

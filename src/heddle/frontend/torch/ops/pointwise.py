@@ -27,9 +27,12 @@ _FLOATING: Final = {
     "atanh": "atanh",
     "cos": "cos",
     "cosh": "cosh",
+    "digamma": "digamma",
     "erf": "erf",
     "erfc": "erfc",
+    "erfinv": "erfinv",
     "exp": "exp",
+    "lgamma": "lgamma",
     "log": "log",
     "reciprocal": "reciprocal",
     "rsqrt": "rsqrt",
@@ -60,7 +63,7 @@ def _declare_unary(name: str, operator: str, *, floating: bool) -> None:
     def _(node: Node, x: GraphExpr) -> Any:
         if floating:
             x = node.cast(x, node.dtype)
-        if dtype(x).is_int and name in _ROUNDING:
+        if (dtype(x).is_int and name in _ROUNDING) or (dtype(x).is_bool and name == "sign"):
             return x
         return node.call(operator, x)
 
@@ -126,9 +129,27 @@ def _frac(node: Node, x: GraphExpr) -> Any:
     return node.op.sub(x, node.op.trunc(x))
 
 
+@converts("aten.round.decimals")
+def _round_decimals(node: Node, x: GraphExpr, *, decimals: int = 0) -> Any:
+    if dtype(x).is_int or decimals == 0:
+        return x if dtype(x).is_int else node.op.round(x)
+    wide, power = _wide(node, x), 10.0 ** abs(decimals)
+    if decimals > 0:
+        return node.op.div(node.op.round(node.op.mul(wide, power)), power)
+    return node.op.mul(node.op.round(node.op.div(wide, power)), power)
+
+
+@converts("aten.angle.default")
+def _angle(node: Node, x: GraphExpr) -> Any:
+    """Half a turn of what is negative, and NaN of itself."""
+    x = node.cast(x, node.dtype)
+    turn = node.op.where(node.op.less(x, 0.0), node.scalar(math.pi, x), node.scalar(0.0, x))
+    return node.op.where(node.op.isnan(x), x, turn)
+
+
 @converts("aten.sgn.default")
 def _sgn(node: Node, x: GraphExpr) -> Any:
-    return node.op.sign(x)
+    return x if dtype(x).is_bool else node.op.sign(x)
 
 
 @converts("aten.logical_not.default")
@@ -173,20 +194,6 @@ def _same(node: Node, x: GraphExpr, *_args: Any, **_kwargs: Any) -> Any:
 @converts("aten._to_copy.default", "prims.convert_element_type.default", "aten.to.dtype")
 def _convert(node: Node, x: GraphExpr, *_args: Any, **_kwargs: Any) -> Any:
     return node.cast(x, node.dtype)
-
-
-@converts("aten.dropout.default")
-def _dropout(node: Node, x: GraphExpr, p: float, train: bool) -> Any:
-    if train and p != 0.0:
-        raise Unsupported("dropout in training mode is random")
-    return x
-
-
-@converts("aten.native_dropout.default")
-def _native_dropout(node: Node, x: GraphExpr, p: float, train: bool | None) -> Any:
-    if train is not False and p != 0.0:
-        raise Unsupported("dropout in training mode is random")
-    return x, node.full(node.shape, True, DType.of("bool"))
 
 
 # -- activations -----------------------------------------------------------------------------
@@ -301,7 +308,10 @@ def operands(node: Node, a: Any, b: Any) -> tuple[GraphExpr, GraphExpr]:
         kind = DType.of("uint8")  # false comes before true
     if kind.is_float and kind.bits == 16 and not (_holds(kind, a) and _holds(kind, b)):
         kind = DType.of("float32")
-    return node.tensor(a, kind), node.tensor(b, kind)
+    first, second = node.tensor(a, kind), node.tensor(b, kind)
+    if any(isinstance(dim, Expr) for dim in node.shape):
+        first, second = node.agreeing((first, second), node.shape)
+    return first, second
 
 
 def _holds(kind: DType, value: Any) -> bool:
@@ -327,12 +337,34 @@ for _name, _operator in (
     _declare_binary(_name, _operator, "Tensor", "Scalar")
 _declare_binary("fmod", "fmod", "Tensor", "Scalar")
 _declare_binary("remainder", "floor_mod", "Tensor", "Scalar", "Scalar_Tensor")
-_declare_binary("maximum", "maximum", "default")
-_declare_binary("minimum", "minimum", "default")
-_declare_binary("bitwise_left_shift", "shift_left", "Tensor", "Tensor_Scalar")
-_declare_binary("bitwise_right_shift", "shift_right", "Tensor", "Tensor_Scalar")
+_declare_binary("bitwise_left_shift", "shift_left", "Tensor", "Tensor_Scalar", "Scalar_Tensor")
+_declare_binary("bitwise_right_shift", "shift_right", "Tensor", "Tensor_Scalar", "Scalar_Tensor")
 _declare_binary("__lshift__", "shift_left", "Tensor", "Scalar")
 _declare_binary("__rshift__", "shift_right", "Tensor", "Scalar")
+
+
+@converts("aten.maximum.default", "aten.minimum.default")
+def _extreme(node: Node, a: Any, b: Any) -> Any:
+    x, y = operands(node, a, b)
+    return _larger(node, x, y) if "maximum" in node.target else _smaller(node, x, y)
+
+
+def _larger(node: Node, a: GraphExpr, b: GraphExpr) -> GraphExpr:
+    return node.call("logical_or" if dtype(a).is_bool else "maximum", a, b)  # type: ignore[no-any-return]
+
+
+def _smaller(node: Node, a: GraphExpr, b: GraphExpr) -> GraphExpr:
+    return node.call("logical_and" if dtype(a).is_bool else "minimum", a, b)  # type: ignore[no-any-return]
+
+
+@converts("aten.fmax.default", "aten.fmin.default")
+def _extreme_number(node: Node, a: Any, b: Any) -> Any:
+    """What is not a number gives way to what is."""
+    x, y = operands(node, a, b)
+    found = _larger(node, x, y) if "fmax" in node.target else _smaller(node, x, y)
+    if not dtype(x).is_float:
+        return found
+    return node.op.where(node.op.isnan(x), y, node.op.where(node.op.isnan(y), x, found))
 
 
 @converts("aten.mul.Tensor", "aten.mul.Scalar")
@@ -345,7 +377,7 @@ def _mul(node: Node, a: Any, b: Any) -> Any:
 def _add(node: Node, a: Any, b: Any, alpha: Any = 1) -> Any:
     x, y = operands(node, a, b)
     if dtype(x).is_bool:
-        return node.op.logical_or(x, y)
+        return node.op.logical_or(x, y) if alpha else node.expand(x, node.shape)
     return node.op.add(x, _times(node, y, alpha))
 
 
@@ -511,11 +543,11 @@ def _masked_fill(node: Node, x: GraphExpr, mask: GraphExpr, value: Any) -> Any:
 @converts("aten.clamp.default", "aten.clamp.Tensor")
 def _clamp(node: Node, x: GraphExpr, min: Any = None, max: Any = None) -> Any:
     x = node.cast(x, node.dtype)
-    if all(value is None or _is_plain(value, x) for value in (min, max)):
+    if not dtype(x).is_bool and all(v is None or _is_plain(v, x) for v in (min, max)):
         return node.op.clip(x, min=min, max=max)
-    for name, value in (("maximum", min), ("minimum", max)):
+    for extreme, value in ((_larger, min), (_smaller, max)):
         if value is not None:
-            x = node.call(name, x, node.tensor(value, node.dtype))
+            x = extreme(node, x, node.tensor(value, node.dtype))
     return x
 
 

@@ -91,7 +91,8 @@ def _positions(node: Node, x: GraphExpr, window: dict[str, Any]) -> GraphExpr:
     """Where in its plane each window's largest element is, counted in row-major order."""
     count = len(window["kernel"])
     taps = math.prod(window["kernel"])
-    windows = node.op.unfold(x, value=-math.inf, **window)
+    wide = node.cast(x, "float64") if dtype(x).is_int else x
+    windows = node.op.unfold(wide, value=-math.inf, **window)
     spots = shape(windows)[2 : 2 + count]
     flat = node.reshape(windows, (*shape(windows)[: 2 + count], taps))
     winner = node.op.argmax(flat, axis=2 + count)
@@ -167,9 +168,11 @@ def _avg_pool(
 
 
 def _summed(node: Node, x: GraphExpr, window: dict[str, Any], divisor: int) -> GraphExpr:
-    if window["ceil_mode"]:
-        raise Unsupported("average pooling with a divisor and ceil_mode")
     count = len(window["kernel"])
+    if window["ceil_mode"]:  # the last windows may reach out
+        taken = node.op.unfold(_batched(node, x, count), value=0.0, **window)
+        total = node.op.sum(taken, axes=tuple(range(2 + count, 2 + 2 * count)))
+        return node.reshape(node.op.div(total, float(divisor)), node.shape)
     pooled = node.op.avg_pool(_batched(node, x, count), count_include_pad=True, **window)
     factor = math.prod(window["kernel"]) / divisor
     return node.reshape(node.op.mul(pooled, factor), node.shape)
@@ -211,24 +214,44 @@ def _adaptive_avg_pool(node: Node, x: GraphExpr, output_size: Any) -> Any:
     sizes = node.shape[-count:]
     if all(size == 1 for size in sizes):
         return node.op.mean(x, axes=axes, keepdims=True)
-    before = [_static(dim) for dim in shape(x)[-count:]]
-    after = [_static(dim) for dim in sizes]
-    if all(old % new == 0 for old, new in zip(before, after, strict=True)):
-        steps = tuple(old // new for old, new in zip(before, after, strict=True))
+    before = shape(x)[-count:]
+    if all(_divides(new, old) for old, new in zip(before, sizes, strict=True)):
+        steps = tuple(old // new for old, new in zip(before, sizes, strict=True))
         pooled = node.op.avg_pool(_batched(node, x, count), kernel=steps, strides=steps)
         return node.reshape(pooled, node.shape)
-    for axis, old, new in zip(axes, before, after, strict=True):
-        x = mixed_along(node, x, axis, _averages(old, new))
+    for axis, old, new in zip(axes, before, sizes, strict=True):
+        x = mixed_along(node, x, axis, _averages(node, x, old, new))
     return x
 
 
-def _static(dim: Any) -> int:
-    if isinstance(dim, Expr):
-        raise Unsupported("an adaptive pooling of a symbolic size")
-    return int(dim)
+def _divides(new: Any, old: Any) -> bool:
+    """Whether both sizes are known, and one is a multiple of the other."""
+    return isinstance(old, int) and isinstance(new, int) and old % new == 0
 
 
-def _averages(old: int, new: int) -> np.ndarray:
+def bin_limits(node: Node, old: Any, new: Any) -> tuple[GraphExpr, GraphExpr]:
+    """Where each of `new` bins of `old` elements starts and ends: at floor(i old / new) and
+    ceil((i + 1) old / new)."""
+    number = node.op.range(count=new, dtype="int64")
+    size, bins = node.tensor(old, "int64"), node.tensor(new, "int64")
+    first = node.op.div(node.op.mul(number, size), bins)
+    last = node.op.mul(node.op.add(number, 1), size)
+    return first, node.op.div(node.op.add(last, node.op.sub(bins, 1)), bins)
+
+
+def _averages(node: Node, x: GraphExpr, old: Any, new: Any) -> GraphExpr:
+    """The matrix [old, new] that averages each bin, in the dtype of x."""
+    if isinstance(old, int) and isinstance(new, int):
+        return Constant(_known_averages(old, new).astype(dtype(x).numpy))
+    starts, ends = bin_limits(node, old, new)
+    place = node.op.unsqueeze(node.op.range(count=old, dtype="int64"), axes=(1,))
+    inside = node.op.logical_and(node.op.greater_equal(place, starts), node.op.less(place, ends))
+    size = node.cast(node.op.sub(ends, starts), "float32")
+    share = node.op.div(node.cast(inside, "float32"), size)
+    return node.cast(share, dtype(x))
+
+
+def _known_averages(old: int, new: int) -> np.ndarray:
     """The matrix [old, new] that averages window i: from floor(i old / new) to
     ceil((i + 1) old / new)."""
     matrix = np.zeros((old, new), np.float64)
@@ -238,11 +261,15 @@ def _averages(old: int, new: int) -> np.ndarray:
     return matrix
 
 
-def mixed_along(node: Node, x: GraphExpr, axis: int, matrix: np.ndarray) -> GraphExpr:
+def mixed_along(node: Node, x: GraphExpr, axis: int, matrix: GraphExpr) -> GraphExpr:
     """x times a matrix along an axis."""
     order = [*(a for a in range(rank(x)) if a != axis), axis]
     moved = node.op.transpose(x, permutation=tuple(order)) if axis != rank(x) - 1 else x
-    mixed = node.op.matmul(moved, Constant(matrix.astype(dtype(x).numpy)))
+    dims = shape(moved)
+    if any(isinstance(dim, Expr) for dim in dims):  # rows are rows, whatever their number
+        moved = node.reshape(moved, (math.prod(dims[:-1]), dims[-1]))
+    mixed = node.op.matmul(moved, matrix)
+    mixed = node.reshape(mixed, (*dims[:-1], shape(matrix)[1]))
     if axis == rank(x) - 1:
         return mixed  # type: ignore[no-any-return]
     back = tuple(order.index(a) for a in range(rank(x)))
@@ -252,10 +279,11 @@ def mixed_along(node: Node, x: GraphExpr, axis: int, matrix: np.ndarray) -> Grap
 @converts("aten._adaptive_avg_pool2d_backward.default")
 def _adaptive_avg_pool_backward(node: Node, grad: GraphExpr, x: GraphExpr) -> Any:
     axes = (rank(x) - 2, rank(x) - 1)
-    before = [_static(dim) for dim in shape(x)[-2:]]
-    after = [_static(dim) for dim in shape(grad)[-2:]]
-    if after == [1, 1]:
-        return node.expand(node.op.div(grad, float(before[0] * before[1])), node.shape)
+    before, after = shape(x)[-2:], shape(grad)[-2:]
+    if after == (1, 1):
+        area = node.tensor(before[0] * before[1], dtype(grad))
+        return node.expand(node.op.div(grad, area), node.shape)
     for axis, old, new in zip(axes, before, after, strict=True):
-        grad = mixed_along(node, grad, axis, np.ascontiguousarray(_averages(old, new).T))
+        matrix = _averages(node, grad, old, new)
+        grad = mixed_along(node, grad, axis, node.op.transpose(matrix, permutation=(1, 0)))
     return grad

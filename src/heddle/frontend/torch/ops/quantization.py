@@ -69,3 +69,20 @@ def _rrelu(
 def _ldexp(node: Node, x: GraphExpr, exponent: GraphExpr) -> Any:
     two = node.tensor(2.0, node.dtype)
     return node.op.mul(node.cast(x, node.dtype), node.op.pow(two, node.cast(exponent, node.dtype)))
+
+
+@converts("aten.rrelu_with_noise_backward.default")
+def _rrelu_backward(
+    node: Node,
+    grad: GraphExpr,
+    x: GraphExpr,
+    noise: GraphExpr,
+    lower: float,
+    upper: float,
+    training: bool,
+    self_is_result: bool,
+) -> Any:
+    if training and upper - lower > 1e-6:
+        return node.op.mul(grad, noise)
+    falling = node.op.mul(grad, (float(lower) + float(upper)) / 2.0)
+    return node.op.where(node.op.greater(x, 0.0), grad, falling)

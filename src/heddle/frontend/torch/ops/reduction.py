@@ -10,7 +10,6 @@ import numpy as np
 
 from heddle.frontend.torch.node import Node, dtype, normal_axes, normal_axis, rank, shape
 from heddle.frontend.torch.registry import converts
-from heddle.frontend.torch.report import Unsupported
 from heddle.graph import Constant, GraphExpr
 
 
@@ -148,15 +147,82 @@ def _cdist(node: Node, a: GraphExpr, b: GraphExpr, p: float, compute_mode: int |
     return _lengths(node, node.op.sub(left, right), p)
 
 
+@converts("aten._cdist_backward.default")
+def _cdist_backward(
+    node: Node, grad: GraphExpr, a: GraphExpr, b: GraphExpr, p: float, distance: GraphExpr
+) -> Any:
+    """The gradient of the first: sum over j of grad[i, j] times the slope of |a_i - b_j|, which is
+    zero where they are equal."""
+    left = node.op.unsqueeze(a, axes=(rank(a) - 1,))
+    right = node.op.unsqueeze(b, axes=(rank(b) - 2,))
+    apart = node.op.sub(left, right)
+    far, given = (node.op.unsqueeze(v, axes=(rank(v),)) for v in (distance, grad))
+    slope = _length_slope(node, apart, far, p)
+    zero = node.scalar(0.0, slope)
+    slope = node.op.where(node.op.equal(far, 0.0), zero, node.op.mul(slope, given))
+    return node.op.sum(slope, axes=(rank(slope) - 2,))
+
+
+def _length_slope(node: Node, apart: GraphExpr, far: GraphExpr, p: float) -> GraphExpr:
+    """How the p-norm `far` along the last axis changes with each difference."""
+    sign = node.op.sign(apart)
+    if p == 0.0:
+        return node.full(shape(apart), 0.0, dtype(apart))
+    if p == 1.0:
+        return sign  # type: ignore[no-any-return]
+    if p == 2.0:
+        return node.op.div(apart, far)  # type: ignore[no-any-return]
+    size = node.op.abs(apart)
+    if p == math.inf:
+        largest = node.cast(node.op.equal(size, far), dtype(apart))
+        return node.op.mul(sign, largest)  # type: ignore[no-any-return]
+    powers = node.op.pow(node.op.div(size, far), float(p - 1.0))
+    return node.op.mul(sign, powers)  # type: ignore[no-any-return]
+
+
+@converts("aten.dist.default")
+def _dist(node: Node, a: GraphExpr, b: GraphExpr, p: float = 2.0) -> Any:
+    apart = node.op.sub(node.cast(a, node.dtype), node.cast(b, node.dtype))
+    return _norm(node, node.op.reshape(apart, shape=(-1,)), p)
+
+
 @converts("aten._pdist_forward.default")
 def _pdist(node: Node, x: GraphExpr, p: float = 2.0) -> Any:
     """The distance of each pair of rows i < j, in row-major order."""
-    count = shape(x)[0]
-    if not isinstance(count, int):
-        raise Unsupported("the distances of a symbolic number of rows")
-    first, second = np.triu_indices(count, 1)
-    left, right = (node.op.gather(x, Constant(rows), axis=0) for rows in (first, second))
+    first, second = _pairs(node, shape(x)[0], node.shape[0])
+    left, right = (node.op.gather(x, rows, axis=0) for rows in (first, second))
     return _lengths(node, node.op.sub(left, right), p)
+
+
+@converts("aten._pdist_backward.default")
+def _pdist_backward(
+    node: Node, grad: GraphExpr, x: GraphExpr, p: float, distance: GraphExpr
+) -> Any:
+    first, second = _pairs(node, shape(x)[0], shape(distance)[0])
+    left, right = (node.op.gather(x, rows, axis=0) for rows in (first, second))
+    far, given = (node.op.unsqueeze(v, axes=(1,)) for v in (distance, grad))
+    slope = _length_slope(node, node.op.sub(left, right), far, p)
+    zero = node.scalar(0.0, slope)
+    slope = node.op.where(node.op.equal(far, 0.0), zero, node.op.mul(slope, given))
+    found = node.full(shape(x), 0.0, dtype(x))
+    found = node.op.index_copy(found, first, slope, axis=0, reduction="add")
+    away = node.op.negative(slope)
+    return node.op.index_copy(found, second, away, axis=0, reduction="add")
+
+
+def _pairs(node: Node, count: Any, pairs: Any) -> tuple[GraphExpr, GraphExpr]:
+    """The rows i < j of each pair, in row-major order."""
+    if isinstance(count, int):
+        first, second = np.triu_indices(count, 1)
+        return Constant(first), Constant(second)
+    column = node.op.range(count=count, dtype="int64")
+    row = node.op.unsqueeze(column, axes=(1,))
+    places, _ = node.op.nonzero(node.op.less(row, column))
+    found = node.op.prefix(places, shape=(2, pairs))
+    axis = (0,)
+    upper = node.op.squeeze(node.op.slice(found, starts=(0,), ends=(1,), axes=axis), axes=axis)
+    lower = node.op.squeeze(node.op.slice(found, starts=(1,), ends=(2,), axes=axis), axes=axis)
+    return upper, lower
 
 
 def _lengths(node: Node, distance: GraphExpr, p: float) -> Any:
@@ -194,7 +260,7 @@ def _norm(
     axes = normal_axes(dim, rank(x))
     ord = 2 if ord is None else ord
     if not rank(x):
-        return node.op.abs(x)
+        return node.op.abs(x) if ord != 0 else node.cast(node.op.not_equal(x, 0.0), node.dtype)
     if ord in (1, 2):
         return node.call(f"l{int(ord)}_norm", x, axes=axes, keepdims=keepdim)
     size = node.op.abs(x)

@@ -14,7 +14,7 @@ from heddle.frontend.torch.node import Node, dtype, rank, shape
 from heddle.frontend.torch.ops.pooling import mixed_along
 from heddle.frontend.torch.registry import converts
 from heddle.frontend.torch.report import Unsupported
-from heddle.graph import GraphExpr
+from heddle.graph import Constant, GraphExpr
 from heddle.ir.expr import Expr
 
 _MARGIN: Final = 2
@@ -111,6 +111,8 @@ def _antialiased(
     if len(scales) == 1:  # a list of both, or None
         scales = tuple(scales[0]) if scales[0] is not None else ()
     given = (*scales, None, None)[:2]
+    whole = dtype(x)
+    x = node.cast(x, "float32") if whole.is_int else x
     for at, factor in enumerate(given):
         axis = rank(x) - 2 + at
         old, new = shape(x)[axis], node.shape[axis]
@@ -119,8 +121,9 @@ def _antialiased(
         step = 1.0 / factor if factor else old / new
         if align_corners:
             step = (old - 1) / (new - 1) if new > 1 else 0.0
-        x = mixed_along(node, x, axis, _weights(old, new, step, kernel, reach))
-    return x
+        matrix = _weights(old, new, step, kernel, reach).astype(dtype(x).numpy)
+        x = mixed_along(node, x, axis, Constant(matrix))
+    return node.rounded(x, whole)
 
 
 def _weights(

@@ -66,6 +66,10 @@ def _index_reduce(
     *,
     include_self: bool = True,
 ) -> Any:
+    if not rank(x):  # one element: as a vector of one
+        x, src, index = (node.reshape(value, (1,)) for value in (x, src, index))
+        index = index_of(node, index)
+        return node.reshape(_merged(node, x, 0, index, src, reduce, include_self), ())
     axis = normal_axis(dim, rank(x))
     later = tuple(range(1, rank(src) - axis))
     rows = node.op.unsqueeze(index, axes=later) if later else index
@@ -153,7 +157,7 @@ def _as_strided(
     node: Node, x: GraphExpr, size: Any, stride: Any, storage_offset: Any = None
 ) -> Any:
     flat, _, index = strided_places(node, x, size, stride, storage_offset)
-    return node.op.gather(flat, Constant(index), axis=0)
+    return node.reshape(node.op.gather(flat, Constant(index), axis=0), node.shape)
 
 
 @converts("aten.as_strided_scatter.default")

@@ -38,11 +38,6 @@ def _view(node: Node, x: GraphExpr, *_args: Any, **_kwargs: Any) -> Any:
     return node.reshape(x, node.shape)
 
 
-@converts("aten.view.dtype")
-def _view_dtype(node: Node, x: GraphExpr, dtype: Any) -> Any:
-    raise Unsupported("the bits of a tensor seen as another dtype")
-
-
 @converts("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims")
 def _squeeze(node: Node, x: GraphExpr, dim: Any = None) -> Any:
     axes = normal_axes(dim, rank(x)) if dim != [] else ()
@@ -115,7 +110,9 @@ def _cat(node: Node, tensors: list[GraphExpr], dim: int = 0) -> Any:
     filled = [x for x in tensors if shape(x) != (0,)] or tensors[:1]
     filled = [node.cast(x, node.dtype) for x in filled]
     axis = normal_axis(dim, rank(filled[0]))
-    return filled[0] if len(filled) == 1 else node.op.concat(*filled, axis=axis)
+    if len(filled) == 1:
+        return filled[0]
+    return node.op.concat(*node.agreeing(filled, node.shape, apart=axis), axis=axis)
 
 
 @converts("aten.stack.default")
@@ -241,7 +238,9 @@ def _roll(node: Node, x: GraphExpr, shifts: Any, dims: Any = ()) -> Any:
 def _rolled(node: Node, x: GraphExpr, axis: int, shift: Any) -> GraphExpr:
     size = shape(x)[axis]
     if isinstance(size, Expr) or isinstance(shift, Expr):
-        raise Unsupported("a roll along an axis of symbolic size")
+        place = node.op.sub(node.op.range(count=size, dtype="int64"), node.tensor(shift, "int64"))
+        source = node.op.floor_mod(place, node.tensor(size, "int64"))
+        return node.op.gather(x, source, axis=axis)  # type: ignore[no-any-return]
     back = shift % size if size else 0
     if back == 0:
         return x
