@@ -188,7 +188,7 @@ def test_operators_that_are_missing_are_listed_together() -> None:
 
 
 def test_values_that_must_be_known() -> None:
-    axes = helper.make_tensor_value_info("axes", TensorProto.INT64, [1])
+    axes = helper.make_tensor_value_info("axes", TensorProto.INT64, ["n"])
     proto = model(node("ReduceSum", "x axes", keepdims=0), inputs=[X, axes])
     with pytest.raises(ImportFailure, match="`axes` must be known when compiling") as caught:
         from_onnx(proto)

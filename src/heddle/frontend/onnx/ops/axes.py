@@ -126,7 +126,7 @@ def without_axes(node: Node, x: GraphExpr, axes: Axes) -> GraphExpr:
     """x without axes of size 1."""
     if axes.count is None:
         raise Unsupported(
-            "axes that are taken away, of which not even the number is known when compiling",
+            "`axes` must be known when compiling, or at least how many are taken away",
             inputs=node.importer.sources_of(node.tensor(1)),
         )
     left = rank(x) - axes.count
@@ -154,7 +154,7 @@ def with_axes(node: Node, x: GraphExpr, value: Value) -> GraphExpr:
     count = as_int(product(tensor_type(value).shape))
     if count is None:
         raise Unsupported(
-            "axes that are put in, of which not even the number is known when compiling",
+            "`axes` must be known when compiling, or at least how many are put in",
             inputs=node.importer.sources_of(node.as_tensor(value)),
         )
     ndim = rank(x)
