@@ -17,7 +17,7 @@ from heddle.schedule.compact import compact_buffers
 from heddle.schedule.rules import default_schedule
 from heddle.script import to_text
 from heddle.tir.interp import run
-from heddle.tir.nodes import For
+from heddle.tir.nodes import For, PrimFunc
 from tests.schedule.kernels import chain, check_same, inputs_of, matmul, output_of
 
 
@@ -31,11 +31,8 @@ def panels() -> Schedule:
     return sch
 
 
-def test_prefetch_reaches_the_lowered_function() -> None:
-    sch = panels()
-    sch.prefetch("C", 1, sch.get_loops("C")[2])
-    lowered = lower(compact_buffers(sch.func), target.native())
-    assert "prefetch" in to_text(lowered)
+def check_lowered(lowered: PrimFunc) -> None:
+    """The lowered form of `panels` computes the product."""
     func = matmul(6, 32, 24)
     inputs = inputs_of(func)
     expected = output_of(func, inputs)
@@ -43,6 +40,14 @@ def test_prefetch_reaches_the_lowered_function() -> None:
     run(lowered, *[array.ravel() for array in inputs], out)
     # float32 sums of 24 terms of size 1, in the same order.
     np.testing.assert_allclose(out, expected.ravel(), rtol=1e-5, atol=1e-5)
+
+
+def test_prefetch_reaches_the_lowered_function() -> None:
+    sch = panels()
+    sch.prefetch("C", 1, sch.get_loops("C")[2])
+    lowered = lower(compact_buffers(sch.func), target.native())
+    assert "prefetch" in to_text(lowered)
+    check_lowered(lowered)
 
 
 def test_prefetch_ahead_fetches_each_line_once() -> None:
@@ -54,13 +59,7 @@ def test_prefetch_ahead_fetches_each_line_once() -> None:
     # A step reads 16 floats of a row of B: one line, four rows on.
     assert len(fetched) == 1
     assert "k + 4" in fetched.pop()
-    func = matmul(6, 32, 24)
-    inputs = inputs_of(func)
-    expected = output_of(func, inputs)
-    out = np.full(expected.size, np.nan, np.float32)
-    run(lowered, *[array.ravel() for array in inputs], out)
-    # float32 sums of 24 terms of size 1, in the same order.
-    np.testing.assert_allclose(out, expected.ravel(), rtol=1e-5, atol=1e-5)
+    check_lowered(lowered)
 
 
 def test_both_prefetches_of_one_loop() -> None:
