@@ -8,6 +8,7 @@ from typing import Final
 
 from heddle.ir.walk import pre_order
 from heddle.passes.tir.align_storage import align_storage
+from heddle.passes.tir.fill_lanes import fill_lanes
 from heddle.passes.tir.flatten import flatten, verify_flat
 from heddle.passes.tir.lower_blocks import lower_blocks, verify_no_blocks
 from heddle.passes.tir.partition_loops import partition_loops
@@ -20,6 +21,7 @@ from heddle.passes.tir.tile_registers import assign_tile_registers
 from heddle.passes.tir.transpose_tiles import transpose_tiles
 from heddle.passes.tir.unroll import unroll
 from heddle.passes.tir.vectorize import vectorize, verify_vectorized
+from heddle.passes.tir.write_in_place import write_in_place
 from heddle.schedule.compact import compact_buffers
 from heddle.schedule.pipeline import inject_software_pipeline
 from heddle.support import UserError
@@ -58,8 +60,10 @@ LOWERING: Final[tuple[tuple[str, Step, Verifier], ...]] = (
     ("align_storage", _any_target(align_storage), _nothing_to_check),
     ("lower_blocks", _any_target(lower_blocks), verify_no_blocks),
     ("software_pipeline", _any_target(inject_software_pipeline), _nothing_to_check),
+    ("fill_lanes", _any_target(fill_lanes), _nothing_to_check),
     ("flatten", _any_target(flatten), verify_flat),
     ("simplify_indices", _any_target(simplify_indices), _nothing_to_check),
+    ("write_in_place", _any_target(write_in_place), _nothing_to_check),
     ("tensor_intrinsics", place_tensor_intrinsics, _nothing_to_check),
     ("remove_no_op", _any_target(remove_no_op), _nothing_to_check),
     ("insert_prefetches", _any_target(insert_prefetches), _nothing_to_check),
