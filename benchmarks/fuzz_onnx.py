@@ -20,8 +20,10 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -48,6 +50,7 @@ NAN_UNSAID = frozenset(
 )
 # Relative to the largest element of a tensor: sums in another order, elementary functions.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-7}
+_WAIT = 10
 
 
 # -- models ----------------------------------------------------------------------------------
@@ -407,17 +410,21 @@ def child(start: int, count: int, engine: str, depth: int, *, late: bool) -> Non
 def run_batch(
     start: int, count: int, engine: str, depth: int, limit: float, *, late: bool = False
 ) -> list[dict]:
-    """The outcomes of a batch; after a crash it goes on behind the graph that crashed."""
+    """The outcomes of a batch; after a crash it goes on behind the graph that crashed.
+
+    limit: seconds of processor time for one graph; where other programs take the cores, or a
+    process waits for ever, `_WAIT` times as many pass."""
     found: list[dict] = []
     while len(found) < count:
         first = start + len(found)
         options = ["--child", "--seed", str(first), "--graphs", str(count - len(found))]
         if late:
             options.append("--late")
-        command = [sys.executable, "-m", "benchmarks.fuzz_onnx", *options, "--engine", engine]
+        seconds = limit * (count - len(found))
+        options += ["--engine", engine, "--depth", str(depth), "--limit", str(seconds)]
         path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         process = subprocess.Popen(
-            [*command, "--depth", str(depth)],
+            [sys.executable, "-m", "benchmarks.fuzz_onnx", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=ROOT,
@@ -425,7 +432,7 @@ def run_batch(
             text=True,
         )
         try:
-            text, _ = process.communicate(timeout=limit * (count - len(found)))
+            text, _ = process.communicate(timeout=_WAIT * seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             text, _ = process.communicate()
@@ -444,12 +451,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the seed of the first")
     parser.add_argument("--depth", type=int, default=6, help="the most nodes of a graph")
     parser.add_argument("--batch", type=int, default=50, help="graphs for one process")
-    parser.add_argument("--limit", type=float, default=30.0, help="seconds for one graph")
+    parser.add_argument("--limit", type=float, default=30.0, help="seconds of work for one graph")
     parser.add_argument("--engine", choices=("compiled", "reference"), default="compiled")
     parser.add_argument("--late", action="store_true", help="axes and sizes are inputs")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
+        allowed = math.ceil(options.limit)
+        resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed))
         child(options.seed, options.graphs, options.engine, options.depth, late=options.late)
         return 0
     totals: collections.Counter[str] = collections.Counter()

@@ -105,3 +105,29 @@ def test_products_of_rows_with_a_symbolic_outer_size(inner: tuple[int | str, ...
         shape = (a, *(b if isinstance(d, str) else d for d in inner), 5)
         value = rng.standard_normal(shape).astype(np.float32)
         np.testing.assert_allclose(executable(value).numpy(), value @ weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "left, right",
+    [
+        ((2, "a", 5, "b", 7), (7, 5)),  # columns that are as many as some of the rows
+        (("a", "a", 3, 7), (7, "a")),  # rows of three axes, and columns of symbolic number
+        (("a", "b", "b", 7), (7, "a")),
+    ],
+)
+def test_products_of_symbolic_rows_and_columns(
+    left: tuple[int | str, ...], right: tuple[int | str, ...]
+) -> None:
+    rng = np.random.default_rng(1)
+    sizes = {"a": Var("a"), "b": Var("b")}
+    builder = GraphBuilder("main")
+    args = [
+        builder.param(name, TensorType.of([sizes.get(d, d) for d in dims], "float32"))
+        for name, dims in (("x", left), ("w", right))
+    ]
+    function = builder.finish(builder.emit(op.get("matmul")(*args)))
+    executable = api.compile(IRModule({"main": function}), cache=False)
+    for numbers in ({"a": 1, "b": 3}, {"a": 4, "b": 1}, {"a": 17, "b": 16}):
+        x, w = (rng.standard_normal([numbers.get(d, d) for d in dims]) for dims in (left, right))
+        x, w = x.astype(np.float32), w.astype(np.float32)
+        np.testing.assert_allclose(executable(x, w).numpy(), x @ w, rtol=1e-4, atol=1e-4)

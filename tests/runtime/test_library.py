@@ -53,6 +53,13 @@ def test_a_replaced_file_is_loaded_anew(model_object: Path, tmp_path: Path) -> N
         np.testing.assert_allclose(z.numpy(), X + Y * CONSTANTS * factor, rtol=1e-6, atol=1e-6)
 
 
+def test_any_path_is_linked_into(model_object: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a, \"b\" 'c' \\ $d"
+    folder.mkdir()
+    z, _ = load(link_shared([model_object], folder / "m,n.so", constants=CONSTANTS))(X, Y, 1)
+    np.testing.assert_allclose(z.numpy(), X + Y * CONSTANTS, rtol=1e-6, atol=1e-6)
+
+
 def test_files_that_cannot_be_written(exe: Executable, exported: Path, tmp_path: Path) -> None:
     for executable in (exe, load(exported)):
         with pytest.raises(UserError, match=r"cannot write .*missing"):

@@ -13,6 +13,7 @@ from heddle.schedule import Schedule
 from heddle.schedule.compact import compact_buffers
 from heddle.tir.build import collect
 from heddle.tir.nodes import Allocate, Block, For, ForKind, PrimFunc
+from heddle.tir.predicate import conjuncts
 from heddle.tir.verify import verify
 from tests.schedule.kernels import chain, check_same, conv2d, inputs_of, matmul, output_of, softmax
 from tests.schedule.kernels import stencil as make_stencil
@@ -241,6 +242,25 @@ def test_reverse_compute_at_of_fused_rows_mirrors_the_points() -> None:
     assert extents(sch, "Z") == extents(sch, "Y_init") == [9, 2, 6, 2, 4]
     (small,) = [a.buffer for a in collect(compact_buffers(sch.func), Allocate)]
     assert small.static_shape == (6, 2, 4)
+    check(sch, func)
+
+
+def test_reverse_compute_at_that_mirrors_cuts_what_is_not_needed() -> None:
+    """The consumer's last axis is shorter than the producer's, and as long as another of them."""
+    a = te.placeholder((7, 5, 4), name="A")
+    b = te.placeholder((4, 8), name="B")
+    r = te.reduce_axis(4, "c")
+    y = te.compute((7, 5, 8), lambda h, w, k: te.sum(a[h, w, r] * b[r, k], axis=r), name="Y")
+    z = te.compute((7, 5, 5), lambda h, w, k: y[h, w, k] + 1.0, name="Z")
+    func = te.create_prim_func([a, b, z])
+    sch = Schedule(func)
+    h, w, k, c = sch.get_loops("Y")
+    outer, inner = sch.split(sch.fuse(h, w), [None, 3])
+    sch.reorder(outer, c, inner, k)
+    sch.reverse_compute_at("Z", outer)
+    assert extents(sch, "Z") == [12, 3, 8]
+    column = sch.block("Z").iters[2].binding
+    assert any(structural_equal(p, column < 5) for p in conjuncts(sch.block("Z").predicate))
     check(sch, func)
 
 

@@ -266,6 +266,11 @@ def c_identifier(name: str) -> str:
     return text if text and not text[0].isdigit() else f"model_{text}"
 
 
+def _escaped(text: str) -> str:
+    """`text` as it stands between the quotes of a string of C or of the assembler."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _write_stub(
     directory: Path, name: str | None, constants: bytes | memoryview | None
 ) -> list[Path]:
@@ -275,7 +280,8 @@ def _write_stub(
         data = directory / "constants.bin"
         with open(data, "wb") as file:
             file.write(constants)
-        text = _CONSTANTS.format(path=str(data).replace("\\", "\\\\"), size=data.stat().st_size)
+        path = _escaped(_escaped(str(data)))  # for the assembler, within a string of C
+        text = _CONSTANTS.format(path=path, size=data.stat().st_size)
     if not wrappers and not text:
         return []
     stub = directory / "stub.c"
@@ -343,7 +349,7 @@ def link_shared(
         exports.write_text(_EXPORTS.format(name=c_identifier(name or "heddle")))
         linked = directory / "linked.so"
         toolchain.run(
-            [*_LINK_FLAGS, f"-Wl,--version-script={exports}", f"-I{CRT}"]
+            [*_LINK_FLAGS, "-Xlinker", f"--version-script={exports}", f"-I{CRT}"]
             + [*stub, *objects, *runtime]
             + [*libs, *_LIBRARIES, "-o", linked],
             doing=f"linking {out}",

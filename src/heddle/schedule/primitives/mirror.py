@@ -59,7 +59,7 @@ def mirror(sch: Schedule, node: Block, producers: list[Block], target: For) -> S
                     node,
                 )
             _check_same_part(sch, node, region, producers, target)
-            return _mirrored(sch, node, read, producer, loops, indices)
+            return _mirrored(sch, node, read, producer, region, loops, indices)
     return None
 
 
@@ -97,6 +97,7 @@ def _mirrored(
     node: Block,
     read: list[BufferRegion],
     producer: Block,
+    written: BufferRegion,
     loops: list[For],
     indices: list[Expr],
 ) -> Stmt:
@@ -106,13 +107,13 @@ def _mirrored(
     guard = _guard(sch, node, producer, loops, fresh)
     iters: list[IterVar] = []
     whole: list[tuple[Var, Expr]] = []
-    extents = _write_extents(producer)
+    alike = _alike(node, read, producer, written)
     for position, bound in enumerate(node.iters):
         binding = bindings.get(bound.var)
         if binding is None:
             binding = Var(f"ax{position}")
             whole.append((binding, bound.extent))
-        elif not any(structural_equal(bound.extent, extent) for extent in extents):
+        elif bound.var not in alike:
             guard = logical_and(guard, logical_and(binding >= 0, binding < bound.extent))
         iters.append(IterVar(bound.extent, bound.kind, binding, bound.var))
     body: Stmt = node.replace(iters=tuple(iters), predicate=guard)
@@ -185,8 +186,19 @@ def _guard(
     return guard
 
 
-def _write_extents(producer: Block) -> list[Expr]:
-    """The extents of the variables that the producer writes with."""
-    extents = {bound.var: bound.extent for bound in producer.iters}
-    parts = [part.min for region in producer.writes for part in region.ranges]
-    return [extents[part] for part in parts if type(part) is Var and part in extents]
+def _alike(
+    node: Block, read: list[BufferRegion], producer: Block, written: BufferRegion
+) -> set[Var]:
+    """The variables of `node` that read what a variable of the producer with the same extent has
+    written: its values are theirs, and none of them is outside."""
+    wide = {bound.var: bound.extent for bound in producer.iters}
+    needed = {bound.var: bound.extent for bound in node.iters}
+    found: set[Var] = set()
+    for region in read:
+        for place, index in zip(written.ranges, region.ranges, strict=True):
+            if type(place.min) is not Var or type(index.min) is not Var:
+                continue
+            extents = wide.get(place.min), needed.get(index.min)
+            if extents[0] is not None and structural_equal(*extents):
+                found.add(index.min)
+    return found

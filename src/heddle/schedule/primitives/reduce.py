@@ -99,7 +99,7 @@ def runs_once(node: Block, loops: list[For], position: int) -> bool:
     if any(detect_iter_map(bindings, d, node.predicate) for d in (everywhere, inner)):
         return True
     # What is distinct everywhere is distinct where the predicate holds.
-    joined = _joined(node)
+    joined = _joined(node, set(inner))
     if any(detect_iter_map(b, inner) for b in (bindings, joined)):
         return True
     known = {var: (as_int(low), as_int(size)) for var, (low, size) in everywhere.items()}
@@ -114,9 +114,9 @@ def runs_once(node: Block, loops: list[For], position: int) -> bool:
     return maps_distinctly([*outer, *bindings], domains, conjuncts(node.predicate)) is True
 
 
-def _joined(node: Block) -> list[Expr]:
-    """The bindings, neighbours numbered together where that makes them simpler: of distinct numbers
-    at least one digit differs.
+def _joined(node: Block, inner: set[Var]) -> list[Expr]:
+    """The bindings, neighbours numbered together where that makes them simpler in the loops
+    `inner`: of distinct numbers at least one digit differs.
 
     (o * 12 + i) // 8, (o * 12 + i) % 8  ->  o * 12 + i
     """
@@ -125,15 +125,18 @@ def _joined(node: Block) -> list[Expr]:
     for bound in node.iters:
         if found:
             whole = analyzer.simplify(found[-1] * bound.extent + bound.binding)
-            if _divisions(whole) < _divisions(found[-1]) + _divisions(bound.binding):
+            apart = _divisions(found[-1], inner) + _divisions(bound.binding, inner)
+            if _divisions(whole, inner) < apart:
                 found[-1] = whole
                 continue
         found.append(bound.binding)
     return found
 
 
-def _divisions(index: Expr) -> int:
-    return sum(isinstance(part, (FloorDiv, FloorMod)) for part in pre_order(index))
+def _divisions(index: Expr, inner: set[Var]) -> int:
+    """How many divisions hold one of `inner`; others are constants there."""
+    parts = pre_order(index)
+    return sum(isinstance(part, (FloorDiv, FloorMod)) and uses_var(part, inner) for part in parts)
 
 
 def _check_once(sch: Schedule, node: Block, loops: list[For], position: int) -> None:
