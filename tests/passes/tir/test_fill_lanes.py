@@ -76,6 +76,23 @@ def test_lanes_that_another_store_writes_are_left_to_it() -> None:
     assert structural_equal(fill_lanes(func), func)
 
 
+def test_integers_are_not_divided_by_what_lies_in_other_lanes() -> None:
+    @T.prim_func
+    def func(
+        x: T.Buffer((37,), "int32"), y: T.Buffer((37,), "int32"), out: T.Buffer((37,), "int32")
+    ):
+        for block in range(3):
+            acc = T.allocate((16,), "int32", scope="local")
+            for lane in T.vectorized(16):
+                if block * 16 + lane < 37:
+                    acc[lane] = x[block * 16 + lane] // y[block * 16 + lane]
+            for lane in T.vectorized(16):
+                if block * 16 + lane < 37:
+                    out[block * 16 + lane] = acc[lane]
+
+    assert structural_equal(fill_lanes(func), func)
+
+
 def attention(queries: int | Var, keys: int) -> IRModule:
     main = GraphBuilder("main")
     q = main.param("q", TensorType.of((1, queries, 2, 32), "float32"))

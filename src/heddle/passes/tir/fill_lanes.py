@@ -25,7 +25,19 @@ from dataclasses import dataclass
 
 from heddle.arith import Analyzer
 from heddle.ir import structural_equal
-from heddle.ir.expr import LT, Call, Expr, Var, all_of, const
+from heddle.ir.expr import (
+    LT,
+    Call,
+    Expr,
+    FloorDiv,
+    FloorMod,
+    TruncDiv,
+    TruncMod,
+    Var,
+    all_of,
+    as_int,
+    const,
+)
 from heddle.ir.walk import pre_order, rewrite, substitute, uses_var
 from heddle.tir.nodes import (
     Allocate,
@@ -39,6 +51,8 @@ from heddle.tir.nodes import (
     Stmt,
 )
 from heddle.tir.predicate import conjuncts
+
+_DIVISIONS = (FloorDiv, FloorMod, TruncDiv, TruncMod)
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,7 @@ def _filled(sites: Sequence[_Site]) -> Iterator[tuple[IfThenElse, IfThenElse]]:
 
 def _limits(site: _Site) -> Iterator[_Limit]:
     """The conditions of a store that only say how far one of its indices goes."""
-    if site.branch is None:
+    if site.branch is None or not _harmless(site.store.value):
         return
     analyzer = _analyzer(site.loops)
     for part in conjuncts(site.branch.condition):
@@ -135,6 +149,17 @@ def _limits(site: _Site) -> Iterator[_Limit]:
             invariant = not uses_var(rest, inner) and not uses_var(part.b, inner)
             if invariant and _inside(index, site.store.buffer.shape[axis], analyzer, ()):
                 yield _Limit(axis, rest, part.b, part)
+
+
+def _harmless(value: Expr) -> bool:
+    """Whether a value may be computed from any operands: nothing divides integers by what may be
+    zero in the lanes that no one asked for, or calls what could do anything."""
+    for found in pre_order(value):
+        if isinstance(found, _DIVISIONS) and as_int(found.b) is None:
+            return False
+        if isinstance(found, Call) and found.name == "call_extern":
+            return False
+    return True
 
 
 def _analyzer(loops: Sequence[For]) -> Analyzer:
