@@ -40,6 +40,7 @@ from heddle.passes.graph.normalise import normalise
 from heddle.passes.graph.outline import outline
 from heddle.passes.graph.plan import plan_memory
 from heddle.passes.graph.recursion import separate_main
+from heddle.passes.graph.split_products import SplitProducts
 from heddle.passes.graph.tail_calls import loop_tail_calls
 from heddle.passes.graph.winograd import DEFAULT_ERROR, Winograd
 from heddle.runtime.toolchain import link_shared
@@ -50,6 +51,7 @@ from heddle.schedule.rules import (
     dot_row,
     panel_width,
     prefers_dots,
+    split_depth,
 )
 from heddle.support import UserError
 from heddle.support.version import VERSION
@@ -87,6 +89,7 @@ def graph_pipeline(
 
     dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
     layouts = AssignLayouts.of(target, panel_width=panel, dots=dots, as_dots=prefers_dots)
+    split = SplitProducts(partial(split_depth, target=target))
     winograd = Winograd.of(target, error=winograd_error)
     common = "Compute every value once."
     rounding = [Pass("mixed_precision", mixed_precision)] if precision == "bf16" else []
@@ -103,6 +106,7 @@ def graph_pipeline(
             Pass("eliminate_common_subexpressions", eliminate_common_subexpressions, common),
             Pass("integers", integers),
             *rounding,
+            Pass("split_products", split, "Make sums of deep products."),
             Pass("assign_layouts", layouts, "Block the channels of images, pack constant weights."),
             Pass("winograd", winograd, "Compute convolutions by tiles where that is faster."),
             Pass("eliminate_dead_code", eliminate_dead_code),

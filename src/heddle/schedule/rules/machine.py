@@ -122,12 +122,9 @@ def choose_matrix_tile(
 ) -> RegisterTile:
     """`choose_tile` for a row-major operand times panels of `depth` steps.
 
-    Rows that are a multiple of 4 KiB apart fall into one set of the first-level cache; a tile may
-    take two thirds of its ways.
+    Rows that are a multiple of 4 KiB apart fall into one set of the first-level cache.
     """
-    first = target.caches[0].size if target.caches else 32 << 10
-    apart = math.gcd((depth or 1) * 4, _WAY_BYTES)
-    fitting = first // _WAY_BYTES * 2 // 3 * _WAY_BYTES // apart
+    fitting = _rows_in_cache(depth or 1, target)
     return choose_tile(
         row_count,
         vector_count,
@@ -137,6 +134,50 @@ def choose_matrix_tile(
         max_rows=max(1, min(MATRIX_ROWS, fitting)),
         streamed=(row_count or MATRIX_ROWS) > 1,
     )
+
+
+def _rows_in_cache(depth: int, target: Target) -> int:
+    """How many neighbouring rows of `depth` elements a tile may walk: those that share a set of the
+    first-level cache take two thirds of its ways."""
+    first = target.caches[0].size if target.caches else 32 << 10
+    apart = math.gcd(depth * 4, _WAY_BYTES)
+    return first // _WAY_BYTES * 2 // 3 * _WAY_BYTES // apart
+
+
+def split_depth(rows: int, columns: int, depth: int, target: Target) -> tuple[int, ...]:
+    """Into which depths to split a product of `rows` x `depth` with a constant matrix, so that the
+    sum of the parts takes less time; (depth,) where none does.
+
+    The second-level cache keeps for each part a block of rows, the panel that they walk over, and
+    the next panel, on its way. Parts whose rows would evict one another from the first-level cache
+    are a vector deeper. A sum reads and writes the output once more, and columns of the rows may
+    have to be copied: few rows or columns are not worth that.
+    """
+    caches = target.caches
+    second = caches[min(1, len(caches) - 1)].size if caches else 1 << 18
+    panels = 2 * 2 * target.vector_bits // 8
+    parts = -(-depth * (min(rows, _ROW_BLOCK) * 4 + panels) // (second * 3 // 4))
+    lanes = target.vector_lanes(32)
+    each = -(-depth // (parts * lanes)) * lanes
+    if _rows_in_cache(each, target) < _ENOUGH_ROWS:
+        each += lanes
+    worth = rows >= _LEAST_SPLIT_ROWS and min(columns, each) >= _LEAST_SPLIT_SIZE
+    if parts == 1 or not worth:
+        return (depth,)
+    last = depth - (parts - 1) * each
+    return (*(parts - 1) * (each,), last) if last > 0 else (depth,)
+
+
+_LEAST_SPLIT_ROWS = 32
+_LEAST_SPLIT_SIZE = 256
+"""Rows of a product, and columns and depth of its parts, below which a sum does not pay."""
+
+_ROW_BLOCK = 128
+"""Rows that meet a panel of weights while it stays in the second-level cache: at so many
+multiply-adds a weight, the next one has time to come from memory."""
+
+_ENOUGH_ROWS = 8
+"""Rows that must fit side by side in the first-level cache, lest loads bound a tile."""
 
 
 def _panel_bytes(target: Target) -> int:
