@@ -98,6 +98,11 @@ CASES = [
         lambda x: op.clip(conv(conv(x, 6, 8, 1), 6, 1, groups=6, strides=(2, 2)), min=0.0, max=6.0),
         [IN, CONV, CONV, "clip", OUT],
     ),
+    (
+        "pixels between those that are read",
+        lambda x: op.relu(conv(x, 10, 8, 1, strides=(2, 3))),
+        [IN, "slice", CONV, "relu", OUT],
+    ),
     ("groups of blocks", lambda x: conv(x, 16, 4, groups=2), [IN, CONV, OUT]),
     ("groups that fill a block together", lambda x: conv(x, 8, 2, groups=4), [IN, CONV, OUT]),
     (

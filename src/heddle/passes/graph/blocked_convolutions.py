@@ -21,6 +21,9 @@ from heddle.passes.graph.blocked import (
     plain_attrs,
 )
 
+_SHORT_LINE = 8
+"""Pixels of a line below which no register tile is filled by one."""
+
 
 def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     x, weight, bias = call.args[0], call.args[1], call.args[2] if len(call.args) > 2 else None
@@ -52,11 +55,29 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
         attrs["groups"] = packed.shape[0] * block
     else:
         return _grouped_convolution(work, binding, call, kernel, attrs)
-    data = work.to_blocked(x, inner)
-    args: list[GraphExpr] = [data.value, Constant(packed)]
+    data = work.to_blocked(x, inner).value
+    if groups == 1 and _skips_pixels(kernel, attrs, call):
+        data, attrs["strides"] = _pixels_read(work, data, attrs["strides"]), (1, 1)
+    args: list[GraphExpr] = [data, Constant(packed)]
     if bias is not None:
         args.append(Constant(packing.pack_bias(bias.data, block)))
     return work.bind_blocked(binding, op.conv2d_nchwc(*args, **attrs), outputs, block)
+
+
+def _skips_pixels(kernel: np.ndarray, attrs: dict[str, Any], call: Call) -> bool:
+    """Whether a 1x1 convolution makes short lines of some of the pixels that it is given."""
+    if kernel.shape[2:] != (1, 1) or any(attrs["pads"]) or attrs["strides"] == (1, 1):
+        return False
+    columns = as_int(shape_of(call)[-1])
+    return columns is not None and 1 < columns < _SHORT_LINE
+
+
+def _pixels_read(work: Assignment, image: GraphExpr, strides: tuple[int, int]) -> GraphExpr:
+    """The pixels that a 1x1 convolution reads, together: they are rows of a matrix product then,
+    and register tiles run over the ends of lines."""
+    ends = dims_attribute(shape_of(image)[2:4])
+    pixels = op.slice(image, starts=(0, 0), ends=ends, axes=(2, 3), steps=strides)
+    return work.emit(pixels, name="pixels")
 
 
 def _is_like_winograd(kernel: np.ndarray, attrs: dict[str, Any]) -> bool:
