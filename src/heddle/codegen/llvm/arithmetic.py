@@ -149,15 +149,18 @@ def extremum(b: FunctionBuilder, name: str, dtype: DType, x: str, y: str, *, kno
         return intrinsic(b, ("s" if dtype.kind == "int" else "u") + name.lower(), kind, x, y)
     truth = vector("i1", dtype.lanes)
     order = "olt" if name == "Min" else "ogt"
-    if known == "b":
+    if known != "a":
         x, y = y, x
     # `x < y ? x : y` gives y when either is NaN, as minps and maxps do
     better = b.op(f"fcmp {order} {kind} {x}, {y}")
     result = b.op(f"select {truth} {better}, {kind} {x}, {kind} {y}")
     if known:
         return result
+    # What is NaN is the new operand, not the extremum of those before it: of a chain of extrema,
+    # which waits for the latter, the comparison is no part.
     is_nan = b.op(f"fcmp uno {kind} {x}, {x}")
-    return b.op(f"select {truth} {is_nan}, {kind} {x}, {kind} {result}")
+    nan = splat_literal(register_type(dtype.element), "0x7FF8000000000000", dtype.lanes)
+    return b.op(f"select {truth} {is_nan}, {kind} {nan}, {kind} {result}")
 
 
 def compare(b: FunctionBuilder, name: str, dtype: DType, x: str, y: str) -> str:
