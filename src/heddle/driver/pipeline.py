@@ -50,6 +50,7 @@ from heddle.schedule.rules import (
     dot_row,
     panel_width,
     prefers_dots,
+    prefers_pixels,
 )
 from heddle.support import UserError
 from heddle.support.version import VERSION
@@ -86,7 +87,10 @@ def graph_pipeline(
         return panel_width(rows, columns, depth, target)
 
     dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
-    layouts = AssignLayouts.of(target, panel_width=panel, dots=dots, as_dots=prefers_dots)
+    pixels = partial(prefers_pixels, target=target)
+    layouts = AssignLayouts.of(
+        target, panel_width=panel, dots=dots, as_dots=prefers_dots, pixels=pixels
+    )
     winograd = Winograd.of(target, error=winograd_error)
     common = "Compute every value once."
     rounding = [Pass("mixed_precision", mixed_precision)] if precision == "bf16" else []

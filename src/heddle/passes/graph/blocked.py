@@ -6,7 +6,7 @@ it, at most once in each direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +23,7 @@ from heddle.passes.graph.anf import (
     tensor_type,
     value_name,
 )
+from heddle.schedule.rules.pixel_model import PixelShape
 
 PanelWidth: TypeAlias = Callable[[int | None, int, int], int]
 
@@ -50,13 +51,15 @@ class LayoutOptions:
     """block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
     (None when unknown), columns and depth of the product. dots: the same for low precision.
     as_dots: whether a product of so many rows and such a depth takes a matrix that lies across as
-    it lies, rather than packed when it runs.
+    it lies, rather than packed when it runs. pixels: whether a convolution is best done on an image
+    as it lies.
     """
 
     block: int
     panel_width: PanelWidth
     dots: DotLayouts = NO_DOTS
     as_dots: Callable[[int, int], bool] = lambda rows, depth: rows <= 4
+    pixels: Callable[[PixelShape], bool] = lambda shape: False
 
 
 _IMAGES: Final = frozenset({"float32", "bfloat16", "int8", "uint8", "int32"})
@@ -81,13 +84,19 @@ class Assignment(Rewriter):
     def __init__(self, function: Function, options: LayoutOptions) -> None:
         super().__init__(function)
         self.options = options
+        self.handlers: Mapping[str, Handler] = {}
         self.blocked: dict[Var, Blocked] = {}
         self.plain: set[Var] = set(function.params)
         self.native: set[Var] = set()  # computed in blocked form
         self.other_blocks: dict[tuple[Var, int], Blocked] = {}
+        self.users: dict[Var, list[Binding]] = {}
+        for binding in function.bindings:
+            for item in variables(binding.value):
+                self.users.setdefault(item, []).append(binding)
 
     def run(self, handlers: Mapping[str, Handler]) -> Function:
         """Rewrite every binding: by the handler of its operator, if it has one that can."""
+        self.handlers = handlers
         for binding in self.function.bindings:
             handler = handlers.get(op_name(binding.value))
             done = handler is not None and handler(self, binding, binding.value)
@@ -173,6 +182,20 @@ class Assignment(Rewriter):
         self.blocked[binding.var] = Blocked(emitted, channels, block)
         self.native.add(binding.var)
         return True
+
+    def is_followed_by(self, item: Var, operators: Collection[str]) -> bool:
+        """Whether one of `operators` uses a value, or what others that can work on blocks make of
+        it."""
+        seen, waiting = {item}, [item]
+        while waiting:
+            for binding in self.users.get(waiting.pop(), ()):
+                name = op_name(binding.value)
+                if name in operators:
+                    return True
+                if name in self.handlers and binding.var not in seen:
+                    seen.add(binding.var)
+                    waiting.append(binding.var)
+        return False
 
     def is_blocked(self, item: GraphExpr) -> bool:
         """Whether a value is computed in blocked form."""

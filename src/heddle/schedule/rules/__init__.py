@@ -10,5 +10,14 @@ from heddle.schedule.rules.analysis import prefers_dots
 from heddle.schedule.rules.default import default_schedule
 from heddle.schedule.rules.dot_product import dot_block, dot_panel, dot_row
 from heddle.schedule.rules.machine import panel_width
+from heddle.schedule.rules.pixel_model import prefers_pixels
 
-__all__ = ["default_schedule", "dot_block", "dot_panel", "dot_row", "panel_width", "prefers_dots"]
+__all__ = [
+    "default_schedule",
+    "dot_block",
+    "dot_panel",
+    "dot_row",
+    "panel_width",
+    "prefers_dots",
+    "prefers_pixels",
+]
