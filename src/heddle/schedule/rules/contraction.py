@@ -36,6 +36,7 @@ from heddle.schedule.rules.machine import (
     tile_cycles,
     worth_threads,
 )
+from heddle.schedule.rules.margins import skip_margins
 from heddle.schedule.rules.rows import flatten_rows
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
@@ -89,6 +90,7 @@ def schedule_contraction(
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
     plan.annotate_tile(after[after.index(tile_loop) + 1 :])
+    skip_margins(sch, block)
 
 
 @dataclass
