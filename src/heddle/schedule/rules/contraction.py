@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
@@ -260,19 +261,24 @@ class ContractionPlan:
     ) -> RegisterTile:
         """The tile of a blocked convolution: its vectors are whole blocks of channels, a divisor of
         their number where it has one; short rows of the image are taken several at a time."""
-        target, depth = self.target, self._depth()
+        target = self.target
         widths = [n for n in range(1, 9) if (blocks or 1) % n == 0]
-        if widths == [1] and (blocks or 1) > 1:
-            widths = list(range(1, 9))  # some blocks are left over for a tile of fewer
-        tile = choose_tile(rows, blocks, target, depth=depth, widths=widths)
+        uneven = widths == [1] and (blocks or 1) > 1
+        choose = partial(
+            choose_tile,
+            vector_count=blocks,
+            target=target,
+            depth=self._depth(),
+            widths=range(1, 9) if uneven else widths,  # some are left over for a tile of fewer
+            streamed=uneven and 2 * self._bytes(self.facts.w) > self._cache(0),
+        )
+        tile = choose(rows)
         if len(row_loops) < 2 or rows is None or tile.rows != rows:
             return tile
         lines = extent_of(self.sch, row_loops[-2])
         if lines is None or lines < 2:
             return tile
-        several = choose_tile(
-            rows * lines, blocks, target, depth=depth, widths=widths, row_step=rows
-        )
+        several = choose(rows * lines, row_step=rows)
         alone = lines * tile_cycles(rows, blocks or 1, tile, target)
         together = tile_cycles(rows * lines, blocks or 1, several, target)
         return several if together < alone else tile
