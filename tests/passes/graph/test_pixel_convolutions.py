@@ -39,7 +39,8 @@ CASES = [
     ("alone", lambda x: conv(x, 3, 8), ["conv"]),
     ("with work on it", lambda x: op.sigmoid(op.relu(conv(x, 3, 8))), ["conv", "relu", "sigmoid"]),
     ("strided", lambda x: conv(x, 3, 8, strides=(2, 2)), [IN, BLOCKED, OUT]),
-    ("in groups", lambda x: conv(x, 4, 2, groups=4), [IN, BLOCKED, OUT]),
+    ("in groups", lambda x: conv(x, 6, 4, groups=2), ["conv"]),
+    ("in groups of one row", lambda x: conv(x, 4, 2, groups=4), [IN, BLOCKED, OUT]),
     (
         "before another",
         lambda x: conv(op.relu(conv(x, 4, 8)), 3, 4),
@@ -73,9 +74,11 @@ def test_the_model_is_asked_for_the_sizes() -> None:
     layouts = pass_that(lambda shape: bool(asked.append(shape)))
     layouts(build(lambda x: conv(x, 3, 8, pads=(1, 0, 0, 0), dilations=(1, 2)), (2, 8, 7, 9)))
     layouts(build(lambda x: op.conv(x, weights(5, 4, 2)), (1, 4, 20)))
+    layouts(build(lambda x: conv(x, 16, 4, 1, groups=4), (1, 16, 5, 6)))
     assert asked == [
         PixelShape(2, 8, 3, (3, 3), True, pixels=63, lines=6, columns=5),
         PixelShape(1, 4, 5, (1, 2), False, pixels=20, lines=1, columns=19),
+        PixelShape(1, 4, 4, (1, 1), False, pixels=30, lines=5, columns=6, groups=4),
     ]
 
 
@@ -88,6 +91,9 @@ def test_the_model_is_asked_for_the_sizes() -> None:
         (PixelShape(1, 64, 8, (3, 3), True, 196, 10, 10), False),  # rows that fill no vector
         (PixelShape(1, 8, 512, (1, 1), False, 40000, 200, 200), False),  # many planes
         (PixelShape(1, 64, 40, (5, 5), True, 1600, 36, 33), False),  # idle lanes of rows
+        (PixelShape(1, 16, 3, (5, 5), True, 1248, 104, 12, 32, 4), True),  # zeros between groups
+        (PixelShape(1, 16, 3, (5, 5), True, 1248, 104, 11, 32, 4), False),  # no part of a vector
+        (PixelShape(1, 8, 8, (5, 5), True, 480, 24, 20, 8, 2), False),  # few zeros
     ],
 )
 def test_the_choice(shape: PixelShape, plain: bool) -> None:
@@ -97,23 +103,24 @@ def test_the_choice(shape: PixelShape, plain: bool) -> None:
 def _random_convolution(rng: np.random.Generator) -> IRModule:
     """Of a line or an image of random sizes, most of which leave lanes of a vector over."""
     rank = int(rng.integers(1, 3))
-    inputs, outputs = (int(dim) for dim in rng.integers(1, (24, 40)))
+    groups = int(rng.choice((1, 1, 2, 3)))
+    inputs, outputs = (int(dim) for dim in rng.integers((1, 2), (24 // groups, 40 // groups)))
     kernel, dilations = rng.integers(1, 5, rank), rng.integers(1, 3, rank)
     spans = dilations * (kernel - 1) + 1
-    size = spans + rng.integers((1, 16)[-rank:], (12, 100)[-rank:])
+    size = spans + rng.integers((1, 6)[-rank:], (12, 100)[-rank:])
     pads = tuple(int(rng.integers(0, span)) for span in [*spans, *spans])
-    bias = [weights(outputs, seed=3)] if rng.random() < 0.7 else []
+    bias = [weights(groups * outputs, seed=3)] if rng.random() < 0.7 else []
 
     def body(x: GraphExpr) -> GraphExpr:
-        steps = tuple(int(step) for step in dilations)
-        y = op.conv(x, weights(outputs, inputs, *kernel), *bias, pads=pads, dilations=steps)
+        attrs = {"pads": pads, "groups": groups, "dilations": tuple(int(n) for n in dilations)}
+        y = op.conv(x, weights(groups * outputs, inputs, *kernel), *bias, **attrs)
         return op.tanh(y) if rng.random() < 0.5 else y
 
-    return build(body, (int(rng.integers(1, 3)), inputs, *(int(dim) for dim in size)))
+    return build(body, (int(rng.integers(1, 3)), groups * inputs, *(int(dim) for dim in size)))
 
 
 @pytest.mark.parametrize("target", ["native", "llvm -mcpu=haswell", "llvm -mcpu=x86-64"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(10))
 def test_compiled_values(seed: int, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "prefers_pixels", lambda shape, target: True)
     module = _random_convolution(np.random.default_rng(seed))

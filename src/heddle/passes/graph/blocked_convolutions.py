@@ -139,7 +139,7 @@ def _grouped_convolution(
     their own; output channels that fill no whole block are padded, and cut out afterwards."""
     block, groups = work.options.block, attrs["groups"]
     inputs, outputs = kernel.shape[1], kernel.shape[0] // groups
-    merged = _groups_in_a_block(inputs, outputs, groups, block)
+    merged = groups_in_a_block(inputs, outputs, groups, block)
     taken, made = merged * inputs, merged * outputs
     dims = dims_attribute(image_shape(shape_of(call)))
     padded = made % block != 0
@@ -173,7 +173,7 @@ def _grouped_convolution(
     return True
 
 
-def _groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int:
+def groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int:
     """How many neighbouring groups of `inputs` to `outputs` channels are best taken as one.
 
     Taken as one group they multiply zeros. That is no more work as long as their output channels

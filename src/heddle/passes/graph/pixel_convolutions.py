@@ -19,6 +19,7 @@ import numpy as np
 from heddle.graph.nodes import Binding, Call, Constant, Var
 from heddle.passes.graph.anf import shape_of, static_shape, tensor_type
 from heddle.passes.graph.blocked import Assignment, image_shape, image_window, plain_attrs
+from heddle.passes.graph.blocked_convolutions import groups_in_a_block
 from heddle.schedule.rules.pixel_model import PixelShape
 
 _IN_BLOCKS: Final = frozenset({"conv", "conv_transpose"})
@@ -27,7 +28,7 @@ _IN_BLOCKS: Final = frozenset({"conv", "conv_transpose"})
 
 def pixel_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     """Keep a convolution plain where that is predicted to be faster."""
-    shape, image = _pixel_shape(call), call.args[0]
+    shape, image = _pixel_shape(call, work.options.block), call.args[0]
     if shape is None or (isinstance(image, Var) and image in work.blocked):
         return False
     if work.is_followed_by(binding.var, _IN_BLOCKS) or not work.options.pixels(shape):
@@ -36,27 +37,34 @@ def pixel_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     return True
 
 
-def _pixel_shape(call: Call) -> PixelShape | None:
-    """The sizes of a float32 convolution of stride one, None for any other."""
+def _pixel_shape(call: Call, block: int) -> PixelShape | None:
+    """The sizes of a float32 convolution of stride one, None for any other. Depthwise ones, whose
+    groups have one row each, are not for register tiles."""
     x, weight = call.args[:2]
     kind, image, result = tensor_type(x), static_shape(x), static_shape(call)
     if image is None or result is None or kind is None or len(image) not in (3, 4):
         return None
-    if kind.dtype.name != "float32" or call.attrs["groups"] != 1 or "absent" in call.attrs:
+    if kind.dtype.name != "float32" or "absent" in call.attrs:
         return None
     if not isinstance(weight, Constant) or weight.data.dtype != np.float32:
         return None
     window = image_window(plain_attrs(call), len(shape_of(x)))
     if {*window["strides"]} != {1}:
         return None
-    batch, outputs, lines, columns = image_shape(result)
+    groups = window["groups"]
+    batch, channels, lines, columns = image_shape(result)
+    inputs, outputs = image[1] // groups, channels // groups
+    if groups > 1 and outputs == 1:
+        return None
     return PixelShape(
         images=batch,
-        inputs=image[1],
+        inputs=inputs,
         outputs=outputs,
         window=image_shape(weight.data.shape)[2:],
         spread={*window["dilations"]} != {1},
         pixels=math.prod(image[2:]),
         lines=lines,
         columns=columns,
+        groups=groups,
+        merged=groups_in_a_block(inputs, outputs, groups, block),
     )

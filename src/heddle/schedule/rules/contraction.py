@@ -27,6 +27,7 @@ from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.rules.epilogue import vectorize_epilogue
+from heddle.schedule.rules.group_rows import split_groups
 from heddle.schedule.rules.machine import (
     MATRIX_ROWS,
     RegisterTile,
@@ -75,6 +76,7 @@ def schedule_contraction(
     `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made
     by `cache_write`. The output buffer of `block` moves to the scope "local".
     """
+    split_groups(sch, block)
     flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"

@@ -35,6 +35,10 @@ _MOST_PLANES: Final = 48
 _WORTH: Final = 0.9
 """Predicted share of the time in blocks below which an image stays as it lies."""
 
+_WORTH_IN_GROUPS: Final = 0.65
+"""The same where groups share the channels out: tiles of few rows fall short of their cycles by
+more."""
+
 _TILES: Final = (2, 4)
 """Winograd tiles that blocks may be computed by."""
 
@@ -43,9 +47,9 @@ _BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class PixelShape:
-    """A convolution of stride one of `images` images of `pixels` pixels in `inputs` channels to
-    `lines` x `columns` pixels in `outputs` channels, with windows of `window` taps, `spread` where
-    these are no neighbours."""
+    """A convolution of stride one of `images` images of `pixels` pixels to `lines` x `columns`
+    pixels, in each of `groups` groups from `inputs` to `outputs` channels, with windows of `window`
+    taps, `spread` where these are no neighbours. In blocks, `merged` groups are taken as one."""
 
     images: int
     inputs: int
@@ -55,11 +59,17 @@ class PixelShape:
     pixels: int
     lines: int
     columns: int
+    groups: int = 1
+    merged: int = 1
 
     @property
-    def steps(self) -> int:
-        """Steps of the sum for one output."""
-        return self.inputs * self.window[0] * self.window[1]
+    def taps(self) -> int:
+        return self.window[0] * self.window[1]
+
+    @property
+    def image(self) -> int:
+        """Elements of all images."""
+        return self.images * self.groups * self.inputs * self.pixels
 
 
 def prefers_pixels(conv: PixelShape, target: Target) -> bool:
@@ -74,40 +84,51 @@ def prefers_pixels(conv: PixelShape, target: Target) -> bool:
     >>> prefers_pixels(layer, target)
     False
     """
-    if conv.columns < target.vector_lanes(32) or conv.outputs > _MOST_PLANES:
+    lanes, grouped = target.vector_lanes(32), conv.groups > 1
+    whole = conv.columns >= lanes or (grouped and conv.columns in (lanes // 2, lanes * 3 // 4))
+    if not whole or conv.outputs > _MOST_PLANES:
         return False
-    return pixel_cycles(conv, target) < _WORTH * blocked_cycles(conv, target)
+    worth = _WORTH_IN_GROUPS if grouped else _WORTH
+    return pixel_cycles(conv, target) < worth * blocked_cycles(conv, target)
 
 
 def pixel_cycles(conv: PixelShape, target: Target) -> float:
     """Cycles on the image as it lies, on each core."""
-    lanes, lines = target.vector_lanes(32), conv.images * conv.lines
-    vectors = -(-conv.columns // lanes)
-    tile = choose_tile(conv.outputs, vectors, target, depth=conv.steps, max_rows=MATRIX_ROWS)
-    step = lines * tile_cycles(conv.outputs, vectors, tile, target)
-    image = conv.images * conv.inputs * conv.pixels
-    result = conv.outputs * lines * conv.columns
-    traffic = _passed(image, target) + _passed(result, target)
-    return (conv.steps * step / _PIXEL_SHARE + traffic) / target.cores
+    steps = conv.inputs * conv.taps
+    compute = conv.groups * steps * _pixel_step(conv, steps, target) / _PIXEL_SHARE
+    result = conv.groups * conv.outputs * conv.images * conv.lines * conv.columns
+    traffic = _passed(conv.image, target) + _passed(result, target)
+    return (compute + traffic) / target.cores
+
+
+def _pixel_step(conv: PixelShape, steps: int, target: Target) -> float:
+    """Cycles of one of the `steps` steps of the sums of a group: tiles take several vectors of a
+    row, or of several short rows."""
+    lanes = target.vector_lanes(32)
+    times, vectors = conv.images * conv.lines, -(-conv.columns // lanes)
+    if conv.columns < 2 * lanes:
+        times, vectors = conv.images * vectors, conv.lines
+    tile = choose_tile(conv.outputs, vectors, target, depth=steps, max_rows=MATRIX_ROWS)
+    return times * tile_cycles(conv.outputs, vectors, tile, target)
 
 
 def blocked_cycles(conv: PixelShape, target: Target) -> float:
     """Cycles in blocks, moved there and back, on each core."""
     lanes, lines = target.vector_lanes(32), conv.images * conv.lines
-    blocks = -(-conv.outputs // lanes)
-    rows, columns = (1, lines * conv.columns) if conv.window == (1, 1) else (lines, conv.columns)
-    direct = conv.steps * blocked_step(rows, columns, blocks, conv.steps, target) / DIRECT_SHARE
-    image = conv.images * conv.inputs * conv.pixels
-    result = blocks * lanes * lines * conv.columns
-    traffic = _passed(2 * image, target) + _passed(2 * result, target)
-    moves = _MOVE_CYCLES * (image + result) + traffic
+    groups, blocks = conv.groups // conv.merged, -(-conv.merged * conv.outputs // lanes)
+    steps = conv.merged * conv.inputs * conv.taps
+    rows, columns = (1, lines * conv.columns) if conv.taps == 1 else (lines, conv.columns)
+    direct = groups * steps * blocked_step(rows, columns, blocks, steps, target) / DIRECT_SHARE
+    result = groups * blocks * lanes * lines * conv.columns
+    traffic = _passed(2 * conv.image, target) + _passed(2 * result, target)
+    moves = _MOVE_CYCLES * (conv.image + result) + traffic
     return min(direct / target.cores, _tiled_cycles(conv, blocks, target)) + moves / target.cores
 
 
 def _tiled_cycles(conv: PixelShape, blocks: int, target: Target) -> float:
     """Cycles of a convolution by Winograd tiles, infinite where it cannot be done by them."""
     taps, lanes = conv.window[0], target.vector_lanes(32)
-    if conv.window[1] != taps or conv.spread:
+    if conv.window[1] != taps or conv.spread or conv.groups > 1:
         return float("inf")
     in_blocks = -(-conv.inputs // lanes)
     shape = ConvShape(taps, in_blocks, lanes, blocks, lanes, conv.lines, conv.columns, conv.images)
