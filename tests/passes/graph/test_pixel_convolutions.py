@@ -38,7 +38,7 @@ def conv(x: GraphExpr, outputs: int, inputs: int, k: int = 3, **attrs: object) -
 CASES = [
     ("alone", lambda x: conv(x, 3, 8), ["conv"]),
     ("with work on it", lambda x: op.sigmoid(op.relu(conv(x, 3, 8))), ["conv", "relu", "sigmoid"]),
-    ("strided", lambda x: conv(x, 3, 8, strides=(2, 2)), [IN, BLOCKED, OUT]),
+    ("strided", lambda x: conv(x, 8, 8, strides=(2, 2)), [IN, BLOCKED, OUT]),
     ("in groups", lambda x: conv(x, 6, 4, groups=2), ["conv"]),
     ("in groups of one row", lambda x: conv(x, 4, 2, groups=4), [IN, BLOCKED, OUT]),
     (
@@ -54,7 +54,7 @@ CASES = [
     (
         "beside one that moves the image",
         lambda x: op.add(
-            op.mean(conv(x, 4, 8, strides=(2, 2)), axes=(2, 3), keepdims=True), conv(x, 4, 8)
+            op.mean(conv(x, 8, 8, strides=(2, 2)), axes=(2, 3), keepdims=True), conv(x, 8, 8)
         ),
         [IN, BLOCKED, "mean", BLOCKED, "add", OUT],
     ),

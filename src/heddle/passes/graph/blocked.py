@@ -144,6 +144,8 @@ class Assignment(Rewriter):
             return found
         channels = as_int(shape_of(item)[1])
         assert channels is not None
+        if block == 1:
+            return self._as_blocks_of_one(item, channels)
         if isinstance(item, Var) and found is not None and not found.padded:
             return self._reblocked(item, found, block)
         value = self.to_plain(item)
@@ -164,6 +166,12 @@ class Assignment(Rewriter):
         if isinstance(item, Var):
             self.blocked.setdefault(item, made)
         return made
+
+    def _as_blocks_of_one(self, item: GraphExpr, channels: int) -> Blocked:
+        """The value as it lies."""
+        shape = (*dims_attribute(image_shape(shape_of(item))), 1)
+        value = op.reshape(self.to_plain(item), shape=shape)
+        return Blocked(self.emit(value, name=f"{value_name(item)}_image"), channels, 1)
 
     def _reblocked(self, item: Var, found: Blocked, block: int) -> Blocked:
         """A value in blocks of another size."""
@@ -200,6 +208,10 @@ class Assignment(Rewriter):
     def is_blocked(self, item: GraphExpr) -> bool:
         """Whether a value is computed in blocked form."""
         return isinstance(item, Var) and item in self.native
+
+    def has_blocks(self, item: GraphExpr) -> bool:
+        """Whether a value exists in blocked form, computed so or moved there."""
+        return isinstance(item, Var) and item in self.blocked
 
 
 def variables(value: GraphExpr) -> list[Var]:

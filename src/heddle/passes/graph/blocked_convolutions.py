@@ -45,6 +45,8 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
         few = inputs * 2 <= block
         plain = few or not _is_like_winograd(kernel, attrs)
         inner = _even_block(inputs, block) if plain and not work.is_blocked(x) else block
+        if plain and not work.has_blocks(x) and _is_little_work(kernel, block):
+            inner = 1
         packed = packing.pack_convolution(kernel, inner, block)
     elif groups == inputs == outputs:
         inner = block
@@ -63,6 +65,14 @@ def _is_like_winograd(kernel: np.ndarray, attrs: dict[str, Any]) -> bool:
     """Whether a convolution may be done by Winograd tiles, which take blocks of vectors."""
     strides, dilations = (attrs.get(name) or (1, 1) for name in ("strides", "dilations"))
     return kernel.shape[2:] == (3, 3) and {*strides, *dilations} == {1}
+
+
+def _is_little_work(kernel: np.ndarray, block: int) -> bool:
+    """Whether an image that lies plain is best left so, in blocks of one channel: to move it would
+    take as long as the arithmetic of windows of one tap, few channels or few output channels.
+    Else what lies in a block is read together, for many steps from a line of the cache."""
+    outputs, inputs, rows, columns = kernel.shape
+    return rows * columns == 1 or inputs * 4 <= block or (rows > 1 and outputs <= block)
 
 
 def _even_block(channels: int, block: int) -> int:

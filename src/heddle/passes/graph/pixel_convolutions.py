@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from heddle.graph.nodes import Binding, Call, Constant, Var
+from heddle.graph.nodes import Binding, Call, Constant
 from heddle.passes.graph.anf import shape_of, static_shape, tensor_type
 from heddle.passes.graph.blocked import Assignment, image_shape, image_window, plain_attrs
 from heddle.passes.graph.blocked_convolutions import groups_in_a_block
@@ -29,7 +29,7 @@ _IN_BLOCKS: Final = frozenset({"conv", "conv_transpose"})
 def pixel_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     """Keep a convolution plain where that is predicted to be faster."""
     shape, image = _pixel_shape(call, work.options.block), call.args[0]
-    if shape is None or (isinstance(image, Var) and image in work.blocked):
+    if shape is None or work.has_blocks(image):
         return False
     if work.is_followed_by(binding.var, _IN_BLOCKS) or not work.options.pixels(shape):
         return False
