@@ -76,7 +76,7 @@ def schedule_contraction(
     `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made
     by `cache_write`. The output buffer of `block` moves to the scope "local".
     """
-    split_groups(sch, block)
+    split_groups(sch, block, epilogue)
     flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"
