@@ -32,7 +32,7 @@ _MOVE_CYCLES: Final = 1.5
 _MOST_PLANES: Final = 48
 """Most output channels: each is written to a plane of its own, and a core follows so many."""
 
-_WORTH: Final = 0.9
+_WORTH: Final = 0.8
 """Predicted share of the time in blocks below which an image stays as it lies."""
 
 _WORTH_IN_GROUPS: Final = 0.65
