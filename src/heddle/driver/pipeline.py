@@ -51,6 +51,7 @@ from heddle.schedule.rules import (
     dot_row,
     panel_width,
     prefers_dots,
+    prefers_pixels,
     split_depth,
 )
 from heddle.support import UserError
@@ -88,7 +89,10 @@ def graph_pipeline(
         return panel_width(rows, columns, depth, target)
 
     dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
-    layouts = AssignLayouts.of(target, panel_width=panel, dots=dots, as_dots=prefers_dots)
+    pixels = partial(prefers_pixels, target=target)
+    layouts = AssignLayouts.of(
+        target, panel_width=panel, dots=dots, as_dots=prefers_dots, pixels=pixels
+    )
     split = SplitProducts(partial(split_depth, target=target))
     winograd = Winograd.of(target, error=winograd_error)
     common = "Compute every value once."

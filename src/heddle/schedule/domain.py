@@ -28,10 +28,10 @@ def what_narrows(state: State, block: Block, *, below: For | None = None) -> str
     loops = loop_domain(path)
     limits = [part for bound in block.iters for part in _limits(bound.binding, bound.extent)]
     for part in conjuncts(block.predicate):
-        slack = _slack(part)
+        room = slack(part)
         if as_int(part) == 1:
             continue
-        if slack is None or not any(_implies(n, slack, loops) for n in limits):
+        if room is None or not any(_implies(n, room, loops) for n in limits):
             return f"has the predicate `{part}`"
     return ""
 
@@ -42,7 +42,7 @@ def _limits(binding: Expr, extent: Expr) -> list[Affine]:
     return [place, affine(extent).plus(place, -1).plus(affine(const(1)), -1)]
 
 
-def _slack(condition: Expr) -> Affine | None:
+def slack(condition: Expr) -> Affine | None:
     """What is not negative where a comparison holds."""
     if not isinstance(condition, (LT, LE, GT, GE)):
         return None

@@ -56,6 +56,20 @@ def padded(n: int = 30) -> PrimFunc:
     return te.create_prim_func([a, c], name="padded")
 
 
+def padded_windows(n: int = 32) -> PrimFunc:
+    """`P` is `A` between fours of zeros, `C[i] = sum(P[i + k] * W[k] for k in range(9))`"""
+    a = te.placeholder((n,), name="A")
+    w = te.placeholder((9,), name="W")
+
+    def pad(i: Var) -> Expr:
+        return if_then_else(logical_and(i >= 4, i < n + 4), a[i - 4], 0.0)
+
+    p = te.compute((n + 8,), pad, name="P")
+    r = te.reduce_axis(9, "k")
+    c = te.compute((n,), lambda i: te.sum(p[i + r] * w[r], axis=r), name="C")
+    return te.create_prim_func([a, w, c], name="padded_windows")
+
+
 def windows(n: int = 15) -> PrimFunc:
     """`C[i] = sum(A[i * 2 + k] for k in range(4))`"""
     a = te.placeholder((2 * n + 2,), name="A")
@@ -101,6 +115,7 @@ EXAMPLES = {
         product,
         biased_product,
         padded,
+        padded_windows,
         windows,
         blurred,
         resized,

@@ -233,6 +233,7 @@ class Schedule:
     reindex_cache_write = primitives.reindex_cache_write
     decompose_padding = primitives.decompose_padding
     pad_einsum = primitives.pad_einsum
+    skip_padding = primitives.skip_padding
     transform_block_layout = primitives.transform_block_layout
     reorder_block_iter_var = primitives.reorder_block_iter_var
     transform_layout = primitives.transform_layout

@@ -40,7 +40,8 @@ def simplify_bindings(
 
 
 def simplify_sums(block: Block) -> Block:
-    """`block` with shorter integer sums: `v // 7 * 7 + v % 7` is `v`."""
+    """`block` with shorter integer sums, and divisions of sums: `v // 7 * 7 + v % 7` is `v`, and
+    `(g * 7 + v) // 7` is `g` where `v` is less than 7."""
     analyzer = Analyzer()
     for bound in block.iters:
         analyzer.bind(bound.var, 0, bound.extent)
@@ -51,7 +52,7 @@ def simplify_sums(block: Block) -> Block:
         simpler = analyzer.simplify(found)
         return simpler if _size(simpler) < _size(found) else found
 
-    result: Block = rewrite(block, {Add: shorter})
+    result: Block = rewrite(block, {Add: shorter, FloorDiv: shorter, FloorMod: shorter})
     return result
 
 

@@ -96,12 +96,27 @@ CASES = [
     (
         "depthwise",
         lambda x: op.clip(conv(conv(x, 6, 8, 1), 6, 1, groups=6, strides=(2, 2)), min=0.0, max=6.0),
-        [IN, CONV, CONV, "clip", OUT],
+        ["reshape", CONV, CONV, "clip", OUT],
+    ),
+    (
+        "one tap is read from the image as it lies",
+        lambda x: op.relu(conv(x, 8, 8, 1, strides=(2, 2))),
+        ["reshape", CONV, "relu", OUT],
+    ),
+    (
+        "few output channels are no work to move an image for",
+        lambda x: conv(x, 3, 8, strides=(2, 2)),
+        ["reshape", CONV, OUT],
+    ),
+    (
+        "what has been moved for one convolution is there for another",
+        lambda x: op.add(conv(x, 8, 8), conv(x, 8, 8, 1)),
+        [IN, CONV, CONV, "add", OUT],
     ),
     (
         "pixels between those that are read",
-        lambda x: op.relu(conv(x, 10, 8, 1, strides=(2, 3))),
-        [IN, "slice", CONV, "relu", OUT],
+        lambda x: op.relu(conv(conv(x, 8, 8), 10, 8, 1, strides=(2, 3))),
+        [IN, CONV, "slice", CONV, "relu", OUT],
     ),
     ("groups of blocks", lambda x: conv(x, 16, 4, groups=2), [IN, CONV, OUT]),
     ("groups that fill a block together", lambda x: conv(x, 8, 2, groups=4), [IN, CONV, OUT]),

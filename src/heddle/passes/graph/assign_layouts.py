@@ -57,6 +57,8 @@ from heddle.passes.graph.blocked_convolutions import (
     blocked_convolution,
     blocked_transposed_convolution,
 )
+from heddle.passes.graph.pixel_convolutions import pixel_convolution
+from heddle.schedule.rules.pixel_model import PixelShape
 from heddle.target import Target
 
 FINITE_OPS: Final = frozenset(
@@ -83,16 +85,19 @@ class AssignLayouts(LayoutOptions):
         panel_width: PanelWidth | None = None,
         dots: DotLayouts = NO_DOTS,
         as_dots: Callable[[int, int], bool] | None = None,
+        pixels: Callable[[PixelShape], bool] | None = None,
     ) -> AssignLayouts:
         """The pass for a target: blocks of one float32 vector, panels of four by default, no
-        instructions for low precision, and dot products of few rows only."""
+        instructions for low precision, dot products of few rows only, and every image in blocks."""
         lanes = target.vector_lanes(32)
 
         def four_vectors(rows: int | None, columns: int, depth: int) -> int:
             return 4 * lanes
 
         made = AssignLayouts(lanes, panel_width or four_vectors, dots)
-        return made if as_dots is None else dataclasses.replace(made, as_dots=as_dots)
+        choices = {"as_dots": as_dots, "pixels": pixels}
+        given = {name: choice for name, choice in choices.items() if choice is not None}
+        return dataclasses.replace(made, **given)
 
     def __call__(self, module: IRModule) -> IRModule:
         """Give convolutions blocked layouts and matrix products packed weights."""
@@ -100,6 +105,10 @@ class AssignLayouts(LayoutOptions):
 
     def _rewrite(self, function: Function) -> Function:
         return Assignment(function, self).run(_HANDLERS)
+
+
+def _convolution(work: Assignment, binding: Binding, call: Call) -> bool:
+    return pixel_convolution(work, binding, call) or blocked_convolution(work, binding, call)
 
 
 # -- what may stay blocked ------------------------------------------------------------------------
@@ -284,7 +293,7 @@ _OF_THEIR_OWN: Final = frozenset({"cast", "batch_norm", "broadcast_to"})
 channels by their axis, one has a shape for attribute."""
 
 _HANDLERS: Final[dict[str, Handler]] = {
-    "conv": blocked_convolution,
+    "conv": _convolution,
     "conv_transpose": blocked_transposed_convolution,
     "max_pool": _pool,
     "avg_pool": _pool,

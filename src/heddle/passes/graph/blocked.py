@@ -6,7 +6,7 @@ it, at most once in each direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +23,7 @@ from heddle.passes.graph.anf import (
     tensor_type,
     value_name,
 )
+from heddle.schedule.rules.pixel_model import PixelShape
 
 PanelWidth: TypeAlias = Callable[[int | None, int, int], int]
 
@@ -50,13 +51,15 @@ class LayoutOptions:
     """block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
     (None when unknown), columns and depth of the product. dots: the same for low precision.
     as_dots: whether a product of so many rows and such a depth takes a matrix that lies across as
-    it lies, rather than packed when it runs.
+    it lies, rather than packed when it runs. pixels: whether a convolution is best done on an image
+    as it lies.
     """
 
     block: int
     panel_width: PanelWidth
     dots: DotLayouts = NO_DOTS
     as_dots: Callable[[int, int], bool] = lambda rows, depth: rows <= 4
+    pixels: Callable[[PixelShape], bool] = lambda shape: False
 
 
 _IMAGES: Final = frozenset({"float32", "bfloat16", "int8", "uint8", "int32"})
@@ -81,13 +84,19 @@ class Assignment(Rewriter):
     def __init__(self, function: Function, options: LayoutOptions) -> None:
         super().__init__(function)
         self.options = options
+        self.handlers: Mapping[str, Handler] = {}
         self.blocked: dict[Var, Blocked] = {}
         self.plain: set[Var] = set(function.params)
         self.native: set[Var] = set()  # computed in blocked form
         self.other_blocks: dict[tuple[Var, int], Blocked] = {}
+        self.users: dict[Var, list[Binding]] = {}
+        for binding in function.bindings:
+            for item in variables(binding.value):
+                self.users.setdefault(item, []).append(binding)
 
     def run(self, handlers: Mapping[str, Handler]) -> Function:
         """Rewrite every binding: by the handler of its operator, if it has one that can."""
+        self.handlers = handlers
         for binding in self.function.bindings:
             handler = handlers.get(op_name(binding.value))
             done = handler is not None and handler(self, binding, binding.value)
@@ -135,6 +144,8 @@ class Assignment(Rewriter):
             return found
         channels = as_int(shape_of(item)[1])
         assert channels is not None
+        if block == 1:
+            return self._as_blocks_of_one(item, channels)
         if isinstance(item, Var) and found is not None and not found.padded:
             return self._reblocked(item, found, block)
         value = self.to_plain(item)
@@ -156,6 +167,12 @@ class Assignment(Rewriter):
             self.blocked.setdefault(item, made)
         return made
 
+    def _as_blocks_of_one(self, item: GraphExpr, channels: int) -> Blocked:
+        """The value as it lies."""
+        shape = (*dims_attribute(image_shape(shape_of(item))), 1)
+        value = op.reshape(self.to_plain(item), shape=shape)
+        return Blocked(self.emit(value, name=f"{value_name(item)}_image"), channels, 1)
+
     def _reblocked(self, item: Var, found: Blocked, block: int) -> Blocked:
         """A value in blocks of another size."""
         known = self.other_blocks.get((item, block))
@@ -174,9 +191,27 @@ class Assignment(Rewriter):
         self.native.add(binding.var)
         return True
 
+    def is_followed_by(self, item: Var, operators: Collection[str]) -> bool:
+        """Whether one of `operators` uses a value, or what others that can work on blocks make of
+        it."""
+        seen, waiting = {item}, [item]
+        while waiting:
+            for binding in self.users.get(waiting.pop(), ()):
+                name = op_name(binding.value)
+                if name in operators:
+                    return True
+                if name in self.handlers and binding.var not in seen:
+                    seen.add(binding.var)
+                    waiting.append(binding.var)
+        return False
+
     def is_blocked(self, item: GraphExpr) -> bool:
         """Whether a value is computed in blocked form."""
         return isinstance(item, Var) and item in self.native
+
+    def has_blocks(self, item: GraphExpr) -> bool:
+        """Whether a value exists in blocked form, computed so or moved there."""
+        return isinstance(item, Var) and item in self.blocked
 
 
 def variables(value: GraphExpr) -> list[Var]:

@@ -48,6 +48,8 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
         few = inputs * 2 <= block
         plain = few or not _is_like_winograd(kernel, attrs)
         inner = _even_block(inputs, block) if plain and not work.is_blocked(x) else block
+        if plain and not work.has_blocks(x) and _is_little_work(kernel, block):
+            inner = 1
         packed = packing.pack_convolution(kernel, inner, block)
     elif groups == inputs == outputs:
         inner = block
@@ -56,7 +58,7 @@ def blocked_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
     else:
         return _grouped_convolution(work, binding, call, kernel, attrs)
     data = work.to_blocked(x, inner).value
-    if groups == 1 and _skips_pixels(kernel, attrs, call):
+    if groups == 1 and inner > 1 and _skips_pixels(kernel, attrs, call):
         data, attrs["strides"] = _pixels_read(work, data, attrs["strides"]), (1, 1)
     args: list[GraphExpr] = [data, Constant(packed)]
     if bias is not None:
@@ -84,6 +86,14 @@ def _is_like_winograd(kernel: np.ndarray, attrs: dict[str, Any]) -> bool:
     """Whether a convolution may be done by Winograd tiles, which take blocks of vectors."""
     strides, dilations = (attrs.get(name) or (1, 1) for name in ("strides", "dilations"))
     return kernel.shape[2:] == (3, 3) and {*strides, *dilations} == {1}
+
+
+def _is_little_work(kernel: np.ndarray, block: int) -> bool:
+    """Whether an image that lies plain is best left so, in blocks of one channel: to move it would
+    take as long as the arithmetic of windows of one tap, few channels or few output channels.
+    Else what lies in a block is read together, for many steps from a line of the cache."""
+    outputs, inputs, rows, columns = kernel.shape
+    return rows * columns == 1 or inputs * 4 <= block or (rows > 1 and outputs <= block)
 
 
 def _even_block(channels: int, block: int) -> int:
@@ -160,7 +170,7 @@ def _grouped_convolution(
     their own; output channels that fill no whole block are padded, and cut out afterwards."""
     block, groups = work.options.block, attrs["groups"]
     inputs, outputs = kernel.shape[1], kernel.shape[0] // groups
-    merged = _groups_in_a_block(inputs, outputs, groups, block)
+    merged = groups_in_a_block(inputs, outputs, groups, block)
     taken, made = merged * inputs, merged * outputs
     dims = dims_attribute(image_shape(shape_of(call)))
     padded = made % block != 0
@@ -194,7 +204,7 @@ def _grouped_convolution(
     return True
 
 
-def _groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int:
+def groups_in_a_block(inputs: int, outputs: int, groups: int, block: int) -> int:
     """How many neighbouring groups of `inputs` to `outputs` channels are best taken as one.
 
     Taken as one group they multiply zeros. That is no more work as long as their output channels

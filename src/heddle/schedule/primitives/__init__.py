@@ -47,6 +47,7 @@ from heddle.schedule.primitives.sample import (
     sample_partitioned_tile,
     sample_perfect_tile,
 )
+from heddle.schedule.primitives.skip import skip_padding
 from heddle.schedule.primitives.staged_at import read_at, write_at
 from heddle.schedule.primitives.tensorize import blockize, tensorize
 
@@ -89,6 +90,7 @@ __all__ = [
     "serial",
     "set_scope",
     "shift_to_unsigned",
+    "skip_padding",
     "software_pipeline",
     "split",
     "storage_align",

@@ -10,6 +10,7 @@ from heddle.schedule.rules.analysis import prefers_dots
 from heddle.schedule.rules.default import default_schedule
 from heddle.schedule.rules.dot_product import dot_block, dot_panel, dot_row
 from heddle.schedule.rules.machine import panel_width, split_depth
+from heddle.schedule.rules.pixel_model import prefers_pixels
 
 __all__ = [
     "default_schedule",
@@ -18,5 +19,6 @@ __all__ = [
     "dot_row",
     "panel_width",
     "prefers_dots",
+    "prefers_pixels",
     "split_depth",
 ]

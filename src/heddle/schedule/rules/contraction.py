@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.rules.epilogue import vectorize_epilogue
+from heddle.schedule.rules.group_rows import split_groups
 from heddle.schedule.rules.machine import (
     MATRIX_ROWS,
     RegisterTile,
@@ -36,6 +38,7 @@ from heddle.schedule.rules.machine import (
     tile_cycles,
     worth_threads,
 )
+from heddle.schedule.rules.margins import skip_margins
 from heddle.schedule.rules.rows import flatten_rows
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
@@ -73,6 +76,7 @@ def schedule_contraction(
     `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made
     by `cache_write`. The output buffer of `block` moves to the scope "local".
     """
+    split_groups(sch, block, epilogue)
     flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"
@@ -89,6 +93,7 @@ def schedule_contraction(
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
     plan.annotate_tile(after[after.index(tile_loop) + 1 :])
+    skip_margins(sch, block)
 
 
 @dataclass
@@ -258,19 +263,24 @@ class ContractionPlan:
     ) -> RegisterTile:
         """The tile of a blocked convolution: its vectors are whole blocks of channels, a divisor of
         their number where it has one; short rows of the image are taken several at a time."""
-        target, depth = self.target, self._depth()
+        target = self.target
         widths = [n for n in range(1, 9) if (blocks or 1) % n == 0]
-        if widths == [1] and (blocks or 1) > 1:
-            widths = list(range(1, 9))  # some blocks are left over for a tile of fewer
-        tile = choose_tile(rows, blocks, target, depth=depth, widths=widths)
+        uneven = widths == [1] and (blocks or 1) > 1
+        choose = partial(
+            choose_tile,
+            vector_count=blocks,
+            target=target,
+            depth=self._depth(),
+            widths=range(1, 9) if uneven else widths,  # some are left over for a tile of fewer
+            streamed=uneven and 2 * self._bytes(self.facts.w) > self._cache(0),
+        )
+        tile = choose(rows)
         if len(row_loops) < 2 or rows is None or tile.rows != rows:
             return tile
         lines = extent_of(self.sch, row_loops[-2])
         if lines is None or lines < 2:
             return tile
-        several = choose_tile(
-            rows * lines, blocks, target, depth=depth, widths=widths, row_step=rows
-        )
+        several = choose(rows * lines, row_step=rows)
         alone = lines * tile_cycles(rows, blocks or 1, tile, target)
         together = tile_cycles(rows * lines, blocks or 1, several, target)
         return several if together < alone else tile

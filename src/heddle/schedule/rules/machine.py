@@ -214,6 +214,21 @@ def panel_width(
     return choose_matrix_tile(rows, vectors, depth, target).vectors * lanes
 
 
+_CACHE_BYTES = (128.0, 48.0, 12.0)
+"""Bytes that a core reads per cycle from its first, second and third cache."""
+
+MEMORY_BYTES = 5.0
+"""Bytes that a core reads per cycle from memory while the others read too."""
+
+
+def bytes_per_cycle(size: int, target: Target) -> float:
+    """Bytes per cycle from where data of `size` bytes lies."""
+    for cache, rate in zip(target.caches, _CACHE_BYTES, strict=False):
+        if 2 * size <= cache.size:
+            return rate
+    return MEMORY_BYTES
+
+
 _FORK_CYCLES = 4000
 """Cycles of work on one core below which waking another, and waiting for it, costs more than its
 help is worth: about a microsecond."""

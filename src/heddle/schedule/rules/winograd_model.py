@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from heddle.op.toom_cook import Matrix, toom_cook
-from heddle.schedule.rules.machine import RegisterTile, choose_tile, tile_cycles
+from heddle.schedule.rules.machine import (
+    MEMORY_BYTES,
+    RegisterTile,
+    bytes_per_cycle,
+    choose_tile,
+    tile_cycles,
+)
 from heddle.target import Target
-
-_CACHE_BYTES: Final = (128.0, 48.0, 12.0)
-"""Bytes that a core reads per cycle from its first, second and third cache."""
-
-_MEMORY_BYTES: Final = 5.0
-"""Bytes that a core reads per cycle from memory while the others read too."""
 
 _TRANSFORM_OVERHEAD: Final = 1.5
 """Instructions of a transform by its additions: its values do not all fit in the registers."""
 
-_DIRECT_SHARE: Final = 0.88
+DIRECT_SHARE: Final = 0.88
 """What a direct convolution reaches of the cycles that its register tile needs."""
 
 _WORTH: Final = 0.9
@@ -202,27 +202,27 @@ def _divisors(number: int) -> list[int]:
 # -- cycles ---------------------------------------------------------------------------------------
 
 
+def blocked_step(lines: int, columns: int, blocks: int, depth: int, target: Target) -> float:
+    """Cycles of one of the `depth` steps of the sums of a direct convolution to `blocks` blocks of
+    channels, for an image of `lines` lines."""
+    widths = [n for n in range(1, 9) if blocks % n == 0]
+    tile = choose_tile(columns, blocks, target, depth=depth, widths=widths)
+    step = lines * tile_cycles(columns, blocks, tile, target)
+    if tile.rows == columns:  # short lines are taken several at a time
+        pixels = lines * columns
+        tile = choose_tile(pixels, blocks, target, depth=depth, widths=widths, row_step=columns)
+        step = min(step, tile_cycles(pixels, blocks, tile, target))
+    return step
+
+
 def direct_cycles(conv: ConvShape, target: Target) -> float:
     """Cycles of a direct convolution, on the busiest core."""
-    widths = [n for n in range(1, 9) if conv.out_blocks % n == 0]
-    steps = conv.depth * conv.taps**2
-    tile = choose_tile(conv.columns, conv.out_blocks, target, depth=steps, widths=widths)
-    lines = conv.images * conv.rows
-    step = tile_cycles(conv.columns, conv.out_blocks, tile, target)
-    if tile.rows == conv.columns:  # short lines are taken several at a time
-        tile = choose_tile(
-            lines * conv.columns,
-            conv.out_blocks,
-            target,
-            depth=steps,
-            widths=widths,
-            row_step=conv.columns,
-        )
-        step = min(step, tile_cycles(lines * conv.columns, conv.out_blocks, tile, target) / lines)
-    compute = lines * steps * step / _DIRECT_SHARE
-    weights = steps * conv.out_blocks * conv.out_lanes * _BYTES / _MEMORY_BYTES
+    steps, lines = conv.depth * conv.taps**2, conv.images * conv.rows
+    step = blocked_step(lines, conv.columns, conv.out_blocks, steps, target)
+    compute = steps * step / DIRECT_SHARE
+    weights = steps * conv.out_blocks * conv.out_lanes * _BYTES / MEMORY_BYTES
     image = conv.images * conv.depth * conv.rows * conv.columns * _BYTES
-    padded = 2 * image / _bytes_per_cycle(2 * image // target.cores, target)
+    padded = 2 * image / bytes_per_cycle(2 * image // target.cores, target)
     return (max(compute, weights) + padded) / target.cores
 
 
@@ -237,9 +237,9 @@ def plan_cycles(shape: WinogradShape, plan: WinogradPlan, target: Target) -> flo
     data = shape.data_bytes(tiles)
     held = data + shape.product_bytes(tiles, plan.register.vectors)
     reread = data * (shape.out_blocks // plan.register.vectors)
-    near = _bytes_per_cycle(held + shape.weight_bytes // 8, target)
-    weights = shape.weight_bytes / _bytes_per_cycle(held + shape.weight_bytes, target)
-    first = max(compute, weights + shape.weight_bytes / _MEMORY_BYTES / target.cores)
+    near = bytes_per_cycle(held + shape.weight_bytes // 8, target)
+    weights = shape.weight_bytes / bytes_per_cycle(held + shape.weight_bytes, target)
+    first = max(compute, weights + shape.weight_bytes / MEMORY_BYTES / target.cores)
     later = max(compute, weights + reread / near)
     return first + (rounds - 1) * later + rounds * tiles * _transform_cycles(shape, near, target)
 
@@ -248,9 +248,9 @@ def _whole_cycles(shape: WinogradShape, plan: WinogradPlan, target: Target) -> f
     cores = target.cores
     data = shape.data_bytes(shape.tiles)
     held = data + shape.product_bytes(shape.tiles, shape.out_blocks)
-    near = _bytes_per_cycle(held // cores, target)
+    near = bytes_per_cycle(held // cores, target)
     compute = (shape.batch or 1) * shape.points**2 * shape.depth * plan.step_cycles / cores
-    weights = shape.weight_bytes / _MEMORY_BYTES / cores
+    weights = shape.weight_bytes / MEMORY_BYTES / cores
     traffic = held / near / cores
     transforms = shape.tiles * _transform_cycles(shape, near, target) / cores
     return max(compute, weights) + traffic + transforms
@@ -278,11 +278,3 @@ def _additions(tile: int, taps: int) -> tuple[int, int]:
 
 def _sums(matrix: Matrix) -> int:
     return sum(sum(1 for value in row if value) - 1 for row in matrix)
-
-
-def _bytes_per_cycle(size: int, target: Target) -> float:
-    """Bytes per cycle from where data of `size` bytes lies."""
-    for cache, rate in zip(target.caches, _CACHE_BYTES, strict=False):
-        if 2 * size <= cache.size:
-            return rate
-    return _MEMORY_BYTES
