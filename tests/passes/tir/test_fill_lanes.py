@@ -111,7 +111,7 @@ def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("nhst,nthd->nshd", weights, v)
 
 
-@pytest.mark.parametrize("length", [1, 15, 33, 36, 40, 47])
+@pytest.mark.parametrize("length", [1, 33, 40])
 def test_attention_of_any_number_of_queries(length: int) -> None:
     executable = heddle.compile(attention(length, length), cache=False, num_threads=1)
     q, k, v = (RNG.standard_normal((1, length, 2, 32)).astype(np.float32) for _ in range(3))
