@@ -99,6 +99,8 @@ def _by_box(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> 
     # (The first iteration of a rolling loop, which is below the site, fills the window.)
     writers = [writer for writer in state.writers[buffer] if not is_rolling(writer)]
     partial = any(what_narrows(state, writer, below=site) for writer in writers)
+    if partial and _fills(state, buffer, writers[0], written, site):
+        partial = False
     if (partial or None in written) and not starts_and_ends_inside(state, site, buffer):
         return None  # the box may be a bound on scattered writes only
     allowed = {*shape_symbols(state.func), *(p for p in state.func.params if type(p) is Var)}
@@ -113,6 +115,17 @@ def _by_box(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> 
         )
 
     return small, {block: _redirected(block, buffer, small, moved(block)) for block in users}
+
+
+def _fills(
+    state: State, buffer: Buffer, first: Block, box: Sequence[Box1 | None], site: For
+) -> bool:
+    """Whether the first block that writes a buffer below `site` always writes all of the box, so
+    that others need not."""
+    if what_narrows(state, first, below=site):
+        return False
+    filled = needed_box(state, buffer, [first], site, "writes")
+    return all(_holds(f, b) and b is not None for f, b in zip(filled, box, strict=True))
 
 
 def _by_points(state: State, buffer: Buffer, users: Sequence[Block], site: For) -> Shrunk | None:

@@ -147,8 +147,16 @@ def _limits(site: _Site) -> Iterator[_Limit]:
             rest = analyzer.simplify(part.a - index)
             inner = {loop.var for loop in site.inside}
             invariant = not uses_var(rest, inner) and not uses_var(part.b, inner)
-            if invariant and _inside(index, site.store.buffer.shape[axis], analyzer, ()):
+            if invariant and _inside(index, _room(site.store.buffer, axis), analyzer, ()):
                 yield _Limit(axis, rest, part.b, part)
+
+
+def _room(buffer: Buffer, axis: int) -> Expr:
+    """Elements along an axis that a buffer has memory for: a row may be longer than it says."""
+    strides = buffer.strides
+    if strides is not None and 0 < axis == buffer.ndim - 1 and as_int(strides[axis]) == 1:
+        return strides[axis - 1]
+    return buffer.shape[axis]
 
 
 def _harmless(value: Expr) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from heddle.arith import Analyzer
-from heddle.ir.expr import Add, Expr, FloorDiv, FloorMod, Mul, cast, const
+from heddle.ir.expr import Add, Expr, FloorDiv, FloorMod, Mul, as_int, cast, const
 from heddle.ir.walk import pre_order, rewrite
 from heddle.passes.tir.ramps import broadcast, widen
 from heddle.support import InternalError
@@ -28,8 +28,10 @@ dimensions, which are never negative."""
 def flatten(func: PrimFunc) -> PrimFunc:
     """`func` with one-dimensional buffers."""
     buffers = [param for param in func.params if isinstance(param, Buffer)]
-    buffers += [n.buffer for n in pre_order(func.body) if isinstance(n, Allocate)]
     flat = {buffer: _flat_buffer(buffer) for buffer in buffers}
+    made = [n.buffer for n in pre_order(func.body) if isinstance(n, Allocate)]
+    flat.update({buffer: _with_whole_rows(buffer, _flat_buffer(buffer)) for buffer in made})
+    buffers += made
     strides = {buffer: strides_of(buffer) for buffer in buffers}
     starts = {buffer: start_of(buffer) for buffer in buffers}
 
@@ -77,6 +79,18 @@ def _flat_buffer(buffer: Buffer) -> Buffer:
         for dim, step in zip(buffer.shape, strides_of(buffer), strict=True):
             size = size + (cast(dim, "int64") - 1) * step
     return buffer.replace(shape=(start_of(buffer) + size,), strides=None, elem_offset=None)
+
+
+def _with_whole_rows(buffer: Buffer, flat: Buffer) -> Buffer:
+    """`flat`, the memory for `buffer`, with all of the last row where rows are longer than what
+    they hold: vectors may be stored beyond that."""
+    if buffer.strides is None or buffer.ndim == 0:
+        return flat
+    sizes = [as_int(dim * step) for dim, step in zip(buffer.shape, buffer.strides, strict=True)]
+    held = as_int(flat.shape[0])
+    if held is None or None in sizes:
+        return flat
+    return flat.replace(shape=(const(max(held, *(size or 0 for size in sizes)), "int64"),))  # type: ignore[no-any-return]
 
 
 def start_of(buffer: Buffer) -> Expr:
