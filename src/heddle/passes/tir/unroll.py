@@ -33,8 +33,9 @@ from heddle.tir.nodes import (
 UNROLL_LIMIT: Final = 256
 """Longest loop that is unrolled."""
 
-PROMOTE_LIMIT: Final = 64
-"""Longest serial loop that is unrolled for the sake of a local buffer."""
+PROMOTE_LIMIT: Final = 16
+"""Longest serial loop that is unrolled for the sake of a local buffer: tiles of a longer one leave
+no registers, and keys of attention that happen to be few would be written out for every query."""
 
 SIZE_LIMIT: Final = 1 << 12
 """Largest size of an unrolled loop, in stores, a loop inside that stays one being `LOOP_SIZE`:
