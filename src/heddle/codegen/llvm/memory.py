@@ -3,7 +3,7 @@
 
     index                      without mask                    with mask
     Ramp(b, 1, n)              one vector load                 masked.load
-    Ramp(b, 2, n)              two vector loads and a shuffle  masked.gather
+    Ramp(b, s, n), s <= 4      s vector loads, shuffled        s masked.loads, shuffled
     Ramp(b, -1, n)             vector load and reverse         masked.gather
     Ramp(b, other, n)          n scalar loads                  masked.gather
     Broadcast(i, n), scalar    scalar load and splat           scalar load if any lane is on
@@ -23,6 +23,9 @@ from heddle.codegen.llvm.types import mangle, memory_type, vector
 from heddle.ir.dtype import DType
 from heddle.tir.build import element_count
 from heddle.tir.nodes import Buffer
+
+_SMALL_STRIDES: Final = frozenset({"2", "3", "4"})
+"""Strides by which whole vectors are loaded, with the elements between."""
 
 _LINE: Final = 64
 """Bytes to which buffers on the stack are rounded up: a vector that holds their last element."""
@@ -67,14 +70,14 @@ def load(b: FunctionBuilder, place: Place, mask: str | None, mask_lanes: int) ->
         return _gather(b, place, mask)
     if place.stride == "1":
         return _load_vector(b, place, place.base, mask)
+    if place.stride in _SMALL_STRIDES and int(place.stride) < place.lanes:
+        return _load_strided(b, place, int(place.stride), mask)
     if mask is not None:
         return _gather(b, place, mask)
     if place.stride == "-1":
         lowest = b.sub(place.base, str(place.lanes - 1))
         value = _load_vector(b, place, lowest, None)
         return _shuffle(b, place, value, value, range(place.lanes - 1, -1, -1))
-    if place.stride == "2":
-        return _load_every_second(b, place)
     return _load_each(b, place)
 
 
@@ -124,14 +127,34 @@ def _shuffle(b: FunctionBuilder, place: Place, x: str, y: str, lanes: Sequence[i
     return b.op(f"shufflevector {kind} {x}, {kind} {y}, <{len(lanes)} x i32> <{picks}>")
 
 
-def _load_every_second(b: FunctionBuilder, place: Place) -> str:
-    """Elements 0, 2, 4, ...: the second vector ends with the last element, not beyond it."""
-    lanes = place.lanes
-    low = _load_vector(b, place, place.base, None)
-    high = _load_vector(b, place, b.add(place.base, str(lanes - 1)), None)
-    wanted = [2 * lane for lane in range(lanes)]
-    picks = [at if at < lanes else lanes + at - (lanes - 1) for at in wanted]
-    return _shuffle(b, place, low, high, picks)
+def _load_strided(b: FunctionBuilder, place: Place, stride: int, mask: str | None) -> str:
+    """Every `stride`-th element, from `stride` vectors that overlap by one: the last of them ends
+    with the last element, not beyond it."""
+    lanes, step = place.lanes, place.lanes - 1
+    wanted = [divmod(stride * lane, step) for lane in range(lanes - 1)] + [(stride - 1, step)]
+    value = ""
+    for at in range(stride):
+        start = b.add(place.base, str(at * step))
+        part = _load_vector(b, place, start, _mask_of_part(b, wanted, at, mask))
+        picks = [
+            lanes + offset if source == at else lane for lane, (source, offset) in enumerate(wanted)
+        ]
+        value = _shuffle(b, place, value or part, part, picks)
+    return value
+
+
+def _mask_of_part(
+    b: FunctionBuilder, wanted: list[tuple[int, int]], part: int, mask: str | None
+) -> str | None:
+    """Which elements of a part are wanted, where `mask` tells which lanes of the whole are;
+    `wanted` are the part and the element there of each lane."""
+    if mask is None:
+        return None
+    lanes = {offset: lane for lane, (source, offset) in enumerate(wanted) if source == part}
+    count = len(wanted)
+    picks = ", ".join(f"i32 {lanes.get(offset, count)}" for offset in range(count))
+    kind = vector("i1", count)
+    return b.op(f"shufflevector {kind} {mask}, {kind} zeroinitializer, <{count} x i32> <{picks}>")
 
 
 def _load_each(b: FunctionBuilder, place: Place) -> str:

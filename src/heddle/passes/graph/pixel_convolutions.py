@@ -38,8 +38,8 @@ def pixel_convolution(work: Assignment, binding: Binding, call: Call) -> bool:
 
 
 def _pixel_shape(call: Call, block: int) -> PixelShape | None:
-    """The sizes of a float32 convolution of stride one, None for any other. Depthwise ones, whose
-    groups have one row each, are not for register tiles."""
+    """The sizes of a float32 convolution, None for any other. Depthwise ones, whose groups have one
+    row each, are not for register tiles."""
     x, weight = call.args[:2]
     kind, image, result = tensor_type(x), static_shape(x), static_shape(call)
     if image is None or result is None or kind is None or len(image) not in (3, 4):
@@ -49,8 +49,6 @@ def _pixel_shape(call: Call, block: int) -> PixelShape | None:
     if not isinstance(weight, Constant) or weight.data.dtype != np.float32:
         return None
     window = image_window(plain_attrs(call), len(shape_of(x)))
-    if {*window["strides"]} != {1}:
-        return None
     groups = window["groups"]
     batch, channels, lines, columns = image_shape(result)
     inputs, outputs = image[1] // groups, channels // groups
@@ -67,4 +65,5 @@ def _pixel_shape(call: Call, block: int) -> PixelShape | None:
         columns=columns,
         groups=groups,
         merged=groups_in_a_block(inputs, outputs, groups, block),
+        strides=window["strides"],
     )

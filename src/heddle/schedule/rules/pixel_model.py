@@ -39,6 +39,15 @@ _WORTH_IN_GROUPS: Final = 0.65
 """The same where groups share the channels out: tiles of few rows fall short of their cycles by
 more."""
 
+_WORTH_WITH_STRIDES: Final = 0.7
+"""The same where pixels between are left out: what is loaded and shuffled for nothing."""
+
+_SHUFFLE_CYCLES: Final = 1.0
+"""Cycles of one more load of a vector of every second pixel, and of the shuffle that follows."""
+
+_MOST_STRIDE: Final = 4
+"""Longest step between pixels of a vector: more of them are loaded one by one."""
+
 _TILES: Final = (2, 4)
 """Winograd tiles that blocks may be computed by."""
 
@@ -47,9 +56,10 @@ _BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class PixelShape:
-    """A convolution of stride one of `images` images of `pixels` pixels to `lines` x `columns`
-    pixels, in each of `groups` groups from `inputs` to `outputs` channels, with windows of `window`
-    taps, `spread` where these are no neighbours. In blocks, `merged` groups are taken as one."""
+    """A convolution of `images` images of `pixels` pixels to `lines` x `columns` pixels, in each of
+    `groups` groups from `inputs` to `outputs` channels, with windows of `window` taps, `spread`
+    where these are no neighbours, moved by `strides`. In blocks, `merged` groups are taken as one.
+    """
 
     images: int
     inputs: int
@@ -61,6 +71,7 @@ class PixelShape:
     columns: int
     groups: int = 1
     merged: int = 1
+    strides: tuple[int, int] = (1, 1)
 
     @property
     def taps(self) -> int:
@@ -86,7 +97,10 @@ def prefers_pixels(conv: PixelShape, target: Target) -> bool:
     """
     if conv.columns < target.vector_lanes(32) or conv.outputs > _MOST_PLANES:
         return False
-    worth = _WORTH_IN_GROUPS if conv.groups > 1 else _WORTH
+    strided = {*conv.strides} != {1}
+    if strided and (conv.taps == 1 or conv.strides[1] > _MOST_STRIDE):
+        return False  # a vector would hold little of what is read
+    worth = _WORTH_IN_GROUPS if conv.groups > 1 else _WORTH_WITH_STRIDES if strided else _WORTH
     return pixel_cycles(conv, target) < worth * blocked_cycles(conv, target)
 
 
@@ -107,7 +121,9 @@ def _pixel_step(conv: PixelShape, steps: int, target: Target) -> float:
     if conv.columns < 2 * lanes:
         times, vectors = conv.images * vectors, conv.lines
     tile = choose_tile(conv.outputs, vectors, target, depth=steps, max_rows=MATRIX_ROWS)
-    return times * tile_cycles(conv.outputs, vectors, tile, target)
+    tiles = -(-conv.outputs // tile.rows)
+    shuffled = _SHUFFLE_CYCLES * (conv.strides[1] - 1) * vectors * tiles
+    return times * (tile_cycles(conv.outputs, vectors, tile, target) + shuffled)
 
 
 def blocked_cycles(conv: PixelShape, target: Target) -> float:
@@ -126,7 +142,7 @@ def blocked_cycles(conv: PixelShape, target: Target) -> float:
 def _tiled_cycles(conv: PixelShape, blocks: int, target: Target) -> float:
     """Cycles of a convolution by Winograd tiles, infinite where it cannot be done by them."""
     taps, lanes = conv.window[0], target.vector_lanes(32)
-    if conv.window[1] != taps or conv.spread or conv.groups > 1:
+    if conv.window[1] != taps or conv.spread or conv.groups > 1 or {*conv.strides} != {1}:
         return float("inf")
     in_blocks = -(-conv.inputs // lanes)
     shape = ConvShape(taps, in_blocks, lanes, blocks, lanes, conv.lines, conv.columns, conv.images)
