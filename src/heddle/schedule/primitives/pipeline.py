@@ -101,7 +101,8 @@ def prefetch(sch: Schedule, block: BlockLike, read_index: int, loop: LoopRef) ->
     When the function is lowered, the iterations of `loop`, and of the loops between it and the
     parallel one, fetch the cache lines of the next panel of B, a few each. It is a hint, and is
     dropped where it would not pay: more than 32 lines per iteration, or no parallel loop around.
-    `read_index` counts the distinct buffers that the block reads; no block may write that one.
+    `read_index` counts the distinct buffers that the block reads; no block in a loop around this
+    one may write it.
     """
     _fetch(sch, "prefetch", block, read_index, loop, PREFETCH, lambda name: name)
 
@@ -123,7 +124,8 @@ def prefetch_ahead(
     When the function is lowered, each iteration of `loop` fetches the cache lines that it would
     read `distance` iterations on: streams that hardware does not follow, or not far enough, arrive
     in time. It is a hint, and is dropped where an iteration reads more than 32 lines. `read_index`
-    counts the distinct buffers that the block reads; no block may write that one.
+    counts the distinct buffers that the block reads; no block in a loop around this one may write
+    it.
     """
     name = "prefetch_ahead"
     if distance < 1:
@@ -153,14 +155,15 @@ def _fetch(
             + (" inside the parallel one" if key == PREFETCH else ""),
             loop,
         )
-    writers = sch.state.writers.get(buffer, ())
-    if writers:
-        raise fail(
-            sch,
-            name,
-            f"block `{writers[0].name}` writes `{buffer.name}`: it is near already, or not ready",
-            writers[0],
-        )
+    shared = set(sch.state.loops(node))
+    for writer in sch.state.writers.get(buffer, ()):
+        if not shared.isdisjoint(sch.state.loops(writer)):
+            raise fail(
+                sch,
+                name,
+                f"block `{writer.name}` writes `{buffer.name}`: it is near already, or not ready",
+                writer,
+            )
     other = around.annotations.get(key)
     if other is not None:
         raise fail(sch, name, f"{loop} fetches `{other}` already; choose another loop", loop)
