@@ -50,9 +50,9 @@ from heddle.schedule.rules import (
     dot_panel,
     dot_row,
     panel_width,
-    prefers_dots,
     prefers_pixels,
     split_depth,
+    takes_across,
 )
 from heddle.support import UserError
 from heddle.support.version import VERSION
@@ -91,7 +91,7 @@ def graph_pipeline(
     dots = DotLayouts(*(partial(rule, target) for rule in (dot_panel, dot_block, dot_row)))
     pixels = partial(prefers_pixels, target=target)
     layouts = AssignLayouts.of(
-        target, panel_width=panel, dots=dots, as_dots=prefers_dots, pixels=pixels
+        target, panel_width=panel, dots=dots, takes_across=takes_across, pixels=pixels
     )
     split = SplitProducts(partial(split_depth, target=target))
     winograd = Winograd.of(target, error=winograd_error)

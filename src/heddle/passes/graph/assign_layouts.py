@@ -84,7 +84,7 @@ class AssignLayouts(LayoutOptions):
         *,
         panel_width: PanelWidth | None = None,
         dots: DotLayouts = NO_DOTS,
-        as_dots: Callable[[int, int], bool] | None = None,
+        takes_across: Callable[[int, int, int], bool] | None = None,
         pixels: Callable[[PixelShape], bool] | None = None,
     ) -> AssignLayouts:
         """The pass for a target: blocks of one float32 vector, panels of four by default, no
@@ -95,7 +95,7 @@ class AssignLayouts(LayoutOptions):
             return 4 * lanes
 
         made = AssignLayouts(lanes, panel_width or four_vectors, dots)
-        choices = {"as_dots": as_dots, "pixels": pixels}
+        choices = {"takes_across": takes_across, "pixels": pixels}
         given = {name: choice for name, choice in choices.items() if choice is not None}
         return dataclasses.replace(made, **given)
 
@@ -225,7 +225,7 @@ def _matrix_product(work: Assignment, binding: Binding, call: Call) -> bool:
         size = as_int(dim)
         rows = None if rows is None or size is None else rows * size
     if not isinstance(weight, Constant) and rows is not None:
-        if work.options.as_dots(rows, depth):
+        if work.options.takes_across(rows, depth, right.dtype.bits):
             return False
     width = work.options.panel_width(rows, columns, depth)
     packed: GraphExpr

@@ -50,15 +50,15 @@ NO_DOTS: Final = DotLayouts(lambda *_: None, lambda *_: 1, lambda *_: None)
 class LayoutOptions:
     """block: channels in a block. panel_width: columns in a panel of a packed matrix, by the rows
     (None when unknown), columns and depth of the product. dots: the same for low precision.
-    as_dots: whether a product of so many rows and such a depth takes a matrix that lies across as
-    it lies, rather than packed when it runs. pixels: whether a convolution is best done on an image
-    as it lies.
+    takes_across: whether a product of so many rows and such a depth takes a matrix of so many bits
+    that lies across as it lies, rather than packed by a kernel of its own. pixels: whether a
+    convolution is best done on an image as it lies.
     """
 
     block: int
     panel_width: PanelWidth
     dots: DotLayouts = NO_DOTS
-    as_dots: Callable[[int, int], bool] = lambda rows, depth: rows <= 4
+    takes_across: Callable[[int, int, int], bool] = lambda rows, depth, bits: rows <= 4
     pixels: Callable[[PixelShape], bool] = lambda shape: False
 
 

@@ -45,9 +45,12 @@ def concat_of_one(rewriter: Rewriter, call: Call) -> GraphExpr | None:
 
 @RULES.add("matmul")
 def product_of_transposed(rewriter: Rewriter, call: Call) -> GraphExpr | None:
-    """matmul(a, transpose(b))  ->  matmul(a, b, transpose_b=True), of a matrix b"""
+    """matmul(a, transpose(b))  ->  matmul(a, b, transpose_b=True), of matrices b"""
     turned = rewriter.defining_call(call.args[1], "transpose")
-    if turned is None or turned.attrs["permutation"] != (1, 0):
+    if turned is None:
+        return None
+    *lead, row, column = permutation = _permutation(turned)
+    if (*lead, column, row) != tuple(range(len(permutation))):
         return None
     attrs = {**call.attrs, "transpose_b": not call.attrs["transpose_b"]}
     return op.matmul(call.args[0], turned.args[0], **attrs)

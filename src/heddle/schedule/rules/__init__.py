@@ -6,11 +6,11 @@ rule for it. The rules use the primitives that users have, so a schedule can be 
 and kept.
 """
 
-from heddle.schedule.rules.analysis import prefers_dots
 from heddle.schedule.rules.default import default_schedule
 from heddle.schedule.rules.dot_product import dot_block, dot_panel, dot_row
 from heddle.schedule.rules.machine import panel_width, split_depth
 from heddle.schedule.rules.pixel_model import prefers_pixels
+from heddle.schedule.rules.turned_operand import takes_across
 
 __all__ = [
     "default_schedule",
@@ -18,7 +18,7 @@ __all__ = [
     "dot_panel",
     "dot_row",
     "panel_width",
-    "prefers_dots",
     "prefers_pixels",
     "split_depth",
+    "takes_across",
 ]

@@ -29,10 +29,10 @@ from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.rules.epilogue import vectorize_epilogue
 from heddle.schedule.rules.group_rows import split_groups
 from heddle.schedule.rules.machine import (
-    MATRIX_ROWS,
     RegisterTile,
     choose_matrix_tile,
     choose_tile,
+    matrix_rows,
     shares_rows,
     step_cycles,
     tile_cycles,
@@ -40,6 +40,7 @@ from heddle.schedule.rules.machine import (
 )
 from heddle.schedule.rules.margins import skip_margins
 from heddle.schedule.rules.rows import flatten_rows
+from heddle.schedule.rules.turned_operand import ROWS_PER_TURN, place_turned
 from heddle.schedule.schedule import BlockRef, LoopRef, Schedule
 from heddle.target import Target
 from heddle.tir.build import element_count
@@ -58,6 +59,13 @@ _PREFETCH_AHEAD_BYTES = 1536
 """How far ahead of its use a panel of `w` is fetched into the first-level cache: what arrives from
 the second-level one during its latency, several times."""
 
+_STEPS_AHEAD = 32
+"""Reduction steps ahead of its use that a window of another plane is fetched: what comes from the
+third-level cache then has some hundred cycles."""
+
+_PAGE_BYTES = 4096
+"""Bytes of a page of memory, at whose end hardware stops to fetch ahead."""
+
 _MOST_TAPS = 8
 """Longest row of the window of a depthwise convolution that is unrolled."""
 
@@ -69,18 +77,23 @@ _PACK_AFTER_TILES = 4
 
 
 def schedule_contraction(
-    sch: Schedule, block: BlockRef, epilogue: BlockRef, target: Target
+    sch: Schedule,
+    block: BlockRef,
+    epilogue: BlockRef,
+    target: Target,
+    turned: BlockRef | None = None,
 ) -> None:
     """Tile `block`, keep its accumulators in registers, and compute `epilogue` from them.
 
     `epilogue` is the only consumer of the block's output: an elementwise block, or the copy made
-    by `cache_write`. The output buffer of `block` moves to the scope "local".
+    by `cache_write`. The output buffer of `block` moves to the scope "local". `turned` is the block
+    that makes the operand `w` by turning another (`turn_operand`).
     """
     split_groups(sch, block, epilogue)
     flatten_rows(sch, block, epilogue)
     facts = contraction_of(sch.block(block))
     assert facts is not None, "the caller checks the kind of the block"
-    plan = ContractionPlan(sch, block, facts, target)
+    plan = ContractionPlan(sch, block, facts, target, turned=turned)
     tile_loop = plan.tile()
     sch.reverse_compute_at(epilogue, tile_loop)
     sch.set_scope(block, 0, "local")
@@ -89,6 +102,7 @@ def schedule_contraction(
     init = sch.decompose_reduction(block, plan.first_reduction)
     plan.prefetch_next_panel()
     plan.prefetch_ahead()
+    plan.prefetch_planes()
     plan.unroll_taps()
     plan.annotate_tile(plan.tile_loops)
     after = sch.get_loops(init)
@@ -100,7 +114,8 @@ def schedule_contraction(
 class ContractionPlan:
     """The loops of one contraction while its schedule is made. `steps` are axes of a reduction that
     stay inside the lanes: an instruction does them. `chosen` is the register tile where the caller
-    knows it, its vectors, of `vector` lanes, along the vector axis."""
+    knows it, its vectors, of `vector` lanes, along the vector axis. `turned` makes `w`, if any
+    block does."""
 
     sch: Schedule
     block: BlockRef
@@ -109,6 +124,7 @@ class ContractionPlan:
     steps: tuple[int, ...] = ()
     chosen: RegisterTile | None = None
     vector: int | None = None
+    turned: BlockRef | None = None
 
     def __post_init__(self) -> None:
         self.loops = self.sch.get_loops(self.block)
@@ -152,7 +168,9 @@ class ContractionPlan:
         task = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         if worth_threads(self._cycles(tile)):
             sch.parallel(task)
-        if row_outer and self._should_pack(row_outer):
+        if self.turned is not None:
+            place_turned(sch, self.turned, task, self.target)
+        elif row_outer and self._should_pack(row_outer):
             self._pack(task)
         return walked[-1] if walked else task
 
@@ -181,7 +199,7 @@ class ContractionPlan:
         pays: its rows, a pitch apart, would evict one another from the caches."""
         facts = self.facts
         dims = facts.w.buffer.static_shape
-        if self._panel_vectors() is not None or dims is None or facts.x_has_vector:
+        if self.panel_vectors() is not None or dims is None or facts.x_has_vector:
             return False
         if self.steps:
             return False  # packed for an instruction
@@ -202,6 +220,7 @@ class ContractionPlan:
         buffers = [region.buffer for region in sch.block(self.block).reads]
         copy = sch.cache_read(self.block, buffers.index(w), "global")
         sch.compute_at(copy, task)
+        sch.storage_align(copy, 0, w.ndim - 2, self.lanes, 0)
         loops = sch.get_loops(copy)
         vectorize_loop(sch, loops[-1], self.lanes)
 
@@ -249,13 +268,21 @@ class ContractionPlan:
             return choose_tile(rows, 1, target, max_rows=_DEPTHWISE_ROWS), True
         if vector_extent is not None and vector_extent < 2 * self.lanes and col_loops:
             return self._choose_blocked(row_loops, rows, extent_of(self.sch, col_loops[-1])), False
-        panel = self._panel_vectors()
+        panel = self.panel_vectors()
         if panel is not None:
             if rows is not None and self._rows_worth_sharing():
                 rows = -(-rows // target.cores)
             return choose_matrix_tile(rows, panel, self._depth(), target, widths=[panel]), True
         count = None if vector_extent is None else -(-vector_extent // self.lanes)
-        tile = choose_tile(rows, count, target, depth=self._depth(), max_rows=MATRIX_ROWS)
+        most = matrix_rows(self.row_pitch(), target)
+        tile = choose_tile(
+            rows,
+            count,
+            target,
+            depth=self._depth(),
+            max_rows=most,
+            streamed=self.turned is not None,
+        )
         return tile, True
 
     def _choose_blocked(
@@ -289,7 +316,17 @@ class ContractionPlan:
         """Steps of the whole reduction; symbolic axes count as one."""
         return math.prod(self.facts.extent(axis) or 1 for axis in self.facts.reduce)
 
-    def _panel_vectors(self) -> int | None:
+    def row_pitch(self) -> int:
+        """Elements from one row of `x` to the next; 1 where that is not known."""
+        facts = self.facts
+        shape = facts.x.buffer.static_shape
+        if shape is None or not facts.rows:
+            return 1
+        row = facts.block.iters[facts.rows[-1]].var
+        used = [at for at, index in enumerate(facts.x.indices) if uses_var(index, row)]
+        return math.prod(shape[used[-1] + 1 :]) if used else 1
+
+    def panel_vectors(self) -> int | None:
         """Vectors in a panel of a packed operand, None when it is not packed."""
         w, var = self.facts.w, self.facts.block.iters[self.facts.vector].var
         if sum(uses_var(index, var) for index in w.indices) < 2:
@@ -342,6 +379,9 @@ class ContractionPlan:
         if self.shares_rows:
             wanted = max(wanted, cores)
         wanted = max(wanted, min(self._row_blocks(), row_tiles))
+        if self.turned is not None:
+            worth = row_tiles * tile.rows // ROWS_PER_TURN
+            wanted = max(min(wanted, worth), math.ceil(cores / tasks))
         for loop in (*outer, tiles):
             extent = extent_of(sch, loop)
             if wanted <= 1:
@@ -407,6 +447,37 @@ class ContractionPlan:
                 return  # few rows: loads bound a step, and a fetch is one more
             step = vectors * self.lanes * facts.w.buffer.dtype.nbytes
             sch.prefetch_ahead(self.block, place, loops[-1], max(1, _PREFETCH_AHEAD_BYTES // step))
+
+    def prefetch_planes(self) -> None:
+        """Fetch what some of the next planes of an image are read for, where each channel, or block
+        of channels, is a plane of its own: no hardware follows from one to the next."""
+        sch, facts = self.sch, self.facts
+        if len(facts.reduce) < 2:
+            return
+        loop = reduction_loops(sch, self.block)[0]
+        reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
+        for load in (facts.w, facts.x):
+            if load.buffer in reads and self._walks_planes(load):
+                steps = self._depth() // (extent_of(sch, loop) or 1)
+                distance = -(-_STEPS_AHEAD // max(1, steps))
+                sch.prefetch_ahead(self.block, reads.index(load.buffer), loop, distance)
+                return
+
+    def _walks_planes(self, load: BufferLoad) -> bool:
+        """Whether the outermost step of the reduction leads to another page, far beyond what is
+        read of this one."""
+        facts, dims = self.facts, load.buffer.static_shape
+        first, *others = (facts.block.iters[axis] for axis in facts.reduce)
+        used = [at for at, index in enumerate(load.indices) if index is first.var]
+        if dims is None or len(used) != 1:
+            return False
+        size = load.buffer.dtype.nbytes
+        step = math.prod(dims[used[0] + 1 :]) * size
+        read = self.lanes * size
+        for axis in others:
+            if any(uses_var(index, axis.var) for index in load.indices):
+                read *= as_int(axis.extent) or 1
+        return step >= max(_PAGE_BYTES, 2 * read)
 
     def _place_of_w(self) -> int | None:
         """Which of the buffers that the block reads is `w`; None unless it is a parameter of the

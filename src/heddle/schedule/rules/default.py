@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from heddle.ir.expr import Call, Expr
-from heddle.ir.walk import post_order
+from heddle.ir.expr import Call, Expr, as_int
+from heddle.ir.walk import post_order, uses_var
 from heddle.schedule.rules.analysis import (
     BlockKind,
     block_kind,
@@ -14,11 +14,13 @@ from heddle.schedule.rules.analysis import (
 )
 from heddle.schedule.rules.attention import find_chain, schedule_chain
 from heddle.schedule.rules.contraction import schedule_contraction
+from heddle.schedule.rules.depth_parts import split_into_parts
 from heddle.schedule.rules.dot_product import dot_product_of, schedule_dot_product
 from heddle.schedule.rules.dot_rows import schedule_dot_rows, takes_dot_rows
 from heddle.schedule.rules.elementwise import parallelize, schedule_elementwise
 from heddle.schedule.rules.reduction import schedule_reduction
 from heddle.schedule.rules.single_query import find_single_query, schedule_single_query
+from heddle.schedule.rules.turned_operand import turn_operand
 from heddle.schedule.rules.whole_vectors import fill_vectors
 from heddle.schedule.rules.winograd import schedule_winograd, winograd_stages
 from heddle.schedule.schedule import BlockRef, Schedule
@@ -81,6 +83,22 @@ def _is_output(sch: Schedule, block: Block) -> bool:
 
 def _has_reduction(block: Block) -> bool:
     return any(axis.kind is IterKind.REDUCTION for axis in block.iters)
+
+
+def _line_axis(sch: Schedule, block: BlockRef) -> int | None:
+    """The axis of what `block` writes along which a convolution, its only consumer, walks lines of
+    an image. Where cores share out lines, not channels, each then reads what it wrote itself."""
+    node, consumers = sch.block(block), sch.consumers(block)
+    facts = contraction_of(sch.block(consumers[0])) if len(consumers) == 1 else None
+    if facts is None or type(node.body) is not BufferStore:
+        return None
+    load = next((x for x in (facts.x, facts.w) if x.buffer is node.body.buffer), None)
+    if load is None or [axis.var for axis in node.iters] != list(node.body.indices):
+        return None
+    spatial = {axis.var for axis in facts.block.iters if axis.kind is IterKind.SPATIAL}
+    walked = [at for at, index in enumerate(load.indices) if uses_var(index, spatial)]
+    lines = [at for at in walked if as_int(node.iters[at].extent) != 1]
+    return lines[0] if lines else None
 
 
 def _read_once(consumer: Block) -> bool:
@@ -156,14 +174,17 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
     if kinds[0] is BlockKind.CONTRACTION:
         dot = dot_product_of(sch.block(group[0]), target)
         epilogue = group[1] if len(group) > 1 else None
+        turned = None
         if dot is None:
+            turned = turn_operand(sch, group[0], target)
             epilogue = fill_vectors(sch, group[0], epilogue, target)
         if epilogue is None:
             epilogue = sch.cache_write(group[0], 0, "local")
         if dot is not None:
             schedule_dot_product(sch, group[0], epilogue, target, dot)
         else:
-            schedule_contraction(sch, group[0], epilogue, target)
+            parts = split_into_parts(sch, group[0], epilogue, target, turned=turned is not None)
+            schedule_contraction(sch, *parts, target, turned)
         return
     if BlockKind.OPAQUE in kinds:
         for block in group:
@@ -171,7 +192,7 @@ def _schedule_group(sch: Schedule, group: list[BlockRef], target: Target) -> Non
         return
     if BlockKind.REDUCTION not in kinds:
         for block in group:
-            schedule_elementwise(sch, block, target)
+            schedule_elementwise(sch, block, target, first=_line_axis(sch, block))
         return
     final = group[-1]
     if kinds[-1] is not BlockKind.ELEMENTWISE:

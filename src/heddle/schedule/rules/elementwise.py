@@ -28,9 +28,13 @@ _ENOUGH_TASKS = 128
 """Parallel iterations that balance over any cores: further loops stay inside them."""
 
 
-def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None:
-    """Make `block` vector code that runs on all cores."""
+def schedule_elementwise(
+    sch: Schedule, block: BlockRef, target: Target, *, first: int | None = None
+) -> None:
+    """Make `block` vector code that runs on all cores, which share out the axis `first` where it is
+    given and no part of the vectors."""
     loops = sch.get_loops(block)
+    lead = None if first is None else loops[first]
     if not loops:
         return
     shared = worth_threads(_cycles(sch, block, loops, target))
@@ -40,6 +44,9 @@ def schedule_elementwise(sch: Schedule, block: BlockRef, target: Target) -> None
     *outer, last = loops
     size = vector_width(sch, block, target)
     outer += vectorize_loop(sch, last, size)
+    if lead in outer[:-1]:
+        outer = [lead, *(loop for loop in outer if loop != lead)]
+        sch.reorder(*outer)
     parallelize(sch, _tasks(sch, outer), shared=shared)
 
 

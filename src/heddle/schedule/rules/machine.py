@@ -124,23 +124,27 @@ def choose_matrix_tile(
 
     Rows that are a multiple of 4 KiB apart fall into one set of the first-level cache.
     """
-    fitting = _rows_in_cache(depth or 1, target)
     return choose_tile(
         row_count,
         vector_count,
         target,
         depth=depth,
         widths=widths,
-        max_rows=max(1, min(MATRIX_ROWS, fitting)),
+        max_rows=matrix_rows(depth or 1, target),
         streamed=(row_count or MATRIX_ROWS) > 1,
     )
 
 
-def _rows_in_cache(depth: int, target: Target) -> int:
-    """How many neighbouring rows of `depth` elements a tile may walk: those that share a set of the
+def matrix_rows(pitch: int, target: Target) -> int:
+    """Most rows, `pitch` elements apart, of a row-major operand that one tile walks."""
+    return max(1, min(MATRIX_ROWS, _rows_in_cache(pitch, target)))
+
+
+def _rows_in_cache(pitch: int, target: Target) -> int:
+    """How many rows, `pitch` elements apart, a tile may walk: those that share a set of the
     first-level cache take two thirds of its ways."""
     first = target.caches[0].size if target.caches else 32 << 10
-    apart = math.gcd(depth * 4, _WAY_BYTES)
+    apart = math.gcd(pitch * 4, _WAY_BYTES)
     return first // _WAY_BYTES * 2 // 3 * _WAY_BYTES // apart
 
 

@@ -28,18 +28,23 @@ _RUN_VECTORS = 16
 
 
 def schedule_reduction(
-    sch: Schedule, producers: list[BlockRef], final: BlockRef, target: Target
+    sch: Schedule,
+    producers: list[BlockRef],
+    final: BlockRef,
+    target: Target,
+    *,
+    shared: bool = True,
 ) -> None:
-    """Compute `producers` (in program order) per row of `final`."""
+    """Compute `producers` (in program order) per row of `final`; rows are `shared` by the cores."""
     reductions = [p for p in producers if block_kind(sch.block(p)) is BlockKind.REDUCTION]
     rows, inner = _row_loops(sch, reductions, final)
     by_columns = not any(_reduces_contiguous(sch.block(block)) for block in reductions)
     lanes = min(vector_width(sch, block, target) for block in (*producers, final))
     if by_columns and rows and not inner:
-        _by_columns(sch, producers, final, rows, lanes)
+        _by_columns(sch, producers, final, rows, lanes, shared=shared)
         return
     sch.reorder(*rows, *inner)
-    task = parallelize(sch, rows or [sch.add_unit_loop(final)])
+    task = parallelize(sch, rows or [sch.add_unit_loop(final)], shared=shared)
     assert task is not None
     for producer in reversed(producers):
         sch.compute_at(producer, task)
@@ -79,7 +84,13 @@ def _reduces_contiguous(block: Block) -> bool:
 
 
 def _by_columns(
-    sch: Schedule, producers: list[BlockRef], final: BlockRef, rows: list[LoopRef], lanes: int
+    sch: Schedule,
+    producers: list[BlockRef],
+    final: BlockRef,
+    rows: list[LoopRef],
+    lanes: int,
+    *,
+    shared: bool,
 ) -> None:
     """Lanes along the last row axis; the reduction runs inside each vector."""
     *outer, last = rows
@@ -88,7 +99,7 @@ def _by_columns(
     if extent is None or extent > lanes:
         split_outer, inner = sch.split(last, [None, lanes])
         outer.append(split_outer)
-    task = parallelize(sch, outer or [sch.add_unit_loop(final)])
+    task = parallelize(sch, outer or [sch.add_unit_loop(final)], shared=shared)
     assert task is not None
     for producer in reversed(producers):
         sch.compute_at(producer, task)
