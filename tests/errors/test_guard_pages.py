@@ -67,7 +67,11 @@ print("done", flush=True)
 """
 
 
-@pytest.mark.parametrize("name", zoo.models())
+# Made of the same layers as others of the zoo.
+ALIKE = {"resnet50", "mobilenetv2", "vgg16", "distilbert", "mlp_b1", "mlp_b128"}
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.models() if name not in ALIKE])
 def test_networks_stay_inside_their_tensors(name: str) -> None:
     assert finish(start(PROGRAM, name)) == "done\n"
 
