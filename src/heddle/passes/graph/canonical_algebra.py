@@ -47,13 +47,16 @@ def concat_of_one(rewriter: Rewriter, call: Call) -> GraphExpr | None:
 def product_of_transposed(rewriter: Rewriter, call: Call) -> GraphExpr | None:
     """matmul(a, transpose(b))  ->  matmul(a, b, transpose_b=True), of matrices b"""
     turned = rewriter.defining_call(call.args[1], "transpose")
-    if turned is None:
-        return None
-    *lead, row, column = permutation = _permutation(turned)
-    if (*lead, column, row) != tuple(range(len(permutation))):
+    if turned is None or not _swaps_last(_permutation(turned)):
         return None
     attrs = {**call.attrs, "transpose_b": not call.attrs["transpose_b"]}
     return op.matmul(call.args[0], turned.args[0], **attrs)
+
+
+def _swaps_last(permutation: tuple[int, ...]) -> bool:
+    """Whether a permutation exchanges the last two axes and moves no other."""
+    count = len(permutation)
+    return count > 1 and permutation == (*range(count - 2), count - 1, count - 2)
 
 
 # -- elementwise ----------------------------------------------------------------------------------

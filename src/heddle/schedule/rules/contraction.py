@@ -24,6 +24,7 @@ from functools import partial
 
 from heddle.ir.expr import as_int
 from heddle.ir.walk import uses_var
+from heddle.schedule.pipeline import PREFETCH_AHEAD
 from heddle.schedule.rules.analysis import Contraction, contraction_of, extent_of, reduction_loops
 from heddle.schedule.rules.elementwise import vectorize_loop
 from heddle.schedule.rules.epilogue import vectorize_epilogue
@@ -455,6 +456,8 @@ class ContractionPlan:
         if len(facts.reduce) < 2:
             return
         loop = reduction_loops(sch, self.block)[0]
+        if PREFETCH_AHEAD in sch.loop(loop).annotations:
+            return  # it fetches `w`
         reads = list(dict.fromkeys(region.buffer for region in sch.block(self.block).reads))
         for load in (facts.w, facts.x):
             if load.buffer in reads and self._walks_planes(load):
